@@ -259,6 +259,7 @@ def test_offline_without_a_cached_copy(monkeypatch):
     [
         ("pg19", "test", ("emozilla/pg19-test", None, "test")),
         ("pg19", "train", ("emozilla/pg19", None, "train")),
+        ("pg19", "validation", ("emozilla/pg19", None, "validation")),
         ("hf:a/b", "validation", ("a/b", None, "validation")),
         ("hf:a/b:en:train", "test", ("a/b", "en", "train")),
         ("hf:a/b::train:text", "test", ("a/b", None, "train")),

@@ -21,9 +21,9 @@ TINY = Scale(
     num_docs=3,
     lengths=(64, 128, 256),
     alphas=(0.0, 0.1, 0.5),
-    extensions=("none", "yarn"),
+    extensions=("none", "clex"),
 )
-NAMES = [f"{extension}-a{alpha}" for extension in ("plain", "yarn") for alpha in ("0", "0.1", "0.5")]
+NAMES = [f"{extension}-a{alpha}" for extension in ("plain", "clex") for alpha in ("0", "0.1", "0.5")]
 
 
 def files(folder: Path) -> dict[Path, float]:
@@ -35,20 +35,21 @@ def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     out, screen = tmp_path / "demo", io.StringIO()
     run_demo(out, TINY, Console(file=screen, width=80))
     assert sorted(folder.name for folder in (out / "checkpoints").iterdir()) == sorted(["base", *NAMES])
-    model = transformers.AutoModelForCausalLM.from_pretrained(out / "checkpoints" / "yarn-a0.5")
-    assert model.config.rope_parameters["rope_type"] == "yarn"
+    model = transformers.AutoModelForCausalLM.from_pretrained(out / "checkpoints" / "clex-a0.5", trust_remote_code=True)
+    assert model.config.rope_parameters["rope_type"] == "clex"
     assert torch.isfinite(model(torch.tensor([[65, 66]])).logits).all()
 
     measured = pd.read_csv(out / "measurements.csv")
-    assert set(measured["checkpoint"]) == set(NAMES)
-    assert set(measured["family"]) == {"plain", "yarn"}
+    assert {Path(checkpoint).name for checkpoint in measured["checkpoint"]} == set(NAMES)
+    assert set(measured["family"]) == {"plain", "clex"}
     assert {"ppl", "ppl_tail", "sce", "jeffreys"} <= set(measured["metric"])
     assert measured["stderr"].notna().all()
     table = pd.read_csv(out / "correlations.csv")
-    assert set(table["outcome"]) == {"log_ppl@256"}
+    assert "log_ppl@256" in set(table["outcome"])
     assert (table["n"] == 6).all()
-    assert (table["interval"] == "naive").all()
-    for name in ("perplexity_by_length", "misalignment_and_perplexity"):
+    assert "jackknife" not in set(table["interval"])  # two families are too few
+    assert "<script" in (out / "report.html").read_text()
+    for name in ("perplexity_by_length", "misalignment_curve_sce"):
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (out / "figures" / f"{name}.svg").read_text()
     text = screen.getvalue()

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import longshort
+from longshort.analysis import command as analysis
 from longshort.errors import UserError
 from longshort.synthetic import command as synthetic
 from longshort.training import command as training
@@ -66,6 +67,8 @@ def tasks() -> None:
 
 
 app.command("train", epilog=training.EPILOG, no_args_is_help=True)(training.train_command)
+app.command("correlate", epilog=analysis.EPILOG, no_args_is_help=True)(analysis.correlate_command)
+app.command("export-clex", no_args_is_help=True)(training.export_clex_command)
 app.command("synthetic", epilog=synthetic.EPILOG)(synthetic.synthetic_command)
 
 

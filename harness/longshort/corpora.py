@@ -89,9 +89,9 @@ def open_corpus(spec: str, split: Split = "test") -> Corpus:
             lambda: _builtin(split),
         )
     if spec == "pg19":
-        if split == "train":
-            return _open_hub(spec, "emozilla/pg19", None, "train", "text")
-        return _open_hub(spec, "emozilla/pg19-test", None, "test", "text")
+        # The test split has a small repository of its own.
+        name = "emozilla/pg19-test" if split == "test" else "emozilla/pg19"
+        return _open_hub(spec, name, None, split, "text")
     if spec.startswith("hf:"):
         name, *rest = spec.removeprefix("hf:").split(":")
         owner, _, dataset = name.partition("/")
@@ -139,10 +139,15 @@ def fingerprint(documents: Iterable[Document]) -> str:
     """SHA-256 over the documents' texts, in order."""
     digest = hashlib.sha256()
     for document in documents:
-        text = document.text.encode("utf-8", errors="surrogatepass")
-        digest.update(len(text).to_bytes(8, "big"))
-        digest.update(text)
+        update_fingerprint(digest, document)
     return digest.hexdigest()
+
+
+def update_fingerprint(digest: Any, document: Document) -> None:
+    """Add the next document to a SHA-256 object that, after the last one, holds their `fingerprint`."""
+    text = document.text.encode("utf-8", errors="surrogatepass")
+    digest.update(len(text).to_bytes(8, "big"))
+    digest.update(text)
 
 
 # ---------------------------------------------------------------- builtin

@@ -7,35 +7,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from longshort.results import read_results, write_atomically
-from longshort.training import TrainConfig
-from longshort.training.config import Extension
+from longshort.training.config import TrainConfig
+from longshort.training.extension.options import Extension
+from longshort.training.presets import preset
 
-TRAIN_LENGTH = 128
+TRAIN_LENGTH = 128  # of the preset "tiny", whose model has 0.84M parameters over bytes
 FACTOR = 4.0  # the extended checkpoints are made for 512 tokens
-
-# About 0.84M parameters over bytes.
-MODEL = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 257,
-    "hidden_size": 128,
-    "intermediate_size": 352,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "max_position_embeddings": TRAIN_LENGTH,
-    "tie_word_embeddings": True,
-}
-PREDICTORS = ("sce", "entropy", "jeffreys", "js", "nll")
 
 
 @dataclass(frozen=True)
@@ -48,7 +35,7 @@ class Scale:
     num_docs: int = 24
     lengths: tuple[int, ...] = (128, 256, 512, 1024)
     alphas: tuple[float, ...] = (0.0, 0.1, 0.5)
-    extensions: tuple[Extension, ...] = ("none", "linear", "yarn")
+    extensions: tuple[Extension, ...] = ("none", "yarn", "clex", "eabf")
 
 
 def run_demo(out: Path, scale: Scale | None = None, console: Console | None = None) -> None:
@@ -74,42 +61,33 @@ def run_demo(out: Path, scale: Scale | None = None, console: Console | None = No
 
 def training_plan(out: Path, scale: Scale) -> list[TrainConfig]:
     """The base, then what is made of it: every α and position handling, with the same tokens in the same order."""
-    shape = out / "base-config.json"
-    write_atomically(shape, json.dumps(MODEL, indent=2) + "\n")
-    base = TrainConfig(
+    base = preset(
+        "tiny",
         output=str(out / "checkpoints" / "base"),
-        model_config=str(shape),
-        tokenizer="bytes",
-        corpus="builtin",
-        train_length=TRAIN_LENGTH,
         alpha=0.0,
         windows=1,
         steps=scale.base_steps,
+        global_batch_size=scale.batch_size,
         batch_size=scale.batch_size,
-        gradient_accumulation=1,
-        learning_rate=3e-3,
-        warmup=0.05,
-        weight_decay=0.1,
     )
     plan = [base]
-    for extension in scale.extensions:
-        for alpha in scale.alphas:
-            plan.append(
-                replace(
-                    base,
-                    output=str(out / "checkpoints" / f"{'plain' if extension == 'none' else extension}-a{alpha:g}"),
-                    base=base.output,
-                    model_config=None,
-                    tokenizer=None,
-                    windows=2,
-                    alpha=alpha,
-                    extension=extension,
-                    factor=None if extension == "none" else FACTOR,
-                    steps=scale.steps,
-                    learning_rate=1e-3,
-                    seed=1,
-                )
+    for extension, alpha in product(scale.extensions, scale.alphas):
+        name = f"{'plain' if extension == 'none' else extension}-a{alpha:g}"
+        plan.append(
+            preset(
+                "tiny",
+                output=str(out / "checkpoints" / name),
+                base=base.output,
+                alpha=alpha,
+                extension=extension,
+                factor=None if extension == "none" else FACTOR,
+                steps=scale.steps,
+                global_batch_size=scale.batch_size,
+                batch_size=scale.batch_size,
+                learning_rate=1e-3,
+                seed=1,
             )
+        )
     return plan
 
 
@@ -132,7 +110,12 @@ def evaluate(out: Path, config: TrainConfig, scale: Scale) -> None:
         if metadata.items() <= measured.items():
             return
     evaluate_checkpoint(
-        {"pretrained": str(checkpoint), "dtype": "float32"},
+        # CLEX and EABF bring their code, which this demo itself has just written.
+        {
+            "pretrained": str(checkpoint),
+            "dtype": "float32",
+            "trust_remote_code": config.extension in ("clex", "eabf"),
+        },
         metadata=metadata,
         output=folder,
         batch_size="auto",
@@ -140,45 +123,29 @@ def evaluate(out: Path, config: TrainConfig, scale: Scale) -> None:
 
 
 def report(out: Path, scale: Scale, console: Console) -> None:
-    """Tables on the terminal and, with the figures, in `out`."""
-    from longshort.analysis import correlations, perplexity_by_length, scatter, wide_table
+    """Tables on the terminal; tables, figures and report.html in `out`."""
+    from longshort.analysis import analyze, write_analysis
+    from longshort.analysis.command import show_headline
 
-    tidy = read_results(out / "results")
-    tidy["checkpoint"] = tidy["checkpoint"].map(lambda path: Path(path).name)
-    wide = wide_table(tidy)
-    beyond = [length for length in scale.lengths if length > TRAIN_LENGTH]
-    outcomes = [f"log_ppl@{length}" for length in beyond]
-    table = correlations(wide, PREDICTORS, outcomes)
-    write_atomically(out / "measurements.csv", tidy.to_csv(index=False))
-    write_atomically(out / "correlations.csv", table.to_csv(index=False))
-    figures = [
-        *perplexity_by_length(tidy, out / "figures" / "perplexity_by_length"),
-        *scatter(wide, "sce", outcomes[-1], out / "figures" / "misalignment_and_perplexity"),
-    ]
-
+    analysis = analyze(out / "results")
+    written = write_analysis(analysis, out)
+    tidy = analysis.tidy.assign(checkpoint=analysis.tidy["checkpoint"].map(lambda path: Path(path).name))
     console.print()
     console.print(checkpoint_table(tidy, scale.lengths))
+    show_headline(analysis, console)
     console.print(
-        correlation_table(
-            table,
-            "Pearson correlation with log-perplexity beyond the train length",
-            lambda row: f"{row.pearson:+.2f} [{row.pearson_lo:+.2f}, {row.pearson_hi:+.2f}]",
-        )
+        f"n = {len(analysis.wide)} checkpoints of one base, told apart by position handling and α: this shows that "
+        "the parts work together. It is no evidence for or against the paper."
     )
-    console.print(correlation_table(table, "the same at equal NLL (partial)", lambda row: f"{row.partial:+.2f}"))
-    if "naive" in set(table["interval"]):
-        console.print("Intervals are naive (95 %): fewer than 4 families, so points are taken as independent.")
-    console.print(
-        f"n = {len(wide)} checkpoints of one base, told apart by position handling and α: this shows that the "
-        "parts work together. It is no evidence for or against the paper."
-    )
-    for path in [out / "measurements.csv", out / "correlations.csv", *figures]:
-        console.print(f"written: {path}", highlight=False)
+    tables = ", ".join(path.name for path in written if path.parent == out)
+    console.print(f"written to {out}: {tables} and figures/", markup=False, highlight=False)
 
 
 def checkpoint_table(tidy: Any, lengths: Sequence[int]) -> Table:
     """A row per checkpoint: perplexity by length, misalignment and its two parts at the train length."""
-    table = plain_table(f"perplexity by length; misalignment and its two parts at {TRAIN_LENGTH}, nats", "checkpoint")
+    title = f"perplexity by length; misalignment and its two parts at {TRAIN_LENGTH}, nats"
+    table = Table(title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("checkpoint", no_wrap=True)
     columns = [("ppl", length) for length in lengths] + [
         (name, TRAIN_LENGTH) for name in ("sce", "entropy", "jeffreys")
     ]
@@ -188,24 +155,6 @@ def checkpoint_table(tidy: Any, lengths: Sequence[int]) -> Table:
     for checkpoint in tidy["checkpoint"].unique():
         cells = (values.get((checkpoint, metric, length)) for metric, length in columns)
         table.add_row(checkpoint, *("–" if cell is None else f"{cell:.3g}" for cell in cells))
-    return table
-
-
-def correlation_table(correlations: Any, title: str, cell: Callable[[Any], str]) -> Table:
-    """A row per predictor, a column per outcome; what is not to be had is a dash."""
-    outcomes = list(dict.fromkeys(correlations["outcome"]))
-    table = plain_table(f"{title}, n = {correlations['n'].max()}", "predictor")
-    for outcome in outcomes:
-        table.add_column(outcome, justify="right")
-    for predictor, rows in correlations.groupby("predictor", sort=False):
-        table.add_row(predictor, *(text if "nan" not in (text := cell(row)) else "–" for row in rows.itertuples()))
-    return table
-
-
-def plain_table(title: str, first: str) -> Table:
-    """A table as narrow as a terminal of 80 columns asks for."""
-    table = Table(title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(first, no_wrap=True)
     return table
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch.utils.data import IterableDataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from longshort.corpora import fingerprint, open_corpus
 from longshort.errors import UserError
 from longshort.training import TrainConfig, train
+from longshort.training.base import load_base, load_model
 from longshort.training.byte_tokenizer import byte_tokenizer
+from longshort.training.presets import preset
 from longshort.training.regularizer import misalignment_loss
-from longshort.training.windows import WindowPairs, collate, pack
+from longshort.training.run import _training_arguments
+from longshort.training.windows import WindowPairs, collate
 
 ROOT = Path(__file__).parents[2]
 LLAMA = {
@@ -52,7 +57,7 @@ def scratch(folder, output, **changes):
         "train_length": 16,
         "steps": 3,
         "batch_size": 4,
-        "gradient_accumulation": 1,
+        "global_batch_size": 4,
         "learning_rate": 1e-2,
         "alpha": 0.5,
     }
@@ -72,15 +77,18 @@ def by_hand(folder, config):
     """The same run as a plain PyTorch loop."""
     model = AutoModelForCausalLM.from_pretrained(folder / "base")
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
-    packed = pack(open_corpus(config.corpus), byte_tokenizer(), 24, config.steps * config.batch_size)
-    data = WindowPairs(
-        packed.sequences,
-        train_length=16,
-        windows=config.windows,
-        steps=config.steps,
-        sequences_per_step=config.batch_size,
-        seed=config.seed,
-        bos_token_id=None,
+    data = list(
+        WindowPairs(
+            open_corpus(config.corpus),
+            byte_tokenizer(),
+            train_length=16,
+            max_extra=8,
+            windows=config.windows,
+            steps=config.steps,
+            sequences_per_step=config.batch_size,
+            seed=config.seed,
+            bos_token_id=None,
+        )
     )
     losses = []
     for step in range(config.steps):
@@ -120,7 +128,7 @@ def test_a_run_equals_a_plain_loop(folder, tmp_path, changes):
 
 def test_gradient_accumulation_gives_the_full_batch_update(folder, tmp_path):
     full = train(scratch(folder, tmp_path / "full"), progress=False)
-    split = train(scratch(folder, tmp_path / "split", batch_size=1, gradient_accumulation=4), progress=False)
+    split = train(scratch(folder, tmp_path / "split", batch_size=1), progress=False)
     assert distance(full, split) < 1e-5
 
 
@@ -147,6 +155,7 @@ def test_the_folder_is_a_stock_checkpoint_with_its_record(folder, tmp_path):
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
+        "training.png",
         "training_log.csv",
     ]
 
@@ -191,9 +200,24 @@ def test_a_stopped_run_leaves_nothing(folder, tmp_path):
     model.save_pretrained(tmp_path / "broken")
     byte_tokenizer().save_pretrained(tmp_path / "broken")
     config = scratch(folder, tmp_path / "run", model_config=None, base=str(tmp_path / "broken"))
-    with pytest.raises(UserError, match="loss is not finite at step 1; nothing was saved"):
+    with pytest.raises(UserError, match="loss is not finite at step 1; that step was not saved"):
         train(config, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_a_base_without_all_its_weights_is_refused(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder / "base", tmp_path / "cut")
+    state = load_file(tmp_path / "cut" / "model.safetensors")
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, tmp_path / "cut" / "model.safetensors", {"format": "pt"})
+    for extension, factor in (("none", None), ("clex", 4.0)):
+        config = scratch(
+            folder, tmp_path / "run", model_config=None, base=str(tmp_path / "cut"), extension=extension, factor=factor
+        )
+        with pytest.raises(UserError, match=r"lacks 1 weights of its model.*model\.layers\.1\.mlp\.up_proj"):
+            train(config, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -208,9 +232,9 @@ def test_a_stopped_run_leaves_nothing(folder, tmp_path):
         ({"windows": 3}, "windows is 3"),
         ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"train_length": 3}, "train_length is 3"),
-        ({"warmup": 1.0}, "warmup is 1.0"),
-        ({"extension": "linear"}, "extension 'linear' needs a factor above 1; it is None"),
-        ({"extension": "yarn", "factor": 1.0}, "extension 'yarn' needs a factor above 1; it is 1.0"),
+        ({"warmup": 3.0}, "warmup is 3.0 of 3 steps"),
+        ({"global_batch_size": 6}, "global_batch_size 6 is no multiple of batch_size 4"),
+        ({"extension": "yarn", "factor": 1.0}, "factor is 1.0; extension 'yarn' needs one above 1"),
         ({"factor": 2.0}, "A factor does nothing without an extension"),
         ({"base": "x"}, "Give either a base checkpoint"),
         ({"tokenizer": None}, "A config has no tokenizer"),
@@ -260,7 +284,7 @@ def test_exit_codes_without_loading_torch(arguments, code, line):
 def test_two_processes_equal_one(folder, tmp_path):
     one = train(scratch(folder, tmp_path / "one"), progress=False)
     arguments = ["--config", folder / "config.json", "--tokenizer", "bytes", "--corpus", folder / "corpus.jsonl"]
-    arguments += ["--train-length", 16, "--steps", 3, "--batch-size", 1, "--gradient-accumulation", 2]
+    arguments += ["--train-length", 16, "--steps", 3, "--batch-size", 1, "--global-batch-size", 4]
     arguments += ["--learning-rate", 1e-2, "--alpha", 0.5, "--output", tmp_path / "two"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = script([str(argument) for argument in arguments], launcher)
@@ -269,3 +293,69 @@ def test_two_processes_equal_one(folder, tmp_path):
     rows = [list(csv.DictReader((tmp_path / name / "training_log.csv").open())) for name in ("one", "two")]
     for first, second in zip(*rows, strict=True):
         assert float(first["misalign"]) == pytest.approx(float(second["misalign"]), rel=1e-5)
+
+
+class Rows(IterableDataset):
+    """The windows of a run as rows of their own, in the order in which the run reads them."""
+
+    def __init__(self, config):
+        corpus = open_corpus(config.corpus, "train")
+        size = config.batch_size
+        pairs = list(
+            WindowPairs(
+                corpus,
+                byte_tokenizer(),
+                train_length=config.train_length,
+                max_extra=config.largest_extra,
+                windows=2,
+                steps=config.steps,
+                sequences_per_step=size,
+                seed=config.seed,
+                bos_token_id=None,
+            )
+        )
+        batches = [collate(pairs[start : start + size])["input_ids"] for start in range(0, len(pairs), size)]
+        self.rows = torch.cat(batches)
+
+    def __iter__(self):
+        return ({"input_ids": row, "labels": row} for row in self.rows)
+
+
+def test_without_regularizer_it_is_the_stock_trainer_bit_for_bit(tmp_path):
+    config = preset("tiny", output=str(tmp_path / "run"), alpha=0.0, steps=8, resume_every=0)
+    ours = weights(train(config, progress=False))
+    base = load_base(config)
+    arguments = _training_arguments(config, tmp_path / "stock", progress=False)
+    arguments.per_device_train_batch_size *= 2
+    stock = Trainer(load_model(config, base), arguments, train_dataset=Rows(config))
+    stock.train()
+    for name, expected in stock.model.state_dict().items():
+        assert torch.equal(ours[name], expected), name
+    rows = list(csv.DictReader((tmp_path / "run" / "training_log.csv").open()))
+    assert all(float(row["misalign"]) > 0 for row in rows)  # it was computed
+
+
+def test_fused_and_dense_losses_train_alike(folder, tmp_path):
+    fused = train(scratch(folder, tmp_path / "fused", loss="fused"), progress=False)
+    dense = train(scratch(folder, tmp_path / "dense", loss="dense"), progress=False)
+    assert distance(fused, dense) < 1e-5
+
+
+@pytest.mark.parametrize("extension", ["clex", "eabf", "longqlora"])
+def test_extended_checkpoints_train_and_open_as_they_say(folder, tmp_path, extension):
+    factor = None if extension == "longqlora" else 4.0
+    config = scratch(folder, tmp_path / "run", extension=extension, factor=factor, steps=6, train_length=32)
+    output = train(config, progress=False)
+    record = json.loads((output / "longshort.json").read_text())
+    assert record["needs_remote_code"] == (extension != "longqlora")
+    if record["needs_remote_code"]:
+        with pytest.raises(ValueError, match="trust_remote_code"):
+            AutoModelForCausalLM.from_pretrained(output)
+    model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True)
+    assert model.config.max_position_embeddings == (32 if extension == "longqlora" else 64)
+    assert model.num_parameters() == record["model"]["num_parameters"]
+    if extension == "clex":
+        assert model.model.rotary_emb.frequencies(2.0).isfinite().all()
+        assert any(parameter.abs().sum() > 0 for name, parameter in model.named_parameters() if "down" in name)
+    if extension == "longqlora":
+        assert (type(model).__name__, model.config.rope_parameters["rope_type"]) == ("LlamaForCausalLM", "linear")

@@ -18,7 +18,7 @@ from longshort.scoring.rope import rope_parameters
 LENGTH_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}  # mean difference, nats
 LENGTH_TOLERANCE_HALF = 2e-2
 
-DYNAMIC_ROPE_TYPES = {"dynamic", "longrope"}
+DYNAMIC_ROPE_TYPES = {"dynamic", "longrope", "clex"}
 
 
 class _PositionTables(TorchFunctionMode):

@@ -34,22 +34,28 @@ READOUT = "_longshort_readout"  # kept on the model itself, so that both are fre
 class Readout:
     """Turns tokens into states and states into logits, for one model.
 
+    Args:
+        model: a causal LM.
+        tokens: a few to probe it with  # [1, P]
+        call: what to call in its place, such as its forward without the hooks around it.
+
     Attributes:
         vocab_size: width of the logits.
         body: the module whose output the head reads, or None: then states are full logits.
     """
 
-    def __init__(self, model: nn.Module, tokens: Tensor) -> None:
+    def __init__(self, model: nn.Module, tokens: Tensor, call: Callable[..., Any] | None = None) -> None:
         self.model = model
+        self._call = call or model
         self.body: nn.Module | None = None
         self._output: Any = None  # what the body returns, a form to put other hidden states into
         # transformers' dynamic RoPE keeps the frequencies of the longest sequence it has read; one token resets.
         kinds = rope_parameters(getattr(model, "config", None))
         self._remembers_lengths = any(rope.get("rope_type") == "dynamic" for rope in kinds)
         with torch.no_grad():
-            expected = forward(model, tokens).logits  # [1, P, V]
+            expected = forward(self._call, tokens).logits  # [1, P, V]
             self.vocab_size = int(expected.shape[-1])
-            self.body, self._output = _find_body(model, tokens) or (None, None)
+            self.body, self._output = _find_body(model, self._call, tokens) or (None, None)
             difference = self._probe(tokens, expected)
         tolerance = PROBE_TOLERANCE.get(expected.dtype, PROBE_TOLERANCE_HALF)
         if difference > tolerance:
@@ -61,12 +67,15 @@ class Readout:
                 difference,
             )
 
-    def states(self, tokens: Tensor, keep: int) -> Tensor:
-        """Read `tokens` once; return the states of the last `keep` positions.  [B, T] → [B, keep, H]."""
+    def states(self, tokens: Tensor, keep: int, **inputs: Any) -> Tensor:
+        """Read `tokens` once; return the states of the last `keep` positions.  [B, T] → [B, keep, H].
+
+        `inputs` are further arguments of the model's forward.
+        """
         if self._remembers_lengths:
-            forward(self.model, tokens[:, :1])
+            forward(self._call, tokens[:, :1])
         if self.body is None:
-            logits: Tensor = forward(self.model, tokens).logits
+            logits: Tensor = forward(self._call, tokens, **inputs).logits
             return logits[:, -keep:]
         captured: list[Tensor] = []
 
@@ -77,7 +86,7 @@ class Readout:
 
         handle = self.body.register_forward_hook(capture)
         try:
-            forward(self.model, tokens)
+            forward(self._call, tokens, **inputs)
         finally:
             handle.remove()
         return captured[0]
@@ -87,12 +96,16 @@ class Readout:
 
         [B, C, H] → [B, C, V], float32 whatever the model's dtype.
         """
+        return self.head(states).to(torch.float32, copy=self.body is None)
+
+    def head(self, states: Tensor) -> Tensor:
+        """The same in the model's own dtype; not to be written into.  [B, C, H] → [B, C, V]."""
         if self.body is None:
-            return states.to(torch.float32, copy=True)
+            return states
         placeholder = torch.zeros(states.shape[:2], dtype=torch.long, device=input_device(self.model))
         with _body_returns(self.body, _with_hidden(self._output, states)):
-            logits: Tensor = forward(self.model, placeholder).logits
-        return logits.float()
+            logits: Tensor = forward(self._call, placeholder).logits
+        return logits
 
     def _probe(self, tokens: Tensor, expected: Tensor) -> float:
         """Largest difference from the model's own logits, relative to their size, over unequal chunks."""
@@ -119,15 +132,15 @@ def readout(model: nn.Module, tokens: Tensor) -> Readout:
     """The model's readout, probed once per model on the first tokens it is given.  tokens: [B, T]."""
     known: Readout | None = model.__dict__.get(READOUT)
     if known is None:
-        inner = _without_adapter(model)
+        inner = without_adapter(model)
         known = Readout(inner, tokens[:1, :PROBE_TOKENS].to(input_device(inner)))
         model.__dict__[READOUT] = known
     return known
 
 
-def forward(model: nn.Module, tokens: Tensor) -> Any:
+def forward(model: Callable[..., Any], tokens: Tensor, **inputs: Any) -> Any:
     """One forward without cache and without a mask, so that attention takes its causal fast path."""
-    return model(input_ids=tokens, use_cache=False)
+    return model(input_ids=tokens, use_cache=False, **inputs)
 
 
 def input_device(model: nn.Module) -> torch.device:
@@ -157,13 +170,13 @@ def chunk_positions(buffers: int, vocab_size: int, device: torch.device) -> int:
     return max(1, budget // (buffers * vocab_size * 4))
 
 
-def _without_adapter(model: nn.Module) -> nn.Module:
+def without_adapter(model: nn.Module) -> nn.Module:
     """The causal LM inside a PEFT model; its adapter layers are part of it."""
     inner = getattr(model, "get_base_model", None)
     return inner() if callable(inner) else model
 
 
-def _find_body(model: nn.Module, tokens: Tensor) -> tuple[nn.Module, Any] | None:
+def _find_body(model: nn.Module, call: Callable[..., Any], tokens: Tensor) -> tuple[nn.Module, Any] | None:
     """The body and an output: `base_model` if one forward calls it once, else `get_decoder()` likewise."""
     for candidate in (getattr(model, "base_model", None), getattr(model, "get_decoder", lambda: None)()):
         if not isinstance(candidate, nn.Module) or candidate is model:
@@ -171,7 +184,7 @@ def _find_body(model: nn.Module, tokens: Tensor) -> tuple[nn.Module, Any] | None
         outputs: list[Any] = []
         handle = candidate.register_forward_hook(lambda module, args, out, keep=outputs: keep.append(out))
         try:
-            forward(model, tokens)
+            forward(call, tokens)
         finally:
             handle.remove()
         if len(outputs) == 1 and _hidden_of(outputs[0]).shape[:2] == tokens.shape:

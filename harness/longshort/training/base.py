@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,20 +15,55 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    set_seed,
 )
+from transformers.utils import logging
 
 from longshort.errors import UserError
 from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.config import TrainConfig
 from longshort.training.extension import extend_context
+from longshort.training.lora import quantization_config
+from longshort.training.windows import default_bos
 
 
-def load_base(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load, or initialize under the seed, the model with its context extended, in float32; and the tokenizer.
+@dataclass(frozen=True)
+class Base:
+    """What a run starts from, all but the weights.
+
+    Attributes:
+        config: of the model, its context extended.
+        model_class: what builds the model from it.
+        tokenizer: the base's, or the one asked for.
+        bos_token_id: what the tokenizer prepends to a text by default, if it does.
+    """
+
+    config: PretrainedConfig
+    model_class: Any
+    tokenizer: PreTrainedTokenizerBase
+    bos_token_id: int | None
+
+    @property
+    def is_clex(self) -> bool:
+        """Whether the frequencies are learned: drawn positions in training, full training beside LoRA."""
+        rope = getattr(self.config, "rope_parameters", None) or {}
+        return rope.get("rope_type") == "clex"
+
+    @property
+    def trained_in_full(self) -> tuple[str, ...]:
+        """Parts of the names of what is trained beside LoRA's adapters."""
+        return ("rotary_emb",) if self.is_clex else ()
+
+    @property
+    def needs_remote_code(self) -> bool:
+        """Whether the finished checkpoint brings its own code."""
+        return self.model_class is not AutoModelForCausalLM or bool(getattr(self.config, "auto_map", None))
+
+
+def load_base(config: TrainConfig) -> Base:
+    """Load the tokenizer and the model's config, with its context extended.
 
     Raises:
-        UserError: something cannot be loaded, or model, tokenizer and train length do not fit together.
+        UserError: one cannot be loaded, or model, tokenizer and train length do not fit together.
     """
     source = config.base or config.model_config
     hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
@@ -36,17 +72,39 @@ def load_base(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokenizer
     else:
         own = hub if config.tokenizer is None else {"trust_remote_code": config.trust_remote_code}
         tokenizer = _load("tokenizer", AutoTokenizer.from_pretrained, config.tokenizer or source, **own)
-    model_config = _load("model config", AutoConfig.from_pretrained, source, **hub)
-    extend_context(model_config, config.extension, config.factor)
+    model_config, model_class = extend_context(_load("model config", AutoConfig.from_pretrained, source, **hub), config)
     _check_fit(config, model_config, tokenizer)
-    kwargs: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": config.trust_remote_code}
+    if config.base is None:
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(model_config, name, getattr(tokenizer, name))
+    return Base(model_config, model_class, tokenizer, default_bos(tokenizer))
+
+
+def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> PreTrainedModel:
+    """Load the weights in float32, or initialize them under the seed; in 4 bits where `quantize` is set.
+
+    Raises:
+        UserError: they cannot be loaded.
+    """
+    kwargs: dict[str, Any] = {"dtype": torch.float32}
+    if base.model_class is AutoModelForCausalLM:
+        kwargs["trust_remote_code"] = config.trust_remote_code
     if config.base is not None:
-        kwargs |= {"config": model_config, "revision": config.revision}
-        return _load("model", AutoModelForCausalLM.from_pretrained, source, **kwargs), tokenizer
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(model_config, name, getattr(tokenizer, name))
-    set_seed(config.seed)
-    return _load("model", AutoModelForCausalLM.from_config, model_config, **kwargs), tokenizer
+        if quantize:
+            kwargs["quantization_config"] = quantization_config()
+        kwargs |= {"config": base.config, "revision": config.revision, "output_loading_info": True}
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()  # of weights that are missing or left over transformers prints a table
+        try:
+            model, info = _load("model", base.model_class.from_pretrained, config.base, **kwargs)
+        finally:
+            logging.set_verbosity(before)
+        _check_complete(config, base, info)
+        return model
+    with torch.random.fork_rng():  # a snapshot builds the base anew in mid-run
+        torch.manual_seed(config.seed)
+        build = getattr(base.model_class, "from_config", None) or base.model_class._from_config
+        return _load("model", build, base.config, **kwargs)
 
 
 def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> Any:
@@ -59,6 +117,17 @@ def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> 
             f"{what} '{name}' cannot be loaded: it must be a folder here, or a hub name and "
             f"a network to reach it. Cause: {cause}"
         ) from error
+
+
+def _check_complete(config: TrainConfig, base: Base, info: dict[str, Any]) -> None:
+    new = base.trained_in_full if config.extension == "clex" else ()
+    missing = sorted(name for name in info["missing_keys"] if not any(part in name for part in new))
+    wrong = missing + sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
+    if wrong:
+        raise UserError(
+            f"checkpoint '{config.base}' lacks {len(wrong)} weights of its model, or has them in another shape "
+            f"(the first: {wrong[0]}). Get a whole copy of it."
+        )
 
 
 def _check_fit(config: TrainConfig, model: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

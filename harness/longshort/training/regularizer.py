@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from longshort.scoring import divergences
+from longshort.scoring.readout import chunk_positions
 from longshort.training.config import Detach, Divergence, Positions
 
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -85,6 +86,33 @@ def misalignment_loss(
     elif detach == "short":
         log_q = log_q.detach()
     return Misalignment(DIVERGENCES[divergence](log_p, log_q).mean(), entropy, jeffreys)
+
+
+@torch.no_grad()
+def measure_misalignment(
+    logits_long: Tensor,
+    logits_short: Tensor,
+    extra: int,
+    *,
+    positions: Positions = "overlap",
+    divergence: Divergence = "sce",
+    detach: Detach = "none",
+    special: int = 0,
+) -> Misalignment:
+    """The same values as `misalignment_loss`, without gradients and with little memory beside the logits."""
+    shared = shared_positions(logits_short.shape[1], extra, positions, special)
+    batch, _, vocabulary = logits_short.shape
+    # Six buffers: both log-probabilities, and what a divergence makes of them.
+    chunk = chunk_positions(6 * batch, vocabulary, logits_short.device)
+    sums = torch.zeros(3, device=logits_short.device)
+    for start in range(shared.start, shared.stop, chunk):
+        stop = min(start + chunk, shared.stop)
+        log_p = _log_softmax(logits_long[:, extra + start : extra + stop])  # [B, C, V]
+        log_q = _log_softmax(logits_short[:, start:stop])  # [B, C, V]
+        entropy = divergences.entropy(log_p) + divergences.entropy(log_q)
+        parts = (DIVERGENCES[divergence](log_p, log_q), entropy, divergences.jeffreys(log_p, log_q))
+        sums += torch.stack([part.sum() for part in parts])
+    return Misalignment(*(sums / (batch * len(shared))))
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from longshort.errors import UserError
 from longshort.training.config import TrainConfig
-from longshort.training.regularizer import misalignment_loss
+from longshort.training.fused import FusedLoss, LossParts, add_fused_loss
+from longshort.training.lora import trained_state
+from longshort.training.regularizer import measure_misalignment, misalignment_loss
 
 LOSSES = ("loss", "L_train", "misalign", "entropy", "jeffreys")  # nats; the last three with two windows
 LOG_COLUMNS = ("step", *LOSSES, "lr", "tokens_per_second")
+MODEL_INPUTS = ("clex_t", "clex_positions")  # of a batch, beside the tokens, where the model takes them
+ADAPTERS = "trained.safetensors"
 
 
 class LongShortTrainer(Trainer):
@@ -26,29 +32,54 @@ class LongShortTrainer(Trainer):
 
     L_train is the mean next-token cross-entropy over the tokens of both windows. With α = 0 the misalignment
     is measured but gives no gradient; with one window there is none.
-
-    Attributes:
-        rows: one dict of `LOG_COLUMNS` per optimizer step, means over micro-batches and processes.
     """
 
     # No padding and one `extra` per step: all micro-batches of a step hold equally many targets and pairs, so
     # the mean over micro-batches (and over processes) is the mean over the whole batch.
     loss_is_scaled_for_ga = False
 
-    def __init__(self, config: TrainConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, config: TrainConfig, *, model: nn.Module, **kwargs: Any) -> None:
+        # Before the Trainer wraps the model: what shards or replicates it must see the loss as its output.
+        probe = torch.arange(16, device=next(model.parameters()).device)[None]
+        self.fused = config.is_fused and add_fused_loss(model, probe)
+        super().__init__(model=model, **kwargs)
         self.config = config
-        self.rows: list[dict[str, Any]] = []
         self._parts: list[Tensor] = []  # of the micro-batches since the last log
         self._logged_at = time.perf_counter()
         self._tokens = 0
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        if not self.args.disable_tqdm:
-            self.add_callback(ProgressBar())
+        self._bar = None if self.args.disable_tqdm else ProgressBar()
+        if self._bar is not None:
+            self.add_callback(self._bar)
 
-    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)  # `WindowPairs` is in its order already
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; the bar is closed however it ends, so that what follows has its own line."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._bar is not None and self._bar.training_bar is not None:
+                self._bar.training_bar.close()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict of `LOG_COLUMNS` per optimizer step, means over micro-batches and processes."""
+        logged = [entry for entry in self.state.log_history if "L_train" in entry]
+        return [{column: entry.get(column) for column in LOG_COLUMNS} for entry in logged]
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What was measured on held-out text: the step, then the values of `evaluation.evaluate`."""
+        logged = [entry for entry in self.state.log_history if any(key.startswith("eval_") for key in entry)]
+        values = [{key[5:]: value for key, value in entry.items() if key.startswith("eval_")} for entry in logged]
+        return [{"step": entry["step"]} | value for entry, value in zip(logged, values, strict=True)]
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model itself; sharded by FSDP or DeepSpeed, what gathers it."""
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        model: nn.Module = self.model_wrapped if sharded else self.accelerator.unwrap_model(self.model)
+        return model
 
     def compute_loss(
         self,
@@ -68,53 +99,122 @@ class LongShortTrainer(Trainer):
         Raises:
             UserError: the loss is not finite.
         """
+        losses = self._fused_losses if self.fused else self._dense_losses
+        parts, outputs = losses(model, inputs)
+        self._check_finite("loss", parts.loss.item(), self.state.global_step + 1)
+        self._parts.append(torch.stack([part.detach() for part in parts if part is not None]))
+        self._tokens += inputs["input_ids"].numel()
+        return (parts.loss, outputs) if return_outputs else parts.loss
+
+    def _fused_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[LossParts, Any]:
+        config = self.config
+        settings = FusedLoss(
+            extra=inputs["extra"],
+            special=inputs["special"],
+            alpha=config.alpha,
+            windows=config.windows,
+            positions=config.positions,
+            divergence=config.divergence,
+            detach=config.detach,
+        )
+        parts = model(input_ids=inputs["input_ids"], use_cache=False, fused_loss=settings, **_model_inputs(inputs))
+        return parts, None
+
+    def _dense_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[LossParts, Any]:
         config, input_ids = self.config, inputs["input_ids"]
-        outputs = model(input_ids=input_ids, use_cache=False)
+        outputs = model(input_ids=input_ids, use_cache=False, **_model_inputs(inputs))
         logits = outputs.logits  # [W·B, T, V]
         targets = F.pad(input_ids[:, 1:], (0, 1), value=-100)  # shifting these spares a copy of the logits
-        loss = cross_entropy = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-        parts = [cross_entropy]
-        if config.windows == 2:
-            logits_long, logits_short = logits.chunk(2)  # [B, T, V] each
-            with torch.set_grad_enabled(config.alpha > 0):
-                misalignment = misalignment_loss(
-                    logits_long,
-                    logits_short,
-                    inputs["extra"],
-                    positions=config.positions,
-                    divergence=config.divergence,
-                    detach=config.detach,
-                    special=inputs["special"],
-                )
-            if config.alpha > 0:
-                loss = cross_entropy + config.alpha * misalignment.loss
-            parts.extend(misalignment)
-        self._check_finite("loss", loss.item(), self.state.global_step + 1)
-        self._parts.append(torch.stack([loss, *parts]).detach())
-        self._tokens += input_ids.numel()
-        return (loss, outputs) if return_outputs else loss
+        # Sum over number, as the stock Trainer has it: without regularizer the two agree bit for bit.
+        total = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+        cross_entropy = total / input_ids[:, 1:].numel()
+        if config.windows == 1:
+            return LossParts(cross_entropy, cross_entropy, None, None, None), outputs
+        term = misalignment_loss if config.alpha > 0 else measure_misalignment
+        logits_long, logits_short = logits.chunk(2)  # [B, T, V] each
+        misalignment = term(
+            logits_long,
+            logits_short,
+            inputs["extra"],
+            positions=config.positions,
+            divergence=config.divergence,
+            detach=config.detach,
+            special=inputs["special"],
+        )
+        loss = cross_entropy + config.alpha * misalignment.loss if config.alpha > 0 else cross_entropy
+        return LossParts(loss, cross_entropy, *misalignment), outputs
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the parts of the loss, and keep a row of the training log."""
+        """Add the parts of the loss, of which `rows` are made."""
         if "loss" in logs:
             parts = self.accelerator.reduce(torch.stack(self._parts).mean(0), reduction="mean").tolist()
-            parts += [None] * (len(LOSSES) - len(parts))
             # Steps before the last show it in the next loss; the last step's update has no such witness.
             self._check_finite("gradient", logs.get("grad_norm", 0.0), self.state.global_step)
             now = time.perf_counter()
             speed = self._tokens * self.accelerator.num_processes / (now - self._logged_at)
-            values = [self.state.global_step, *parts, logs["learning_rate"], speed]
-            self.rows.append(dict(zip(LOG_COLUMNS, values, strict=True)))
             self._parts, self._tokens, self._logged_at = [], 0, now
-            logs |= {key: value for key, value in self.rows[-1].items() if value is not None}
+            logs |= dict(zip(LOSSES, parts, strict=False))
+            logs |= {"lr": logs["learning_rate"], "tokens_per_second": speed}
         super().log(logs, *args, **kwargs)
 
     def _check_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise UserError(
-                f"The {what} is not finite at step {step}; nothing was saved. "
+                f"The {what} is not finite at step {step}; that step was not saved. "
                 "Lower --learning-rate, or check the base and its dtype."
             )
+
+    # With adapters only what is trained is kept for resuming: PEFT's own files hold the adapters alone, not the
+    # weights that are trained beside them, and a 4-bit base need not be written again.
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.config.rank_of_adapters:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(trained_state(self.accelerator.unwrap_model(self.model), state_dict), folder / ADAPTERS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self.config.rank_of_adapters:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            state = load_file(Path(resume_from_checkpoint) / ADAPTERS)
+            (model or self.model).load_state_dict(state, strict=False)
+
+
+def _model_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
+
+
+class AfterStep(TrainerCallback):
+    """Calls a function with the number of steps done, after each of them is logged (and 0 before the first).
+
+    Nothing is saved for resuming after the last step: the finished checkpoint follows.
+    """
+
+    def __init__(self, function: Callable[[int], None]) -> None:
+        self.function = function
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Call it with 0, unless the run is resumed."""
+        if state.global_step == 0:
+            self.function(0)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Drop the Trainer's own save at the end."""
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+        return control
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **kwargs: Any
+    ) -> None:
+        """Call it with the step."""
+        if "L_train" in logs:
+            self.function(state.global_step)
 
 
 class ProgressBar(ProgressCallback):

@@ -1,139 +1,265 @@
-"""From the documents of a corpus to pairs of overlapping windows."""
+"""From the documents of a corpus, read as they are needed, to pairs of overlapping windows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import IterableDataset
 
-from longshort.corpora import MAX_DOCUMENTS_READ, Corpus, Document, fingerprint
+from longshort.corpora import MAX_DOCUMENTS_READ, Corpus, update_fingerprint
 from longshort.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-
-class PackedCorpus(NamedTuple):
-    """Sequences cut from documents, and what was read for them."""
-
-    sequences: NDArray[np.int32]
-    """[N, length]; each from one document."""
-    num_documents: int
-    sha256: str
-    """Of the documents read, as `corpora.fingerprint` gives it."""
+# Sequences are shuffled in a buffer of this many, or of fewer where they are long: filling it delays the first
+# step, and every process holds one (32 MiB).
+BUFFER_SEQUENCES = 4096
+BUFFER_TOKENS = 2**23
+SLICE_CHARACTERS = 2**18  # a tokenizer takes some 400 bytes per character of what it is given at once
 
 
-def pack(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, length: int, limit: int) -> PackedCorpus:
-    """Cut documents into consecutive sequences of `length` tokens; none crosses two documents.
+@dataclass
+class Reading:
+    """What one pass over a corpus has read so far."""
 
-    What is left at a document's end is dropped. No special tokens are added here. Reading stops after `limit`
-    sequences, so that a corpus larger than the run is not read in full.
+    num_documents: int = 0
+    num_sequences: int = 0
+    longest: int = 0
+    """Tokens of the longest document; of all of them where they are joined."""
+    is_complete: bool = False
+    """Whether the corpus was read to its end."""
+    _digest: Any = field(default_factory=hashlib.sha256)
 
-    Raises:
-        UserError: no document is long enough.
-    """
-    parts: list[NDArray[np.int32]] = []
-    num_sequences = num_documents = longest = 0
-
-    def read() -> Iterator[Document]:
-        nonlocal num_sequences, num_documents, longest
-        for document in corpus:
-            yield document
-            num_documents += 1
-            # JSON can carry half a surrogate pair, which tokenizers refuse.
-            text = document.text.encode("utf-8", errors="replace").decode("utf-8")
-            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            longest = max(longest, len(ids))
-            count = min(len(ids) // length, limit - num_sequences)
-            parts.append(np.array(ids[: count * length], np.int32).reshape(count, length))
-            num_sequences += count
-            if num_sequences == limit or (num_sequences == 0 and num_documents == MAX_DOCUMENTS_READ):
-                return
-
-    sha256 = fingerprint(read())  # this is what drives the reading: no document is held
-    if num_sequences == 0:
-        raise UserError(
-            f"corpus '{corpus.spec}' ({corpus.source}): no document has the {length} tokens of a sequence "
-            f"(train_length + max_extra); the longest of {num_documents} has {longest}. "
-            "Shorten --train-length or --max-extra, or name a corpus of longer documents."
-        )
-    return PackedCorpus(np.concatenate(parts), num_documents, sha256)
+    @property
+    def sha256(self) -> str:
+        """Of the documents read, in order, as `corpora.fingerprint` gives it."""
+        return str(self._digest.hexdigest())
 
 
-class WindowPairs(Dataset[dict[str, Any]]):
-    """The windows of every sequence of a run, in the order of training.
+def read_sequences(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    reading: Reading,
+    *,
+    cross_documents: bool = False,
+) -> Iterator[NDArray[np.int32]]:
+    """Cut documents into consecutive sequences of `length` tokens, in the corpus's order.
 
-    Item i is ``{"windows": [W, train_length], "extra": e, "special": 0 or, with a BOS, 1}``: tokens 0..T-1 of
-    a sequence (A) and, with two windows, tokens e..e+T-1 (B). Sequences come in a new random order in each pass
-    over the corpus. There is one e ~ U{1..max_extra} per optimizer step, the same in all its micro-batches and
-    processes, so the data of a step do not depend on how it is split. Neither order nor e depends on the loss
-    or on the number of windows: baselines read the same tokens.
+    No sequence crosses two documents, and what is left at a document's end is dropped; with `cross_documents`
+    every document ends with EOS, and the next one follows. No other special tokens are added. A document of more
+    than `SLICE_CHARACTERS` is tokenized in parts that end before a space or a line break, so a token may
+    differ there from those of the whole text.
 
     Args:
-        sequences: packed tokens  # [N, train_length + max_extra]
+        corpus: where from.
+        tokenizer: the model's; with an EOS where documents are joined.
+        length: tokens of a sequence.
+        reading: a new one; says at any time what was read.
+        cross_documents: join documents.
+
+    Yields:
+        Token ids  # [length]
+
+    Raises:
+        UserError: no document is long enough, or the first `MAX_DOCUMENTS_READ` are not.
+    """
+    left = np.empty(0, np.int32)  # tokens that wait for the rest of their sequence
+    size = 0
+    for document in corpus:
+        reading.num_documents += 1
+        update_fingerprint(reading._digest, document)
+        if not cross_documents:
+            left, size = left[:0], 0
+        for ids in _tokens(document.text, tokenizer, cross_documents):
+            size += len(ids)
+            reading.longest = max(reading.longest, size)
+            left = np.concatenate([left, ids])  # [fewer than length + those of a slice]
+            while len(left) >= length:
+                reading.num_sequences += 1
+                yield left[:length].copy()  # a view would hold all of `left`
+                left = left[length:]
+        if reading.num_sequences == 0 and reading.num_documents == MAX_DOCUMENTS_READ:
+            break
+    if reading.num_sequences == 0:
+        raise UserError(_why_none(corpus, length, reading, cross_documents))
+    reading.is_complete = True
+
+
+def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, with_eos: bool) -> Iterator[NDArray[np.int32]]:
+    start = count = 0
+    while start < len(text):
+        stop = start + SLICE_CHARACTERS
+        if stop < len(text):
+            # The white space goes to the next part: tokens of words mostly begin with it.
+            space = max(text.rfind(white, start + 1, stop) for white in " \n")
+            stop = space if space > 0 else stop
+        # JSON can carry half a surrogate pair, which tokenizers refuse.
+        part = text[start:stop].encode("utf-8", errors="replace").decode("utf-8")
+        ids = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        count += len(ids)
+        yield np.array(ids, np.int32)
+        start = stop
+    if with_eos and count:
+        yield np.array([tokenizer.eos_token_id], np.int32)
+
+
+def _why_none(corpus: Corpus, length: int, reading: Reading, joined: bool) -> str:
+    name, count, longest = f"corpus '{corpus.spec}' ({corpus.source})", reading.num_documents, reading.longest
+    if longest == 0:
+        return f"{name}: no tokens in its {count} documents. Name another --corpus, or check --tokenizer."
+    has = f"its {count} documents have {longest} tokens, less than" if joined else "no document has"
+    rest = "" if joined else f"; the longest of {count} has {longest}"
+    return (
+        f"{name}: {has} the {length} tokens of a sequence (train_length + max_extra){rest}. "
+        "Shorten --train-length or --max-extra, or name a corpus of longer documents."
+    )
+
+
+class WindowPairs(IterableDataset[dict[str, Any]]):
+    """The windows of every sequence of a run, in the order of training.
+
+    An item is ``{"windows": [W, train_length], "extra": e, "special": 0 or, with a BOS, 1}``: tokens 0..T-1 of
+    a sequence (A) and, with two windows, tokens e..e+T-1 (B). There is one e ~ U{1..max_extra} per optimizer
+    step, the same in all its micro-batches and processes. Under several processes each one reads the whole
+    stream and takes its share of every micro-batch (``dispatch_batches=False``).
+
+    Sequences are cut from the corpus as they are needed. Their order is random: the next one is drawn from a
+    buffer and replaced by the next one read. A corpus that fits in the buffer is thus permuted as a whole, and
+    stays there, tokenized, for the passes to come. At a corpus's end the next pass begins, in another order.
+
+    Item k depends on the corpus, the tokenizer, the seed and the lengths alone; not on how a step is split, the
+    loss, the number of windows or of steps. So baselines read the same tokens, and a resumed run goes on with those
+    that are next.
+
+    Args:
+        corpus: documents to train on.
+        tokenizer: the model's.
         train_length: T.
+        max_extra: the greatest e.
         windows: 2, or 1 for window A alone.
         steps: optimizer steps.
         sequences_per_step: over all micro-batches and processes.
         seed: of order and e.
         bos_token_id: replaces the first token each window reads, where the tokenizer prepends it by default.
             It is no target, and window B's first position, which then ends in BOS, is not compared with A's.
+        cross_documents: join documents with EOS.
+        positions: for CLEX, what draws a step's t and positions [T]; items then have ``clex_t`` and
+            ``clex_positions``, the same in the whole step.
+
+    Attributes:
+        reading: what the first pass has read so far, or all it read.
+
+    Raises:
+        UserError: documents are to be joined, and the tokenizer has no EOS.
     """
 
     def __init__(
         self,
-        sequences: NDArray[np.int32],
+        corpus: Corpus,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         train_length: int,
+        max_extra: int,
         windows: int,
         steps: int,
         sequences_per_step: int,
         seed: int,
         bos_token_id: int | None,
+        cross_documents: bool = False,
+        positions: Callable[[np.random.Generator], tuple[int, Tensor]] | None = None,
     ) -> None:
-        self.sequences = sequences
+        if cross_documents and tokenizer.eos_token_id is None:
+            raise UserError(
+                "--cross-documents joins documents with EOS, and the tokenizer has none. "
+                "Leave it out, or name a tokenizer with an EOS token."
+            )
+        self.corpus = corpus
+        self.tokenizer = tokenizer
         self.train_length = train_length
+        self.sequence_length = train_length + max_extra
         self.windows = windows
         self.sequences_per_step = sequences_per_step
+        self.seed = seed
         self.bos_token_id = bos_token_id
-        count, length = sequences.shape
-        order, extras = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-        passes = -(-steps * sequences_per_step // count)
-        self.order = np.concatenate([order.permutation(count) for _ in range(passes)])
-        self.order = self.order[: steps * sequences_per_step]
-        self.extras = extras.integers(1, length - train_length, size=steps, endpoint=True)
+        self.cross_documents = cross_documents
+        self.positions = positions
+        self.reading = Reading()
+        self.extras = np.random.default_rng([seed, 1]).integers(1, max_extra, size=steps, endpoint=True)
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.extras) * self.sequences_per_step
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        extra = int(self.extras[index // self.sequences_per_step])
-        tokens = self.sequences[self.order[index]]
+    def check(self) -> None:
+        """Read the corpus until the first sequence, to fail before anything heavy is loaded.
+
+        Raises:
+            UserError: there is none, or the corpus cannot be read.
+        """
+        next(self._read(Reading()))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        sequences = self._shuffled()
+        for step, extra in enumerate(self.extras.tolist()):
+            shared: dict[str, Any] = {"extra": extra, "special": int(self.bos_token_id is not None)}
+            if self.positions is not None:
+                t, positions = self.positions(np.random.default_rng([self.seed, 2, step]))
+                shared |= {"clex_t": t, "clex_positions": positions}
+            for tokens in islice(sequences, self.sequences_per_step):
+                yield {"windows": self._windows(tokens, extra), **shared}
+
+    def _windows(self, tokens: NDArray[np.int32], extra: int) -> Tensor:
         starts = (0, extra)[: self.windows]
         windows = np.stack([tokens[start : start + self.train_length] for start in starts])
         if self.bos_token_id is not None:
             windows[:, 0] = self.bos_token_id
-        return {
-            "windows": torch.from_numpy(windows).long(),
-            "extra": extra,
-            "special": int(self.bos_token_id is not None),
-        }
+        return torch.from_numpy(windows).long()  # [W, T]
+
+    def _shuffled(self) -> Iterator[NDArray[np.int32]]:
+        """Yield sequences [T + max_extra] without end."""
+        order = np.random.default_rng([self.seed, 0])
+        capacity = max(1, min(BUFFER_SEQUENCES, BUFFER_TOKENS // self.sequence_length))
+        self.reading = reading = Reading()
+        while True:
+            buffer: list[NDArray[np.int32]] = []
+            for tokens in self._read(reading):
+                if len(buffer) < capacity:
+                    buffer.append(tokens)
+                    continue
+                place = order.integers(capacity)
+                yield buffer[place]
+                buffer[place] = tokens
+            while True:
+                yield from (buffer[place] for place in order.permutation(len(buffer)))
+                if reading.num_sequences > capacity:
+                    break
+            reading = Reading()  # the first one keeps its record
+
+    def _read(self, reading: Reading) -> Iterator[NDArray[np.int32]]:
+        return read_sequences(
+            self.corpus, self.tokenizer, self.sequence_length, reading, cross_documents=self.cross_documents
+        )
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Tensor | int]:
-    """Put all windows A, then all windows B, on the batch axis.
+    """Put all windows A, then all windows B, on the batch axis; what a step's items share is passed on.
 
     There is no ``labels``: targets are the inputs, shifted, and without it no version of the Trainer rescales
     the loss by a token count of its own.
     """
+    shared = dict(items[0])
+    shared.pop("windows")
     windows = torch.stack([item["windows"] for item in items], dim=1)  # [W, B, T]
-    settings = {name: items[0][name] for name in ("extra", "special")}
-    return {"input_ids": windows.flatten(0, 1)} | settings  # [W·B, T]
+    return {"input_ids": windows.flatten(0, 1)} | shared  # [W·B, T]
 
 
 def default_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -1,0 +1,96 @@
+"""What a model in training does on held-out text: perplexity by length, and the terms of its misalignment.
+
+The definitions are those of the lm-eval tasks ``longshort_perplexity`` and ``longshort_misalignment``; few
+documents make these quick, and no substitute for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from longshort.corpora import Corpus, select
+from longshort.errors import UserError
+from longshort.scoring import score_prefix, score_suffixes
+from longshort.scoring.positions import addressable_length, depends_on_length
+from longshort.training.regularizer import shared_positions
+
+TERMS = ("sce", "entropy", "jeffreys")
+
+
+def held_out(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, num_docs: int, length: int, bos: int | None) -> Tensor:
+    """Return the first `length` tokens of up to `num_docs` documents, BOS first where there is one.  [D, length].
+
+    Raises:
+        UserError: no document has so many.
+    """
+    rows, longest = [], 0
+    for document in select(corpus, num_docs, length):
+        ids = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = ([] if bos is None else [bos]) + ids
+        longest = max(longest, len(ids))
+        if len(ids) >= length:
+            rows.append(ids[:length])
+    if not rows:
+        raise UserError(
+            f"evaluation corpus '{corpus.spec}' ({corpus.source}): no document has {length} tokens; the longest "
+            f"has {longest}. Shorten --eval-lengths, or name an --eval-corpus of longer documents."
+        )
+    return torch.tensor(rows)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    tokens: Tensor,
+    lengths: Iterable[int],
+    train_length: int,
+    special: int,
+    seed: int,
+) -> dict[str, float]:
+    """Measure ``ppl@L`` at each length, and ``sce``, ``entropy`` and ``jeffreys`` at the train length, in nats.
+
+    Perplexity is over all tokens of all documents. Misalignment compares contexts of `train_length` and
+    `train_length` - e tokens, e ~ U{1..train_length/2} per document, at the positions where both hold at least
+    half of it; means are over documents.
+
+    Args:
+        model: any causal LM; put into evaluation mode meanwhile.
+        tokens: [D, N], N ≥ max(lengths) and > train_length; a BOS first where `special` is 1.
+        lengths: in tokens; one that the model has no positions for is left out.
+        train_length: T.
+        special: tokens at the start that are read, never scored.
+        seed: of e.
+    """
+    reach = addressable_length(model) or math.inf
+    lengths = sorted(length for length in lengths if length <= reach)
+    nll: dict[int, list[Tensor]] = {length: [] for length in lengths}
+    terms: list[list[float]] = []
+    single_pass: bool | None = None
+    for index, document in enumerate(tokens):
+        whole = score_prefix(model, document[None, : lengths[-1]])  # [1, N-1]
+        if single_pass is None:
+            single_pass = not depends_on_length(model, document[None], lengths, whole)
+        for length in lengths:
+            scores = whole if single_pass else score_prefix(model, document[None, :length])
+            nll[length].append(scores[0, max(special - 1, 0) : length - 1])
+        extra = int(np.random.default_rng([seed, index]).integers(1, train_length // 2, endpoint=True))
+        terms.append(_misalignment(model, document[: train_length + 1], extra, document[:special].tolist()))
+    values = {f"ppl@{length}": torch.cat(parts).double().mean().exp().item() for length, parts in nll.items()}
+    return values | dict(zip(TERMS, np.mean(terms, axis=0).tolist(), strict=True))
+
+
+def _misalignment(model: nn.Module, tokens: Tensor, extra: int, prefix: Sequence[int]) -> list[float]:
+    """`TERMS` of one document of T + 1 tokens, whose last is only a target."""
+    length = len(tokens) - 1
+    count = len(shared_positions(length, extra, "in_range"))
+    lengths = [length, length - extra]
+    scores = score_suffixes(model, tokens[None], lengths, count, prefix=prefix, pairs=[(0, 1)])
+    cross = scores.cross_entropy[0]  # [2, 2, K]
+    by_position = (cross[0, 1] + cross[1, 0], scores.entropy[0].sum(0), scores.jeffreys[0, 0])  # [K] each
+    return [values.double().mean().item() for values in by_position]

@@ -1,0 +1,93 @@
+"""What CLEX needs beside its model: positions to train at, and an export of one scale to stock LongRoPE."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig
+
+from longshort.errors import UserError
+from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequencies
+
+PREFIX = "longshort_clex_"
+
+
+def clex_positions(length: int, original_length: int, t: int, generator: np.random.Generator) -> Tensor:
+    """Draw positions of `length` tokens stretched over t times their range, [T] float32, ascending.
+
+    The first is 0, the last length · t - 1, those between are drawn without replacement; all are divided by
+    max(1, length // original_length), so that they lie within original_length · t (Chen et al., 2024, its code).
+    At t = 1 and within the original length they are 0, 1, .. length - 1.
+    """
+    last = length * t - 1
+    inner = generator.choice(np.arange(1, last), length - 2, replace=False, shuffle=False)
+    positions = np.concatenate(([0], np.sort(inner), [last]))
+    return torch.from_numpy(positions / max(1, length // original_length)).float()
+
+
+def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
+    """Write a CLEX checkpoint as a stock one with the frequencies of scale t; return its folder, `output`.
+
+    The result is a plain Llama, Mistral or Qwen of rope_type ``longrope`` that needs no remote code. It equals CLEX
+    at lengths beyond (t - 1) · L0 up to t · L0, and within L0, where CLEX is plain RoPE; between the two CLEX would
+    use smaller scales.
+
+    Raises:
+        UserError: the checkpoint cannot be read or is not CLEX, t is out of its range, or the output exists or
+            cannot be written.
+    """
+    source, output = str(checkpoint), Path(output).expanduser()
+    if output.exists():
+        raise UserError(f"{output} exists. Remove it, or name another.")
+    try:
+        fields, _ = PretrainedConfig.get_config_dict(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        cause = " ".join(str(error).split())
+        raise UserError(
+            f"checkpoint '{source}' cannot be read: it must be a folder with a model and its tokenizer. Cause: {cause}"
+        ) from error
+    architecture = fields.get("model_type", "").removeprefix(PREFIX)
+    if architecture not in CAUSAL_LMS or fields["model_type"] == architecture:
+        raise UserError(f"'{source}' is a '{fields.get('model_type')}' model, not CLEX: there is nothing to export.")
+    rope = fields["rope_parameters"]
+    if not (t == int(t) and 1 <= t <= rope["max_t"]):
+        raise UserError(f"t is {t}; for this checkpoint it must be a whole number from 1 to {rope['max_t']}.")
+
+    model = CAUSAL_LMS[architecture].from_pretrained(source, dtype="auto")
+    with torch.no_grad():
+        frequencies = model.model.rotary_emb.frequencies(float(t))
+    base, _ = base_frequencies(model.config)
+    original = rope["original_max_position_embeddings"]
+    own = ("model_type", "architectures", "auto_map")
+    config = AutoConfig.for_model(architecture, **{k: v for k, v in model.config.to_dict().items() if k not in own})
+    config.max_position_embeddings = int(original * t)
+    config.rope_parameters = {
+        "rope_type": "longrope",
+        "rope_theta": rope["rope_theta"],
+        "original_max_position_embeddings": original,
+        "factor": float(t),
+        "attention_factor": 1.0,
+        "short_factor": [1.0] * len(base),
+        "long_factor": (base.double() / frequencies.double()).tolist(),
+    }
+    state = {name: value for name, value in model.state_dict().items() if ".rotary_emb." not in name}
+    stock_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    stock = stock_class.from_pretrained(None, config=config, state_dict=state, dtype=model.dtype)
+    stock.generation_config = model.generation_config
+
+    partial = output.with_name(output.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        stock.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output

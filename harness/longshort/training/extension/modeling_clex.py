@@ -1,0 +1,306 @@
+"""CLEX: continuous length extrapolation (Chen et al., ICLR 2024) for Llama, Mistral, Qwen2 and Qwen3.
+
+A checkpoint carries this file, so that ``from_pretrained(DIR, trust_remote_code=True)`` opens it; it needs torch
+and transformers only.
+
+RoPE's d/2 log inverse frequencies z follow a neural ODE in the scale t = length / L0, L0 the length of the base:
+
+    dz/dt = act((z + n(t)) W_up) W_down + dn/dt,   z(1) = n(1),
+    n_i(t) = -(2i/d) ln θ - (2i/(d-2)) ln(2t - 1)    (NTK-aware RoPE of factor 2 at length t · L0)
+
+With W_down = 0, where training starts, z = n exactly. So only the learned part u = z - n is integrated.
+
+**Which t.** All positions of a forward use one t = ⌈length / L0⌉, at least 1 and at most max_t, from the tokens
+read, padding included: score without padding. Keys in a cache are rotated already, so a cache keeps the t it was
+filled with; `generate` takes t from the greatest length it may reach, max_length or prompt + max_new_tokens.
+``config.rope_parameters["fixed_t"]`` sets one t for every length. ``model(..., clex_t=t)`` sets it for one call, and
+``clex_positions`` [1, T] the (fractional) positions of RoPE; the causal mask does not see those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    MistralConfig,
+    MistralForCausalLM,
+    MistralModel,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+)
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+
+def base_frequencies(config: Any, device: Any = None, *_: Any, **__: Any) -> tuple[Tensor, float]:
+    """θ^(-2i/d), i = 0 .. d/2 - 1, and a factor of attention, which is 1."""
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+    return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+
+
+# The stock models look a RoPE type up while they are built, before theirs is replaced.
+ROPE_INIT_FUNCTIONS.setdefault("clex", base_frequencies)
+
+
+class ClexRotaryEmbedding(nn.Module):
+    """RoPE with the frequencies of a scale t; `set_scale` before each forward."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        half = len(base_frequencies(config)[0])
+        hidden = int(config.rope_parameters["hidden_multiplier"] * 2 * half)
+        self.up = nn.Parameter(torch.empty(half, hidden, dtype=torch.float32))  # [d/2, λd]
+        self.down = nn.Parameter(torch.empty(hidden, half, dtype=torch.float32))  # [λd, d/2]
+        self.activation: Callable[[Tensor], Tensor] = ACT2FN[config.rope_parameters["activation"]]
+        self.t = 1.0
+        self.positions: Tensor | None = None
+        self._solved: tuple[Tensor, Tensor, dict[float, Tensor]] | None = None
+
+    def reset_parameters(self) -> None:
+        """Start as NTK-aware RoPE."""
+        nn.init.kaiming_uniform_(self.up, a=math.sqrt(5))
+        nn.init.zeros_(self.down)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClexRotaryEmbedding:
+        """Follow a model to another device, not to another dtype: log frequencies need float32."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def scale(self, length: int) -> float:
+        """The t for `length` tokens."""
+        rope = self.config.rope_parameters
+        if rope.get("fixed_t"):
+            return float(rope["fixed_t"])
+        return float(min(max(1, math.ceil(length / rope["original_max_position_embeddings"])), rope["max_t"]))
+
+    def set_scale(self, t: float, positions: Tensor | None) -> None:
+        """Choose the t of the next forward, and its positions [1, T] if they are not the tokens' indices."""
+        self.t, self.positions = float(t), positions
+
+    def frequencies(self, t: float) -> Tensor:
+        """Inverse frequencies at scale t, [d/2] float32; solved once per t where no gradient is wanted."""
+        if torch.is_grad_enabled():
+            return self._solve(t)
+        known = self._solved
+        # Compared by value: optimizers that write through .data leave no other trace.
+        if known is None or not (torch.equal(known[0], self.up) and torch.equal(known[1], self.down)):
+            known = self._solved = (self.up.detach().clone(), self.down.detach().clone(), {})
+        if t not in known[2]:
+            known[2][t] = self._solve(t)
+        return known[2][t]
+
+    def _solve(self, t: float) -> Tensor:
+        """Integrate u from 1 to t by the classical Runge-Kutta method in equal steps of at most `step`."""
+        up, down = self.up.float(), self.down.float()
+        base, _ = base_frequencies(self.config, up.device)
+        dim = 2 * len(base)
+        exponents = torch.arange(0, dim, 2, device=up.device) / (dim - 2)
+        # One step at least, of length 0 at t = 1: DistributedDataParallel wants every parameter in every graph.
+        steps = max(1, math.ceil((t - 1) / self.config.rope_parameters["step"] - 1e-9))
+        h = (t - 1) / steps
+        times = torch.linspace(1, t, 2 * steps + 1, dtype=torch.float64).to(up)  # ends and middles of the steps
+        inputs = 2 * (base.log() - exponents * (2 * times[:, None] - 1).log())  # [2 · steps + 1, d/2]
+
+        def slope(index: int, learned: Tensor) -> Tensor:
+            return self.activation((inputs[index] + learned) @ up) @ down
+
+        learned = torch.zeros_like(base)
+        with torch.autocast(up.device.type, enabled=False):
+            for start in range(0, 2 * steps, 2):
+                first = slope(start, learned)
+                second = slope(start + 1, learned + h / 2 * first)
+                third = slope(start + 1, learned + h / 2 * second)
+                fourth = slope(start + 2, learned + h * third)
+                learned = learned + h / 6 * (first + 2 * (second + third) + fourth)
+        return base * (learned - exponents * math.log(2 * t - 1)).exp()
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of every position's angles in the dtype of x, each [B or 1, T, d]."""
+        positions = position_ids if self.positions is None else self.positions
+        angles = positions.to(x.device)[..., None].float() * self.frequencies(self.t).to(x.device)  # [B, T, d/2]
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+class ClexConfig:
+    """What the configs share: their RoPE type is known to them."""
+
+    _auto_class = "AutoConfig"
+
+    def _validate_clex_rope_parameters(self, rope_parameters: dict[str, Any], ignore_keys: Any = None) -> None:
+        missing = {"original_max_position_embeddings", "max_t", "hidden_multiplier", "activation", "step"}
+        if missing := missing - set(rope_parameters):
+            raise KeyError(f"rope_parameters of rope_type 'clex' lack {', '.join(sorted(missing))}")
+
+
+class ClexWeights:
+    """What all the models share: how the ODE's weights start and that they stay in float32."""
+
+    _keep_in_fp32_modules_strict = {"rotary_emb"}  # noqa: RUF012 - transformers' own name and form
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ClexRotaryEmbedding):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)  # type: ignore[misc]
+
+
+class ClexModel(ClexWeights):
+    """What the bodies share: one t per forward."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        self.rotary_emb = ClexRotaryEmbedding(config)
+        self.post_init()  # type: ignore[attr-defined]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        clex_t: float | None = None,
+        clex_positions: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The architecture's own forward at one t; see the top of this file."""
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        read: Any = input_ids if input_ids is not None else inputs_embeds
+        t = clex_t or self.rotary_emb.scale(past + read.shape[1])
+        if past:
+            t = getattr(past_key_values, "clex_t", t)
+        self.rotary_emb.set_scale(t, clex_positions)
+        outputs = super().forward(  # type: ignore[misc]
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        if getattr(outputs, "past_key_values", None) is not None:
+            outputs.past_key_values.clex_t = t
+        return outputs
+
+
+class ClexForCausalLM(ClexWeights):
+    """What the causal LMs share: the body, and one t per generation."""
+
+    _auto_class = "AutoModelForCausalLM"
+    body_class: Any
+
+    def __init__(self, config: Any) -> None:
+        PreTrainedModel.__init__(self, config)
+        self.model = self.body_class(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()  # type: ignore[attr-defined]
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: Any, *args: Any, **kw: Any) -> None:
+        """The one place where `generate` knows its greatest length and what each forward is called with."""
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kw)  # type: ignore[misc]
+        model_kwargs["clex_t"] = self.model.rotary_emb.scale(generation_config.max_length)
+
+
+class ClexLlamaConfig(ClexConfig, LlamaConfig):
+    """Llama's."""
+
+    model_type = "longshort_clex_llama"
+
+
+class ClexLlamaModel(ClexModel, LlamaModel):
+    """Llama without its head."""
+
+    config_class = ClexLlamaConfig
+
+
+class ClexLlamaForCausalLM(ClexForCausalLM, LlamaForCausalLM):
+    """Llama."""
+
+    config_class = ClexLlamaConfig
+    body_class = ClexLlamaModel
+
+
+class ClexMistralConfig(ClexConfig, MistralConfig):
+    """Mistral's."""
+
+    model_type = "longshort_clex_mistral"
+
+
+class ClexMistralModel(ClexModel, MistralModel):
+    """Mistral without its head."""
+
+    config_class = ClexMistralConfig
+
+
+class ClexMistralForCausalLM(ClexForCausalLM, MistralForCausalLM):
+    """Mistral."""
+
+    config_class = ClexMistralConfig
+    body_class = ClexMistralModel
+
+
+class ClexQwen2Config(ClexConfig, Qwen2Config):
+    """Qwen2's."""
+
+    model_type = "longshort_clex_qwen2"
+
+
+class ClexQwen2Model(ClexModel, Qwen2Model):
+    """Qwen2 without its head."""
+
+    config_class = ClexQwen2Config
+
+
+class ClexQwen2ForCausalLM(ClexForCausalLM, Qwen2ForCausalLM):
+    """Qwen2."""
+
+    config_class = ClexQwen2Config
+    body_class = ClexQwen2Model
+
+
+class ClexQwen3Config(ClexConfig, Qwen3Config):
+    """Qwen3's."""
+
+    model_type = "longshort_clex_qwen3"
+
+
+class ClexQwen3Model(ClexModel, Qwen3Model):
+    """Qwen3 without its head."""
+
+    config_class = ClexQwen3Config
+
+
+class ClexQwen3ForCausalLM(ClexForCausalLM, Qwen3ForCausalLM):
+    """Qwen3."""
+
+    config_class = ClexQwen3Config
+    body_class = ClexQwen3Model
+
+
+CAUSAL_LMS: dict[str, Any] = {
+    "llama": ClexLlamaForCausalLM,
+    "mistral": ClexMistralForCausalLM,
+    "qwen2": ClexQwen2ForCausalLM,
+    "qwen3": ClexQwen3ForCausalLM,
+}

@@ -1,0 +1,226 @@
+"""EABF: an adjusted base frequency with entropy-aware queries, for Llama, Mistral, Qwen2 and Qwen3.
+
+Zhang et al., *Extending LLMs' Context Window with 100 Samples* (2024). A checkpoint carries this file, so that
+``from_pretrained(DIR, trust_remote_code=True)`` opens it; it needs torch and transformers only.
+
+RoPE's base θ is raised (``rope_parameters["rope_theta"]``, 500,000 by default). The query at position i, from 0, is
+scaled by max(1, ln(i + 1) / ln L0), L0 = ``eabf_original_length`` being the length of the base, in all layers
+but the first ``eabf_unscaled_layers``: 2 in the paper, 0 in its published code.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    MistralConfig,
+    MistralForCausalLM,
+    MistralModel,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+from transformers.models.mistral.modeling_mistral import MistralAttention
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+
+
+def query_scale(position_ids: Tensor, original_length: int) -> Tensor:
+    """max(1, ln(i + 1) / ln L0) of every position i, same shape, float32."""
+    return (torch.log(position_ids.float() + 1) / math.log(original_length)).clamp_min(1)
+
+
+class EabfAttention:
+    """What the attentions share: queries that are scaled after RoPE."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Any = None,
+        *,
+        position_ids: Tensor,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, T, H] → [B, T, H], and the attention weights where the implementation keeps them."""
+        attention: Any = self
+        config = attention.config
+        shape = (*hidden_states.shape[:-1], -1, attention.head_dim)
+        query = attention.q_proj(hidden_states).view(shape)  # [B, T, heads, head_dim]
+        key = attention.k_proj(hidden_states).view(shape)
+        value = attention.v_proj(hidden_states).view(shape).transpose(1, 2)
+        if hasattr(attention, "q_norm"):
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        query, key = apply_rotary_pos_emb(query.transpose(1, 2), key.transpose(1, 2), *position_embeddings)
+        if attention.layer_idx >= config.eabf_unscaled_layers:
+            scale = query_scale(position_ids, config.eabf_original_length)[:, None, :, None]  # [B, 1, T, 1]
+            query = (query * scale).to(query.dtype)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, attention.layer_idx)
+        # Mistral has one window for all layers, Qwen one of its own for each, Llama none.
+        window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
+        output, weights = attend(
+            attention,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=attention.attention_dropout if attention.training else 0.0,
+            scaling=attention.scaling,
+            sliding_window=window,
+            position_ids=position_ids,
+            **kwargs,
+        )
+        return attention.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
+
+
+class EabfLlamaAttention(EabfAttention, LlamaAttention):
+    """Llama's."""
+
+
+class EabfMistralAttention(EabfAttention, MistralAttention):
+    """Mistral's."""
+
+
+class EabfQwen2Attention(EabfAttention, Qwen2Attention):
+    """Qwen2's."""
+
+
+class EabfQwen3Attention(EabfAttention, Qwen3Attention):
+    """Qwen3's."""
+
+
+class EabfModel:
+    """What the bodies share: their attention."""
+
+    attention_class: Any
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        for index, layer in enumerate(self.layers):  # type: ignore[attr-defined]
+            layer.self_attn = self.attention_class(config, index)
+        self.post_init()  # type: ignore[attr-defined]
+
+
+class EabfForCausalLM:
+    """What the causal LMs share: the body."""
+
+    _auto_class = "AutoModelForCausalLM"
+    body_class: Any
+
+    def __init__(self, config: Any) -> None:
+        PreTrainedModel.__init__(self, config)
+        self.model = self.body_class(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()  # type: ignore[attr-defined]
+
+
+class EabfLlamaConfig(LlamaConfig):
+    """Llama's."""
+
+    _auto_class = "AutoConfig"
+    model_type = "longshort_eabf_llama"
+
+
+class EabfLlamaModel(EabfModel, LlamaModel):
+    """Llama without its head."""
+
+    config_class = EabfLlamaConfig
+    attention_class = EabfLlamaAttention
+
+
+class EabfLlamaForCausalLM(EabfForCausalLM, LlamaForCausalLM):
+    """Llama."""
+
+    config_class = EabfLlamaConfig
+    body_class = EabfLlamaModel
+
+
+class EabfMistralConfig(MistralConfig):
+    """Mistral's."""
+
+    _auto_class = "AutoConfig"
+    model_type = "longshort_eabf_mistral"
+
+
+class EabfMistralModel(EabfModel, MistralModel):
+    """Mistral without its head."""
+
+    config_class = EabfMistralConfig
+    attention_class = EabfMistralAttention
+
+
+class EabfMistralForCausalLM(EabfForCausalLM, MistralForCausalLM):
+    """Mistral."""
+
+    config_class = EabfMistralConfig
+    body_class = EabfMistralModel
+
+
+class EabfQwen2Config(Qwen2Config):
+    """Qwen2's."""
+
+    _auto_class = "AutoConfig"
+    model_type = "longshort_eabf_qwen2"
+
+
+class EabfQwen2Model(EabfModel, Qwen2Model):
+    """Qwen2 without its head."""
+
+    config_class = EabfQwen2Config
+    attention_class = EabfQwen2Attention
+
+
+class EabfQwen2ForCausalLM(EabfForCausalLM, Qwen2ForCausalLM):
+    """Qwen2."""
+
+    config_class = EabfQwen2Config
+    body_class = EabfQwen2Model
+
+
+class EabfQwen3Config(Qwen3Config):
+    """Qwen3's."""
+
+    _auto_class = "AutoConfig"
+    model_type = "longshort_eabf_qwen3"
+
+
+class EabfQwen3Model(EabfModel, Qwen3Model):
+    """Qwen3 without its head."""
+
+    config_class = EabfQwen3Config
+    attention_class = EabfQwen3Attention
+
+
+class EabfQwen3ForCausalLM(EabfForCausalLM, Qwen3ForCausalLM):
+    """Qwen3."""
+
+    config_class = EabfQwen3Config
+    body_class = EabfQwen3Model
+
+
+CAUSAL_LMS: dict[str, Any] = {
+    "llama": EabfLlamaForCausalLM,
+    "mistral": EabfMistralForCausalLM,
+    "qwen2": EabfQwen2ForCausalLM,
+    "qwen3": EabfQwen3ForCausalLM,
+}

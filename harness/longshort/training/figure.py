@@ -1,0 +1,77 @@
+"""A picture of a run: its losses, the two parts of its misalignment, and held-out perplexity, over steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, told apart with any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+}
+
+
+def training_figure(rows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the rows of the training log and of the evaluation log as a PNG."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    lines = {"L_train": ["L_train"], "misalignment": ["entropy", "jeffreys"], "learning rate": ["lr"]}
+    if rows[0]["misalign"] is None:
+        del lines["misalignment"]
+    perplexities = [name for name in (evaluations[0] if evaluations else {}) if name.startswith("ppl@")]
+    with mpl.rc_context(STYLE):
+        panels = len(lines) + bool(perplexities)
+        figure = Figure(figsize=(3.4 * panels, 3.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes: list[Axes] = list(figure.subplots(1, panels, squeeze=False)[0])
+        for panel, (title, names) in zip(axes, lines.items(), strict=False):
+            _draw(panel, title if title == "learning rate" else f"{title} (nats)", rows, names)
+        if "misalignment" in lines and evaluations:
+            for colour, name in zip(COLOURS, ("entropy", "jeffreys"), strict=False):
+                _points(axes[1], evaluations, name, colour, label=f"{name}, held out")
+            axes[1].legend(fontsize=8)
+        if perplexities:
+            _draw(axes[-1], "held-out perplexity", evaluations, perplexities, marker="o")
+            axes[-1].set_yscale("log")
+            for formatted in (axes[-1].yaxis.set_major_formatter, axes[-1].yaxis.set_minor_formatter):
+                formatted(LogFormatter(minor_thresholds=(2, 0.5)))
+        figure.savefig(path, dpi=150)
+
+
+def _draw(
+    axes: Axes, title: str, rows: Sequence[dict[str, Any]], names: Sequence[str], marker: str | None = None
+) -> None:
+    for colour, name in zip(COLOURS, names, strict=False):
+        _points(axes, rows, name, colour, label=name, linestyle="-", marker=marker)
+    axes.set_title(title, loc="left")
+    axes.set_xlabel("step")
+    if len(names) > 1:
+        axes.legend(fontsize=8)
+
+
+def _points(
+    axes: Axes,
+    rows: Sequence[dict[str, Any]],
+    name: str,
+    colour: str,
+    *,
+    label: str,
+    linestyle: str = "none",
+    marker: str | None = "o",
+) -> None:
+    known = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    steps, values = zip(*known, strict=True)
+    axes.plot(steps, values, linestyle=linestyle, color=colour, marker=marker, markersize=4, label=label)

@@ -1,0 +1,327 @@
+"""The training loss of two windows from hidden states, chunk by chunk: no logits of a whole window are held.
+
+The body runs once. Then, for a chunk of positions at a time, the head gives logits, and value and gradient of
+the loss are computed together, in closed form; only the gradients with respect to the hidden states and the
+head's parameters are kept until the backward pass, which scales them. The same numbers as cross-entropy and
+``misalignment_loss`` on the model's full logits.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from longshort.scoring.readout import (
+    PROBE_TOKENS,
+    PROBE_TOLERANCE,
+    PROBE_TOLERANCE_HALF,
+    Readout,
+    chunk_positions,
+    evaluating,
+    input_device,
+    without_adapter,
+)
+from longshort.training.closed_form import NUM_BUFFERS, cross_entropy_block, pair_block
+from longshort.training.config import Detach, Divergence, Positions
+from longshort.training.regularizer import shared_positions
+
+FUSED = "_longshort_fused"  # kept on the model itself, so that both are freed together
+# The statistics of a chunk pass over it some ten times: in blocks that stay in a CPU's cache.
+BLOCK_BYTES = 2**22
+LARGE_LOGIT = 1000.0  # shows soft caps in a probe
+
+
+@dataclass(frozen=True)
+class FusedLoss:
+    """What loss a forward shall return, with windows A, then windows B, on the batch axis; see `TrainConfig`."""
+
+    extra: int
+    """How many tokens later window B starts."""
+    special: int
+    """Tokens at each window's start that the tokenizer put there, as BOS."""
+    alpha: float
+    """Weight of the misalignment; with 0 it is measured, but gives no gradient."""
+    windows: int = 2
+    positions: Positions = "overlap"
+    divergence: Divergence = "sce"
+    detach: Detach = "none"
+
+
+class LossParts(NamedTuple):
+    """Scalars in nats; only ``loss`` carries a gradient. One window has no misalignment: then those are None."""
+
+    loss: Tensor
+    """cross_entropy + α · misalignment."""
+    cross_entropy: Tensor
+    """Mean over all next-token targets of all windows."""
+    misalignment: Tensor | None
+    """Mean over pairs of positions, as the next two."""
+    entropy: Tensor | None
+    """H(p) + H(q)."""
+    jeffreys: Tensor | None
+    """KL(p‖q) + KL(q‖p)."""
+
+
+def add_fused_loss(model: nn.Module, tokens: Tensor) -> bool:
+    """Let ``model(input_ids=…, fused_loss=FusedLoss(…), …)`` return `LossParts` instead of logits.
+
+    Calls without ``fused_loss`` go to the model's own forward. The loss is computed inside the forward, so that
+    one call through whatever wraps the model later (DDP, FSDP, autocast, PEFT) does everything.
+
+    Args:
+        model: a causal LM, before it is wrapped; a PEFT model's causal LM gets the new forward.
+        tokens: a few to probe it with  # [B, T]
+
+    Returns:
+        Whether it is done; not where the head cannot be run apart from the body (a warning says so).
+    """
+    model = without_adapter(model)
+    if FUSED in model.__dict__:
+        return True
+    probe = tokens[:1, :PROBE_TOKENS].to(input_device(model))
+    with evaluating(model):
+        readout = Readout(model, probe, call=model.forward)
+        if readout.body is None:
+            return False
+        head = _find_head(model, readout, probe)
+    model.__dict__[FUSED] = _Fused(model.__dict__.get("forward"), model.forward, readout, *head)
+
+    @functools.wraps(type(model).forward)  # generation reads the signature
+    def forward(self: nn.Module, *args: Any, fused_loss: FusedLoss | None = None, **inputs: Any) -> Any:
+        fused: _Fused = self.__dict__[FUSED]
+        if fused_loss is None:
+            return fused.original(*args, **inputs)
+        return _loss(fused, fused_loss, *args, **inputs)
+
+    model.forward = MethodType(forward, model)  # a method, so that a deep copy calls the copy's own weights
+    return True
+
+
+def remove_fused_loss(model: nn.Module) -> None:
+    """Undo `add_fused_loss`, once nothing wraps the model's forward any more."""
+    model = without_adapter(model)
+    fused: _Fused | None = model.__dict__.pop(FUSED, None)
+    if fused is not None:
+        del model.forward
+        if fused.replaced is not None:
+            model.forward = fused.replaced
+
+
+@dataclass
+class _Fused:
+    """What is known of a model that can compute the loss."""
+
+    replaced: Callable[..., Any] | None  # a forward of the instance that ours took the place of
+    original: Callable[..., Any]
+    readout: Readout
+    parameters: list[tuple[nn.Module, str]]  # by name: FSDP puts other tensors there during a forward
+    is_linear: bool  # logits are `F.linear(states, *parameters)`, nothing more
+
+
+def _find_head(model: nn.Module, readout: Readout, tokens: Tensor) -> tuple[list[tuple[nn.Module, str]], bool]:
+    """The parameters between hidden states and logits, and whether they are those of one plain linear map."""
+    with torch.no_grad():
+        states = readout.states(tokens, tokens.shape[1])
+        states = states * (LARGE_LOGIT / readout.head(states).abs().max())
+    named = {
+        parameter: (module, name)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.is_floating_point()
+    }
+    frozen = [parameter for parameter in named if not parameter.requires_grad]
+    for parameter in frozen:  # training may unfreeze them later
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            logits = readout.head(states)
+            gradients = torch.autograd.grad(logits.sum(), list(named), allow_unused=True)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    reached = [parameter for parameter, gradient in zip(named, gradients, strict=True) if gradient is not None]
+    linear = getattr(model, "get_output_embeddings", lambda: None)()
+    if type(linear) is nn.Linear and {*reached} == {*linear.parameters()}:  # no quantized or adapted one
+        with torch.no_grad():
+            difference = (F.linear(states, linear.weight, linear.bias) - logits).abs().max() / logits.abs().max()
+        if difference <= PROBE_TOLERANCE.get(logits.dtype, PROBE_TOLERANCE_HALF):
+            return [(linear, name) for name, _ in linear.named_parameters()], True
+    return [named[parameter] for parameter in reached], False
+
+
+def _loss(fused: _Fused, request: FusedLoss, input_ids: Tensor, **inputs: Any) -> LossParts:
+    """Run the body on `input_ids` [W·B, T], then the head and the loss in chunks."""
+    given = {name: value for name, value in inputs.items() if value is not None and name != "use_cache"}
+    states = fused.readout.states(input_ids, input_ids.shape[1], **given)
+    parameters = [getattr(module, name) for module, name in fused.parameters]
+    wants_gradient = torch.is_grad_enabled()
+    loss, parts = _LossOfStates.apply(  # type: ignore[no-untyped-call]
+        fused, request, wants_gradient, input_ids, states, *parameters
+    )
+    cross_entropy, *misalignment = parts.unbind()
+    return LossParts(loss, cross_entropy, *(misalignment if request.windows == 2 else [None] * 3))
+
+
+class _LossOfStates(torch.autograd.Function):
+    """(states [W·B, T, H], the head's parameters) → loss, and the four parts of it that are logged [4]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fused: _Fused,
+        request: FusedLoss,
+        wants_gradient: bool,
+        tokens: Tensor,
+        states: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        pairs, rest = _positions(request, len(tokens), tokens.shape[1], states.device)
+        flat = states.flatten(0, 1)  # [W·B·T, H]
+        targets, weights = _targets(tokens, torch.promote_types(states.dtype, torch.float32))
+        vocab_size = fused.readout.vocab_size
+        size, block = _sizes(vocab_size, states.device, pairs.shape[1] + len(rest))
+        scratch = weights.new_empty(NUM_BUFFERS, block, vocab_size)
+        trainable = [wants_gradient and needed for needed in ctx.needs_input_grad[5:]]
+        head = (_LinearHead if fused.is_linear else _AnyHead)(fused, parameters, trainable, 2 * size)
+        grad_states = torch.empty_like(flat) if wants_gradient else None
+        scale = request.alpha / max(1, pairs.shape[1])
+
+        losses, values = [], [weights.new_empty(3, 0)]
+        for index in (*pairs.split(size, 1), *rest.split(2 * size)):  # [2, C], then [C]
+            if index.numel() == 0:
+                continue
+            logits, gradient = head.logits(flat[index.flatten()])  # [2·C, V] or [C, V]
+            sides, gradients = (x.unflatten(0, index.shape) for x in (logits, gradient))  # [2, C, V] or [C, V]
+            for start in range(0, index.shape[-1], block):
+                where = index[..., start : start + block]
+                cut = (..., slice(start, start + block), slice(None))
+                arguments = (sides[cut], targets[where], weights[where], scratch[:, : where.shape[-1]])
+                out = gradients[cut] if wants_gradient else None
+                if index.dim() == 2:
+                    loss, value = pair_block(
+                        *arguments, out, divergence=request.divergence, detach=request.detach, scale=scale
+                    )
+                    values.append(value)
+                else:
+                    loss = cross_entropy_block(*arguments, out)
+                losses.append(loss)
+            if grad_states is not None:
+                grad_states[index.flatten()] = head.backward(gradient).to(grad_states.dtype)
+        cross_entropy, parts = torch.stack(losses).sum(), torch.cat(values, 1).mean(1)
+        ctx.save_for_backward(None if grad_states is None else grad_states.view_as(states), *head.gradients)
+        loss = cross_entropy + request.alpha * parts[0] if request.alpha else cross_entropy.clone()
+        parts = torch.cat([cross_entropy[None], parts])
+        ctx.mark_non_differentiable(parts)
+        return loss, parts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = [None if gradient is None else gradient * grad_loss for gradient in ctx.saved_tensors]
+        return (None, None, None, None, *gradients)
+
+
+class _LinearHead:
+    """A plain linear map: all products go into buffers that exist already."""
+
+    def __init__(self, fused: _Fused, parameters: tuple[Tensor, ...], trainable: list[bool], rows: int) -> None:
+        device = parameters[0].device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parameters[0].dtype
+        self.weight = parameters[0].to(dtype)  # [V, H]
+        self.bias = parameters[1].to(dtype) if len(parameters) > 1 else None  # [V]
+        self.buffer = self.weight.new_empty(rows, len(self.weight))
+        self.gradients = _zeros(parameters, trainable)
+
+    def logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[R, H] → logits, and where their gradient goes: into the same buffer  # [R, V] both"""
+        self.hidden = hidden.to(self.weight.dtype)
+        logits = self.buffer[: len(hidden)]
+        if self.bias is None:
+            torch.mm(self.hidden, self.weight.t(), out=logits)
+        else:
+            torch.addmm(self.bias, self.hidden, self.weight.t(), out=logits)
+        return logits, logits
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """[R, V] → [R, H]; adds up the parameters' gradients."""
+        grad_weight, grad_bias = (*self.gradients, None)[:2]
+        if grad_weight is not None:
+            if grad_weight.dtype == gradient.dtype:
+                grad_weight.addmm_(gradient.t(), self.hidden)
+            else:
+                grad_weight.add_(gradient.t() @ self.hidden)
+        if grad_bias is not None:
+            grad_bias.add_(gradient.sum(0))
+        return gradient @ self.weight
+
+
+class _AnyHead:
+    """The model's own head with all around it, and autograd through it."""
+
+    def __init__(self, fused: _Fused, parameters: tuple[Tensor, ...], trainable: list[bool], rows: int) -> None:
+        self.readout = fused.readout
+        self.parameters = [parameter for parameter, wanted in zip(parameters, trainable, strict=True) if wanted]
+        self.gradients = _zeros(parameters, trainable)
+
+    def logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[R, H] → logits, and where their gradient goes  # [R, V] both"""
+        with torch.enable_grad():
+            self.hidden = hidden.requires_grad_()
+            self.output = self.readout.head(self.hidden[None])[0]
+        logits = self.output.detach()  # not to be written into: the head's own backward may need them
+        return logits, torch.empty_like(logits)
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """[R, V] → [R, H]; adds up the parameters' gradients."""
+        grad_hidden, *gradients = torch.autograd.grad(self.output, [self.hidden, *self.parameters], gradient)
+        for total, part in zip((total for total in self.gradients if total is not None), gradients, strict=True):
+            total.add_(part)
+        return grad_hidden
+
+
+def _zeros(parameters: tuple[Tensor, ...], trainable: list[bool]) -> list[Tensor | None]:
+    """Sums of gradients over chunks; float32 for half precision, which would lose the small ones."""
+    dtypes = [torch.promote_types(parameter.dtype, torch.float32) for parameter in parameters]
+    return [
+        torch.zeros_like(parameter, dtype=dtype) if wanted else None
+        for parameter, dtype, wanted in zip(parameters, dtypes, trainable, strict=True)
+    ]
+
+
+def _positions(request: FusedLoss, rows: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices into the flat batch: positions compared with each other [2, P], and all others [R]."""
+    index = torch.arange(rows * length, device=device).view(request.windows, -1, length)  # [W, B, T]
+    if request.windows == 1:
+        return index.new_empty(2, 0), index.flatten()
+    shared = shared_positions(length, request.extra, request.positions, request.special)
+    pairs, rest = [], []
+    for side, offset in zip(index, (request.extra, 0), strict=True):  # [B, T]
+        before, paired, after = side.tensor_split([offset + shared.start, offset + shared.stop], dim=1)
+        pairs.append(paired.flatten())
+        rest += [before.flatten(), after.flatten()]
+    return torch.stack(pairs), torch.cat(rest)
+
+
+def _targets(tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The next token of every position, and its weight in the mean; a window's last has none.  [W·B·T] both."""
+    rows, length = tokens.shape
+    weights = torch.full(tokens.shape, 1 / (rows * (length - 1)), dtype=dtype, device=tokens.device)
+    weights[:, -1] = 0
+    return F.pad(tokens[:, 1:], (0, 1)).flatten(), weights.flatten()
+
+
+def _sizes(vocab_size: int, device: torch.device, positions: int) -> tuple[int, int]:
+    """Pairs per chunk, of which the head runs at once, and per block, of which the statistics are taken."""
+    if device.type != "cpu":
+        size = min(positions, chunk_positions(NUM_BUFFERS + 4, vocab_size, device))
+        return size, size
+    size = min(positions, chunk_positions(2, vocab_size, device))
+    return size, min(size, max(1, BLOCK_BYTES // (4 * vocab_size)))

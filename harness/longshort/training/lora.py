@@ -1,0 +1,106 @@
+"""LoRA adapters for training (Hu et al., ICLR 2022), and how they become a plain checkpoint again.
+
+Training saves only what it changes. That goes into a fresh base in full precision and is merged there, so a 4-bit
+base (QLoRA, Dettmers et al., NeurIPS 2023) is never merged itself, and the model in training stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import is_bitsandbytes_available
+
+# What FSDP and its activation checkpointing add to the names of parameters.
+WRAPPERS = re.compile(r"_(fsdp|checkpoint)_wrapped_module\.")
+
+
+def add_lora(
+    model: PreTrainedModel, rank: int, alpha: float, dropout: float, extra_trainable: Sequence[str] = ()
+) -> PeftModel:
+    """Freeze a model and put a trainable adapter on every linear layer but the output head.
+
+    Args:
+        model: a causal LM; its layers are replaced in place.
+        rank: of the adapters.
+        alpha: their outputs are scaled by alpha / rank.
+        dropout: of their inputs, in training.
+        extra_trainable: parameters with one of these in their names are trained in full, without adapters.
+    """
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # only ever divided by the rank
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        exclude_modules=f".*({'|'.join(map(re.escape, extra_trainable))}).*" if extra_trainable else None,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # as GPT-2 keeps its weights
+        task_type="CAUSAL_LM",
+    )
+    adapted = cast(PeftModel, get_peft_model(model, config))
+    for name, parameter in adapted.named_parameters():
+        if any(part in name for part in extra_trainable):
+            parameter.requires_grad_(True)
+    return adapted
+
+
+def trained_state(model: PeftModel, full_state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Copy everything that training changes to the CPU: adapters, and what is trained in full.
+
+    Args:
+        model: as `add_lora` made it, without the wrapper of DDP or FSDP around the whole.
+        full_state: where parameters are sharded, the gathered state of `model`.
+    """
+    trainable = {WRAPPERS.sub("", name): value for name, value in model.named_parameters() if value.requires_grad}
+    state = trainable if full_state is None else full_state
+    return {name: state[name].detach().to("cpu", copy=True) for name in trainable}
+
+
+def merged(
+    base: PreTrainedModel,
+    rank: int,
+    alpha: float,
+    trained: Mapping[str, Tensor],
+    extra_trainable: Sequence[str] = (),
+) -> PreTrainedModel:
+    """Give a base what was trained and add the adapters to its weights: W + alpha / rank · B A.
+
+    Args:
+        base: the model that was trained, as it was before, in full precision; it is changed in place.
+        rank: as given to `add_lora`.
+        alpha: as given to `add_lora`.
+        trained: what `trained_state` returned.
+        extra_trainable: as given to `add_lora`.
+
+    Returns:
+        `base`, of its own class, without adapters.
+
+    Raises:
+        ValueError: `trained` belongs to another model, or to other settings.
+    """
+    adapted = add_lora(base, rank, alpha, 0.0, extra_trainable)
+    expected = {name for name, value in adapted.named_parameters() if value.requires_grad}
+    if wrong := expected ^ trained.keys():
+        raise ValueError(f"{len(wrong)} tensors are missing or unknown, such as {min(wrong)}.")
+    adapted.load_state_dict(trained, strict=False)
+    return cast(PreTrainedModel, adapted.merge_and_unload())
+
+
+def can_quantize() -> bool:
+    """Whether a 4-bit base can be trained here: CUDA, and bitsandbytes is installed."""
+    return torch.cuda.is_available() and bool(is_bitsandbytes_available())
+
+
+def quantization_config() -> BitsAndBytesConfig:
+    """Return QLoRA's settings of a 4-bit base: NF4, quantized constants, bfloat16 arithmetic."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )

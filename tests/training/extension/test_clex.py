@@ -1,0 +1,379 @@
+"""CLEX: its frequencies against dynamic NTK and an ODE solver, which t is used when, training and export."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from scipy.integrate import solve_ivp
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from longshort.errors import UserError
+from longshort.scoring.positions import depends_on_length
+from longshort.scoring.prefix import score_prefix
+from longshort.scoring.readout import Readout
+from longshort.training.extension.clex import clex_positions, export_clex
+from tests.checkpoints import tiny_tokenizer
+from tests.training.extension.build import (
+    ARCHITECTURES,
+    LENGTH,
+    THETA,
+    assert_close_logits,
+    base_config,
+    dense_logits,
+    extended,
+    tokens,
+)
+
+MAX_T = 4
+
+
+def clex(architecture="llama", *, learned=0.3, **changes):
+    """A CLEX model whose ODE has learned something."""
+    model = extended("clex", architecture, **{"factor": float(MAX_T)} | changes)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.model.rotary_emb.down, std=learned)
+    return model
+
+
+def at_init(architecture="llama", **changes):
+    return extended("clex", architecture, **{"factor": float(MAX_T)} | changes)
+
+
+@torch.no_grad()
+def frequencies(model, t):
+    return model.model.rotary_emb.frequencies(float(t))
+
+
+# The frequencies
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("t", [1, 2, 4])
+def test_at_initialization_it_is_dynamic_ntk(architecture, t):
+    model = at_init(architecture, extension_options={"step": 0.5})
+    dynamic = extended("dynamic", architecture, factor=2.0)
+    dynamic.load_state_dict({k: v for k, v in model.state_dict().items() if "rotary_emb" not in k})
+    expected, _ = ROPE_INIT_FUNCTIONS["dynamic"](dynamic.config, seq_len=t * LENGTH)
+    torch.testing.assert_close(frequencies(model, t), expected, rtol=1e-5, atol=0)
+    x = tokens(t * LENGTH)
+    with torch.no_grad():
+        assert_close_logits(model(x).logits, dynamic(x).logits, 1e-5)
+
+
+@pytest.mark.parametrize("activation", ["silu", "tanh"])
+@pytest.mark.parametrize(("t", "multiplier"), [(1.0, 1), (2.0, 1), (2.5, 2), (9.0, 0.5)])
+def test_frequencies_solve_the_papers_ode(activation, t, multiplier):
+    model = clex(
+        factor=9.0, extension_options={"activation": activation, "hidden_multiplier": multiplier}, learned=0.05
+    )
+    rope = model.model.rotary_emb
+    up, down = (weight.detach().double().numpy() for weight in (rope.up, rope.down))
+    d = 8
+    assert up.shape == (d // 2, int(multiplier * d))
+    e = np.arange(0, d, 2)
+
+    def slope(t, z):
+        a = 2 * t - 1
+        hidden = (z + np.log(THETA ** (-e / d) * a ** (-e / (d - 2)))) @ up
+        hidden = np.tanh(hidden) if activation == "tanh" else hidden / (1 + np.exp(-hidden))
+        return hidden @ down - 2 * e / ((d - 2) * a)
+
+    start = -e / d * math.log(THETA)
+    expected = solve_ivp(slope, (1, t), start, "DOP853", rtol=1e-10, atol=1e-10).y[:, -1] if t > 1 else start
+    np.testing.assert_allclose(frequencies(model, t).double().log(), expected, rtol=0, atol=2e-5)
+    if t > 1:  # the learned part is large enough to be seen
+        assert abs(expected - (start - e / (d - 2) * math.log(2 * t - 1))).max() > 0.02
+
+
+def test_weights_start_as_the_papers():
+    rope = extended("clex", model_changes={"hidden_size": 512}).model.rotary_emb
+    assert rope.up.shape == (64, 128)
+    bound = 1 / math.sqrt(128)  # kaiming-uniform with a = √5
+    assert 0.98 * bound < rope.up.abs().max() <= bound
+    assert rope.up.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert not rope.down.any()
+
+
+def test_the_ode_learns():
+    model = at_init()
+    before = frequencies(model, 3)
+    x = tokens(40)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(x, labels=x).loss.backward()
+        optimizer.step()
+    rope = model.model.rotary_emb
+    assert rope.down.grad.abs().max() > 0
+    assert rope.up.grad.abs().max() > 0  # from the second step on: down is zero before
+    assert (frequencies(model, 3) / before - 1).abs().max() > 1e-4
+    torch.testing.assert_close(frequencies(model, 1), stock_frequencies(), rtol=0, atol=0)
+
+
+def stock_frequencies():
+    return 1.0 / THETA ** (torch.arange(0, 8, 2) / 8)
+
+
+def test_gradients_of_the_ode_are_those_of_finite_differences():
+    model = clex()
+    rope, weights = model.model.rotary_emb, torch.arange(1.0, 5.0)
+
+    def value():
+        return (rope.frequencies(3.0).log() * weights).sum()
+
+    value().backward()
+    with torch.no_grad():
+        for parameter in (rope.up, rope.down):
+            direction = parameter.grad / parameter.grad.norm()
+            parameter += 5e-3 * direction
+            above = value()
+            parameter -= 1e-2 * direction
+            below = value()
+            parameter += 5e-3 * direction
+            assert ((above - below) / 1e-2).item() == pytest.approx(parameter.grad.norm().item(), rel=2e-3)
+
+
+def test_every_parameter_is_in_the_graph_at_every_t():
+    for t in (1, 3):
+        model = clex()
+        x = tokens(LENGTH)
+        model(x, labels=x, clex_t=t).loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("change", ["in place", "through .data", "loaded"])
+def test_cached_frequencies_follow_the_weights(change):
+    model = clex()
+    rope = model.model.rotary_emb
+    first = frequencies(model, 2)
+    assert frequencies(model, 2) is first
+    if change == "in place":
+        with torch.no_grad():
+            rope.down.mul_(2)
+    elif change == "through .data":
+        rope.up.data.mul_(2)
+    else:
+        rope.load_state_dict({"up": rope.up, "down": rope.down * 2})
+    again = frequencies(model, 2)
+    assert not torch.equal(again, first)
+    torch.testing.assert_close(again, rope.frequencies(2.0).detach(), rtol=0, atol=0)
+
+
+def test_the_ode_stays_in_float32():
+    model = clex()
+    expected = frequencies(model, 3)
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    assert {parameter.dtype for parameter in half.model.rotary_emb.parameters()} == {torch.float32}
+    assert half.lm_head.weight.dtype == torch.bfloat16
+    torch.testing.assert_close(frequencies(half, 3), expected, rtol=0, atol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(model.model.rotary_emb.frequencies(3.0).detach(), expected, rtol=0, atol=0)
+    cos, _ = half.model.rotary_emb(torch.zeros(1, dtype=torch.bfloat16), torch.arange(3)[None])
+    assert cos.dtype == torch.bfloat16
+
+
+# Which t, which positions
+
+
+def test_t_is_the_length_in_original_lengths():
+    rope = extended("clex", factor=5.0).model.rotary_emb
+    for length in range(1, 8 * LENGTH):
+        assert rope.scale(length) == next((t for t in range(1, 5) if length <= t * LENGTH), 5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("length", [LENGTH, LENGTH + 1, 40])
+def test_all_tokens_of_a_forward_use_one_t(architecture, length):
+    model = clex(architecture)
+    x = tokens(length)
+    with torch.no_grad():
+        actual = model(x).logits[0]
+    assert_close_logits(actual, dense_logits(model, x[0], frequencies(model, math.ceil(length / LENGTH))))
+
+
+def test_fixed_t_holds_for_every_length():
+    model = clex()
+    model.config.rope_parameters["fixed_t"] = 3
+    x = tokens(10)
+    with torch.no_grad():
+        assert_close_logits(model(x).logits[0], dense_logits(model, x[0], frequencies(model, 3)))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_stretched_positions_leave_the_mask_causal_and_full(architecture):
+    model = clex(architecture)
+    positions = clex_positions(40, LENGTH, 3, np.random.default_rng(0))
+    x = tokens(40)
+    with torch.no_grad():
+        # Without a cache, as in training: transformers looks for packed sequences only then.
+        actual = model(x, clex_t=3, clex_positions=positions[None], use_cache=False).logits[0]
+    expected = dense_logits(model, x[0], frequencies(model, 3), positions=positions)
+    assert_close_logits(actual, expected)
+    assert (expected - dense_logits(model, x[0], frequencies(model, 3))).abs().max() > 0.1
+
+
+def test_windows_share_t_and_positions():
+    model = clex()
+    positions = clex_positions(40, LENGTH, 3, np.random.default_rng(0))[None]
+    x = tokens(40, batch=4)
+    with torch.no_grad():
+        together = model(x, clex_t=3, clex_positions=positions).logits
+        for row in range(4):
+            alone = model(x[row : row + 1], clex_t=3, clex_positions=positions).logits
+            assert_close_logits(together[row : row + 1], alone, 1e-5)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    x, positions = tokens(20, batch=2), clex_positions(20, LENGTH, 2, np.random.default_rng(0))[None]
+    gradients = []
+    for checkpointing in (False, True):
+        model = clex().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model(x, labels=x, clex_t=2, clex_positions=positions, use_cache=False).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert gradients[1][-2].abs().max() > 0
+
+
+@given(st.integers(2, 60), st.integers(1, 30), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_positions_are_a_sorted_subset_from_the_first_to_the_last(length, original, t, seed):
+    positions = clex_positions(length, original, t, np.random.default_rng(seed))
+    whole = positions.double() * max(1, length // original)
+    assert positions.dtype == torch.float32
+    assert positions.shape == (length,)
+    assert positions[0] == 0
+    assert whole[-1].item() == pytest.approx(length * t - 1)
+    assert (whole.diff() > 0.99).all()
+    torch.testing.assert_close(whole, whole.round(), rtol=1e-6, atol=0)
+    if t == 1 and length <= original:
+        assert torch.equal(positions, torch.arange(length, dtype=torch.float32))
+
+
+def test_positions_are_drawn_evenly_and_by_the_seed():
+    draws = [clex_positions(12, 12, 4, np.random.default_rng(seed)) for seed in range(2000)]
+    assert torch.equal(draws[7], clex_positions(12, 12, 4, np.random.default_rng(7)))
+    counts = torch.stack(draws)[:, 1:-1].long().flatten().bincount(minlength=48)
+    assert counts[0] == counts[47] == 0
+    expected = 2000 * 10 / 46
+    assert ((counts[1:47] - expected).abs() < 5 * math.sqrt(expected)).all()
+
+
+# Cached decoding
+
+
+@torch.no_grad()
+def greedy(model, x, steps, t):
+    for _ in range(steps):
+        x = torch.cat((x, model(x, clex_t=t).logits[:, -1:].argmax(-1)), dim=1)
+    return x
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("prompt", "new", "t"), [(4, 10, 1), (20, 10, 2), (10, 30, 3)])
+def test_generation_with_a_cache_equals_full_context(architecture, prompt, new, t):
+    model = clex(architecture)
+    x = tokens(prompt)
+    options = {"do_sample": False, "eos_token_id": None}
+    cached = model.generate(x, max_new_tokens=new, **options)
+    assert torch.equal(cached, model.generate(x, max_new_tokens=new, use_cache=False, **options))
+    assert torch.equal(cached, model.generate(x, max_length=prompt + new, **options))
+    assert torch.equal(cached, greedy(model, x, new, t))
+    assert model.model.rotary_emb.t == t
+
+
+def test_a_cache_keeps_the_t_it_was_filled_with():
+    model = clex()
+    x = tokens(40)
+    with torch.no_grad():
+        cache = model(x[:, :20], use_cache=True).past_key_values
+        rest = model(x[:, 20:], past_key_values=cache).logits
+        assert_close_logits(rest, model(x, clex_t=2).logits[:, 20:], 1e-5)
+        cache = DynamicCache()
+        cache.clex_t = 1.0  # of what it once held
+        assert_close_logits(model(x, past_key_values=cache).logits, model(x, clex_t=3).logits, 1e-5)
+
+
+# Around the model
+
+
+def test_the_evaluator_finds_its_body_and_its_dependence_on_length(caplog):
+    model = clex()
+    x = tokens(40)
+    assert Readout(model, x[:, :16]).body is model.model
+    assert depends_on_length(model, x, [8, 40], score_prefix(model, x))
+    short = x[:, :LENGTH]
+    assert not depends_on_length(model, short, [8, LENGTH], score_prefix(model, short))
+    assert not caplog.records
+
+
+def test_lora_trains_the_ode_beside_it_and_merges():
+    model = get_peft_model(clex(), LoraConfig(target_modules="all-linear", modules_to_save=["rotary_emb"]))
+    x, positions = tokens(20, batch=2), clex_positions(20, LENGTH, 2, np.random.default_rng(0))[None]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    before = frequencies(clex(), 2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(input_ids=x, labels=x, clex_t=2, clex_positions=positions).loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        expected = model(input_ids=x).logits
+        merged = model.merge_and_unload()
+        assert_close_logits(merged(x).logits, expected, 1e-4)
+    assert type(merged).__name__ == "ClexLlamaForCausalLM"
+    assert not torch.equal(frequencies(merged, 2), before)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_export_is_a_stock_model_of_one_t(architecture, tmp_path):
+    model = clex(architecture)
+    model.save_pretrained(tmp_path / "clex")
+    tiny_tokenizer().save_pretrained(tmp_path / "clex")
+    folder = export_clex(tmp_path / "clex", tmp_path / "stock", 3)
+    assert not list(folder.glob("*.py"))
+    stock, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert stock.config.model_type == architecture
+    assert stock.config.max_position_embeddings == 3 * LENGTH
+    with torch.no_grad():
+        for length, t in ((LENGTH, 1), (2 * LENGTH + 1, 3), (3 * LENGTH, 3)):
+            x = tokens(length)
+            assert_close_logits(stock(x).logits, model(x).logits, 1e-5)
+            exported = stock.model.rotary_emb.inv_freq
+            torch.testing.assert_close(exported, frequencies(model, t), rtol=3e-7, atol=0)
+
+
+def test_an_export_keeps_dtype_and_tied_weights(tmp_path):
+    model = clex(model_changes={"tie_word_embeddings": True}).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "clex")
+    tiny_tokenizer().save_pretrained(tmp_path / "clex")
+    stock = AutoModelForCausalLM.from_pretrained(export_clex(tmp_path / "clex", tmp_path / "stock", 2), dtype="auto")
+    assert stock.dtype == torch.bfloat16
+    assert stock.lm_head.weight is stock.model.embed_tokens.weight
+    torch.testing.assert_close(stock.lm_head.weight, model.lm_head.weight)
+
+
+def test_exports_that_cannot_be_are_refused(tmp_path):
+    clex().save_pretrained(tmp_path / "clex")
+    AutoModelForCausalLM.from_config(base_config()).save_pretrained(tmp_path / "plain")
+    with pytest.raises(UserError, match="a folder with a model and its tokenizer"):
+        export_clex(tmp_path / "clex", tmp_path / "out", 2)
+    for name in ("clex", "plain"):
+        tiny_tokenizer().save_pretrained(tmp_path / name)
+    with pytest.raises(UserError, match="is a 'llama' model, not CLEX"):
+        export_clex(tmp_path / "plain", tmp_path / "out", 2)
+    with pytest.raises(UserError, match="cannot be read"):
+        export_clex(tmp_path / "nowhere", tmp_path / "out", 2)
+    for t in (0, 2.5, MAX_T + 1):
+        with pytest.raises(UserError, match="must be a whole number from 1 to 4"):
+            export_clex(tmp_path / "clex", tmp_path / "out", t)
+    with pytest.raises(UserError, match="exists"):
+        export_clex(tmp_path / "clex", tmp_path / "plain", 2)
+    assert not list(tmp_path.glob("out*"))

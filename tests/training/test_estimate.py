@@ -1,0 +1,53 @@
+"""The estimate against counted operations and bytes."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from longshort.training import TrainConfig
+from longshort.training.estimate import estimate
+
+T = 64
+
+
+def model(**changes):
+    settings = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3}
+    return LlamaForCausalLM(LlamaConfig(**settings | {"num_attention_heads": 4} | changes))
+
+
+def config(**changes):
+    settings = {"base": "b", "train_length": T, "steps": 5, "global_batch_size": 2}
+    return TrainConfig(output="x", **(settings | changes))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_flops_of_a_step(tied, frozen):
+    network = model(tie_word_embeddings=tied)
+    if frozen:  # as with adapters: gradients pass through most weights without one of their own
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_("layers.0.self_attn" in name)
+    tokens = torch.randint(300, (4, T))  # two windows of two sequences
+    with FlopCounterMode(display=False) as counter:
+        network(tokens, labels=tokens).loss.backward()
+    estimated = estimate(config(steps=1, alpha=0.0), network)
+    assert estimated.tokens == tokens.numel()
+    assert estimated.flops == pytest.approx(counter.get_total_flops(), rel=0.15)
+
+
+def test_checkpointing_adds_a_forward():
+    plain, twice = (estimate(config(gradient_checkpointing=on), model()).flops for on in (False, True))
+    assert twice / plain == pytest.approx(4 / 3, rel=0.05)
+
+
+def test_memory_of_weights_gradients_and_optimizer():
+    network = model()
+    count = network.num_parameters()
+    assert estimate(config(), network).memory > 16 * count
+    dense, fused = (estimate(config(loss=loss), network).memory for loss in ("dense", "fused"))
+    assert dense - fused == 3 * 4 * 2 * T * 300
+
+
+def test_the_line_names_what_it_is_for():
+    assert "hours on one A100 at 40%" in str(estimate(config(), model())) or torch.cuda.is_available()

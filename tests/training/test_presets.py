@@ -1,0 +1,93 @@
+"""Presets, and what the command line makes of them."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from typer.testing import CliRunner
+
+from longshort.cli import app
+from longshort.errors import UserError
+from longshort.training.config import TrainConfig
+from longshort.training.presets import PRESETS, preset
+
+RUNNER = CliRunner()
+
+
+def printed(*arguments):
+    result = RUNNER.invoke(app, ["train", "--print-config", "-o", "x", *arguments])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_run(name):
+    assert preset(name, output="x").output == "x"
+
+
+def test_the_paper_s_run():
+    config = preset("paper-clex", output="x", alpha=0.5).resolved()
+    assert (config.base, config.extension, config.factor) == ("meta-llama/Llama-2-7b-hf", "clex", 16.0)
+    assert (config.train_length, config.max_extra, config.global_batch_size) == (4096, 2048, 64)
+    assert (config.steps, config.save_at, config.alpha) == (200, (50, 100), 0.5)
+    assert (config.learning_rate, config.scheduler, config.warmup_steps) == (2e-5, "cosine", 6)
+
+
+def test_longqlora_s_own_settings():
+    config = preset("paper-longqlora", output="x").resolved()
+    assert (config.lora_rank, config.lora_alpha, config.lora_dropout) == (64, 16, 0.05)
+    assert (config.learning_rate, config.scheduler, config.warmup_steps) == (2e-4, "constant_with_warmup", 20)
+    assert (config.max_grad_norm, config.train_length) == (0.3, 8192)
+
+
+def test_a_base_takes_the_place_of_the_preset_s_config():
+    config = preset("tiny", output="x", base="mine")
+    assert (config.base, config.model_config, config.tokenizer) == ("mine", None, None)
+
+
+def test_no_such_preset():
+    with pytest.raises(UserError, match="there is no preset 'papre'; there are paper-clex"):
+        preset("papre", output="x")
+
+
+def test_print_config_shows_every_setting_resolved():
+    shown = printed("--preset", "paper-clex")
+    assert shown == json.loads(json.dumps(asdict(preset("paper-clex", output="x").resolved())))
+    assert None not in (shown["max_extra"], shown["learning_rate"], shown["lora_rank"])
+    assert shown["eval_lengths"] == [4096, 8192, 16384]
+
+
+def test_options_override_a_preset_and_the_rest_stands():
+    shown = printed("--preset", "paper-clex", "--alpha", "0", "--save-at", "10,20", "--factor", "8")
+    assert (shown["alpha"], shown["save_at"], shown["factor"], shown["dtype"]) == (0.0, [10, 20], 8.0, "bfloat16")
+
+
+def test_without_a_preset_the_defaults_stand():
+    shown = printed("--base", "b", "--extension", "yarn", "--extension-options", '{"beta_fast": 64}')
+    expected = TrainConfig(output="x", base="b", extension="yarn", extension_options={"beta_fast": 64})
+    assert shown == json.loads(json.dumps(asdict(expected.resolved())))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--preset", "papre"], "there is no preset 'papre'"),
+        (["--base", "b", "--extension-options", "{"], "--extension-options is no JSON"),
+        (["--base", "b", "--extension-options", "[]"], "--extension-options must be a JSON object"),
+        (["--base", "b", "--extension-options", '{"x": 1}'], "extension 'none' has no option 'x'; it takes none"),
+        (["--base", "b", "--save-at", "5,x"], "--save-at is '5,x'; it must be whole numbers"),
+        (["--preset", "tiny", "--save-at", "200"], "save_at names step 200; it must lie in 1 to 199"),
+        (["--preset", "tiny", "--eval-lengths", "1"], "eval_lengths names 1"),
+        (["--preset", "tiny", "--batch-size", "3"], "global_batch_size 8 is no multiple of batch_size 3"),
+        (["--preset", "tiny", "--quantization", "nf4"], "A 4-bit base cannot be trained itself"),
+        (["--preset", "tiny", "--lora-dropout", "1"], "lora_dropout is 1.0"),
+        (["--preset", "tiny", "--warmup", "200"], "warmup is 200.0 of 200 steps"),
+        (["--preset", "tiny", "--max-grad-norm", "0"], "max_grad_norm is 0.0; it must be above 0"),
+        (["--preset", "tiny", "--extension", "yarn", "--factor", "1"], "factor is 1.0; extension 'yarn' needs one"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(arguments, line):
+    result = RUNNER.invoke(app, ["train", "-o", "x", *arguments])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"longshort: {line}")
+    assert result.stderr.count("\n") == 1
