@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from longshort.errors import UserError
-from longshort.results import COLUMNS, read_results, write_atomically
+from longshort.results import COLUMNS, read, read_results, write_atomically
 
 
 def results_json(
@@ -114,6 +115,7 @@ def test_the_table_survives_parquet(tmp_path):
         ("score", "score", None),
         ("score@0-4k", "score@0-4k", None),
         ("score@8k+", "score@8k+", None),
+        ("sce_between@512-1024", "sce_between@512-1024", None),
     ],
 )
 def test_metric_names(tmp_path, name, metric, length):
@@ -173,7 +175,20 @@ def test_values_that_are_not_finite_are_left_out_and_named(tmp_path, caplog):
     assert "ppl@128 is N/A" in caplog.text
 
 
-@pytest.mark.parametrize("content", ['{"results": {"longsh', "", "[]", '{"results": null}', "\udc80"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"results": {"longsh',
+        "",
+        "[]",
+        '{"results": null}',
+        "\udc80",
+        '{"results": {"longshort_perplexity": null}}',
+        '{"results": {"longshort_perplexity": {"ppl@64,none": 2.0}}, "configs": {}, "config": ["hf"]}',
+        '{"results": {"longshort_perplexity": {"ppl@64,none": 1' + "0" * 400 + '}}, "configs": {}}',
+        "[" * 100_000,
+    ],
+)
 def test_a_damaged_file_is_named_and_the_others_count(tmp_path, caplog, content):
     save(tmp_path / "good", results_json())
     damaged = tmp_path / "results_damaged.json"
@@ -183,6 +198,87 @@ def test_a_damaged_file_is_named_and_the_others_count(tmp_path, caplog, content)
     assert str(damaged) in caplog.text
     with pytest.raises(UserError, match=r"results_damaged\.json"):
         read_results(tmp_path, strict=True)
+
+
+def test_one_damaged_file_among_a_hundred(tmp_path, caplog):
+    for index in range(99):
+        save(tmp_path / str(index), results_json(f"org/model-{index}"))
+    damaged = save(tmp_path / "damaged", json.dumps(results_json())[:200])
+    table = read_results(tmp_path)
+    assert (table["checkpoint"].nunique(), len(table)) == (99, 198)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{damaged} is damaged or incomplete JSON. Run that evaluation again. Left out."
+    ]
+    save(tmp_path / "worse", "{}")
+    with pytest.raises(UserError, match=r"damaged/results_.* So are 1 more\.$") as raised:
+        read_results(tmp_path, strict=True)
+    assert "\n" not in str(raised.value)
+
+
+def test_other_tasks_if_they_are_asked_for(tmp_path):
+    data = results_json()
+    data["results"] |= {
+        "niah_single_1": {"alias": "x", "4096,none": 0.75, "4096_stderr,none": 0.0, "8192,none": -1, "16384,none": 0.0},
+        "gsm8k": {"exact_match,strict-match": 0.25, "exact_match,flexible-extract": 0.5},
+        "humaneval": {"pass@1,create_test": 0.125, "pass@1_stderr,create_test": 0.05},
+        "brier": {"brier_score,none": -1},
+    }
+    data["configs"]["gsm8k"] = {"metadata": {"version": 3.0, "corpus": "builtin", "train_length": 64}}
+    save(tmp_path, data)
+    assert set(read_results(tmp_path)["task"]) == {"longshort_perplexity"}
+    table = read_results(tmp_path, every_task=True)
+    others = table[table["task"] != "longshort_perplexity"]
+    assert others["corpus"].isna().all()  # gsm8k reads none, though the run was given one
+    assert others["length"].isna().all()
+    assert others.set_index(["task", "metric"])["value"].to_dict() == {
+        ("hellaswag", "acc"): 0.5,
+        ("niah_single_1", "4096"): 0.75,
+        ("niah_single_1", "16384"): 0.0,  # 8192 was not run: RULER says so by -1
+        ("gsm8k", "exact_match,strict-match"): 0.25,
+        ("gsm8k", "exact_match,flexible-extract"): 0.5,
+        ("humaneval", "pass@1,create_test"): 0.125,
+        ("brier", "brier_score"): -1,
+    }
+    assert others.set_index("metric")["stderr"]["pass@1,create_test"] == 0.05
+
+
+def test_other_tasks_alone_are_not_enough(tmp_path):
+    save(tmp_path, results_json(task="arc_easy"))
+    with pytest.raises(UserError, match="no result of a longshort_"):
+        read_results(tmp_path, every_task=True)
+
+
+def test_one_checkpoint_by_whatever_way_it_was_evaluated(tmp_path):
+    save(tmp_path / "a", results_json("./runs/one/", task="longshort_misalignment"))
+    vllm = results_json("runs/one", task="longshort-longbench-e-qasper", metrics={"score,none": 30.0})
+    del vllm["config"]["model_revision"]  # lm-eval's hf backend alone tells it
+    save(tmp_path / "b", vllm)
+    table = read_results(tmp_path)
+    assert table["task"].nunique() == 2
+    assert set(zip(table["checkpoint"], table["revision"], table["family"], strict=True)) == {
+        ("runs/one", "main", "one")
+    }
+
+
+def test_what_a_table_was_made_from(tmp_path, caplog):
+    origin = {"source": "books", "revision": "abc", "split": "test", "sha256": "1" * 64}
+    scored = {"scored": origin | {"documents": {}, "left_out": []}}
+    files = {}
+    for name, sha in (("a", "1" * 64), ("b", "1" * 64), ("c", "2" * 64)):
+        data = results_json(name, metadata={"scored": origin | {"sha256": sha}} if name == "c" else scored)
+        data |= {"versions": {"longshort_perplexity": 1.0, "hellaswag": 1.0}, "lm_eval_version": "0.4.13"}
+        files[f"{name}/results_1.json"] = save(tmp_path / name, data, "results_1.json")
+    save(tmp_path / "d", "{", "results_1.json")
+    save(tmp_path / "e", results_json(task="arc_easy"), "results_1.json")
+    reading = read(tmp_path)
+    assert reading.files == {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    task = {"task": "longshort_perplexity"}
+    assert reading.corpora == {"pg19": [task | origin, task | origin | {"sha256": "2" * 64}]}
+    assert reading.versions == {"lm_eval_version": ["0.4.13"], "longshort_perplexity": ["1.0"]}
+    (note,) = reading.notes
+    assert "d/results_1.json is damaged" in note
+    assert not caplog.records
+    pd.testing.assert_frame_equal(reading.table, read_results(tmp_path))
 
 
 def test_a_folder_or_files_or_one_file(tmp_path):

@@ -21,7 +21,7 @@ def results_table(results: Mapping[str, Any], console: Console | None = None) ->
         cells: dict[str, dict[str, str]] = {}
         for key, value in values.items():
             name, comma, filter_name = key.partition(",")
-            if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
+            if not comma or name.endswith("_stderr") or "_between@" in name or not isinstance(value, int | float):
                 continue
             metric, _, column = name.partition("@")
             cells.setdefault(metric, {})[column] = _cell(value, values.get(f"{name}_stderr,{filter_name}"))

@@ -4,12 +4,35 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longshort.analysis import perplexity_by_length, scatter, wide_table
+from longshort.analysis import wide_table
+from longshort.analysis.figures import forest, misalignment_curve, misalignment_matrix, perplexity_by_length, scatter
 from longshort.errors import UserError
+from tests.analysis.analyses import EVIL, analysis, many, usual
+from tests.analysis.conftest import LENGTHS
 
 
 def texts_in(svg):
     return [element.text for element in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return usual()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, unwritten: their axes hold the numbers."""
+    figures = []
+    for module in ("forest_plot", "lengths", "matrix", "points"):
+        monkeypatch.setattr(f"longshort.analysis.figures.{module}.save", lambda figure, _: figures.append(figure))
+    return figures
+
+
+def bars(container):
+    """Ends of an error bar's lines, [n, 2 ends, 2 coordinates]."""
+    (lines,) = container.lines[2]
+    return np.array(lines.get_segments())
 
 
 def check(written, folder, stem):
@@ -81,4 +104,131 @@ def test_nothing_to_draw(tidy, tmp_path):
         scatter(wide_table(tidy).assign(sce=np.nan), "sce", "log_ppl@8192", tmp_path / "x")
     with pytest.raises(UserError, match="no ppl_tail@L"):
         perplexity_by_length(tidy[tidy["metric"] != "ppl_tail"], tmp_path / "x", "ppl_tail")
+    with pytest.raises(UserError, match="no js@L"):
+        misalignment_curve(tidy[tidy["metric"] != "js"], tmp_path / "x", "js")
+    with pytest.raises(UserError, match="no sce_between@L1-L2"):
+        misalignment_matrix(tidy, tmp_path / "x")
+    with pytest.raises(UserError, match="no pair has a coefficient"):
+        forest(usual().correlations.assign(kendall=np.nan), tmp_path / "x", "kendall")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("metric", ["sce", "agreement"])
+def test_curve_shows_every_value_and_its_error(made, drawn, metric):
+    misalignment_curve(made.tidy, "unwritten", metric)
+    (axes,) = drawn[0].axes
+    rows = made.tidy[made.tidy["metric"] == metric]
+    expected = sorted(sorted(own["value"]) for _, own in rows.groupby(["checkpoint"]))
+    shown = sorted(sorted(container.lines[0].get_ydata()) for container in axes.containers)
+    np.testing.assert_allclose(shown, expected)
+    for container in axes.containers:
+        x, y = container.lines[0].get_data()
+        assert list(x) == list(LENGTHS)
+        stderr = {0.02, 0.01}  # of SCE and agreement
+        ends = bars(container)
+        np.testing.assert_allclose(ends.mean(axis=1)[:, 1], y)
+        assert set(np.round(np.ptp(ends[:, :, 1], axis=1) / 2, 9)) <= stderr
+    texts = {text.get_text().strip() for text in axes.texts}
+    assert texts == {"trained at 4096"}
+
+
+def test_curve_marks_every_train_length(made, drawn):
+    tidy = made.tidy.assign(train_length=made.tidy["family"].map({"linear": 2048}).fillna(8192).astype("Int64"))
+    misalignment_curve(tidy, "unwritten")
+    (axes,) = drawn[0].axes
+    assert {text.get_text().strip() for text in axes.texts} == {"trained at 2048", "trained at 8192"}
+    upright = [tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
+    assert upright == [(2048, 2048), (8192, 8192)]
+
+
+def test_names_are_text_and_are_shortened(made, tmp_path):
+    texts = texts_in(misalignment_curve(made.tidy, tmp_path / "curve")[1])
+    assert {EVIL, "a$b$c", f"{'x' * 14}…{'x' * 13}"} <= set(texts)
+
+
+def test_a_crowd_is_lines_alone_with_a_legend_of_families(drawn):
+    perplexity_by_length(many(70, families=3).tidy, "unwritten")
+    (axes,) = drawn[0].axes
+    assert len(axes.containers) == 70
+    assert all(container.lines[2] == () for container in axes.containers)
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["family-0", "family-1", "family-2"]
+
+
+@pytest.mark.parametrize("metric", ["sce_between", "jeffreys_between"])
+def test_matrix_shows_every_pair_on_both_sides(made, drawn, metric):
+    misalignment_matrix(made.tidy, "unwritten", metric)
+    values = made.tidy.set_index(["checkpoint", "metric"])["value"]
+    names = {checkpoint.rpartition("/")[2]: checkpoint for checkpoint in made.wide["checkpoint"]}
+    panels = [axes for axes in drawn[0].axes if axes.get_title() in names]
+    assert len(panels) == 11  # the one of twelve whose name is shortened is not looked up
+    colours = set()
+    for axes in panels:
+        (image,) = axes.images
+        colours.add(image.get_clim())
+        shown = np.ma.filled(image.get_array(), np.nan)
+        for i, one in enumerate(LENGTHS):
+            for j, other in enumerate(LENGTHS):
+                low, high = min(one, other), max(one, other)
+                value = values.get((names[axes.get_title()], f"{metric}@{low}-{high}"), np.nan)
+                np.testing.assert_equal(shown[i, j], value)
+                assert np.isnan(value) == (metric == "jeffreys_between" and one == other)
+        written = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axes.texts}
+        assert written == {place: f"{value:.2f}" for place, value in np.ndenumerate(shown) if np.isfinite(value)}
+    assert len(colours) == 1  # one scale for all
+
+
+def test_matrix_of_many_takes_from_all_families_and_says_so(drawn):
+    made = many(40, families=7)
+    misalignment_matrix(made.tidy, "unwritten")
+    families = dict(zip(made.wide["checkpoint"].str.removeprefix("org/"), made.wide["family"], strict=True))
+    shown = [axes.get_title() for axes in drawn[0].axes if axes.get_title()]
+    assert len(shown) == 12
+    assert {families[name] for name in shown} == set(families.values())
+    assert drawn[0].get_suptitle() == "12 of 40 checkpoints"
+
+
+def test_matrix_of_one_checkpoint_and_of_equal_values(tmp_path):
+    one = analysis([("solo", "f")]).tidy
+    check(misalignment_matrix(one.assign(value=1.0), tmp_path / "one"), tmp_path, "one")
+
+
+@pytest.mark.parametrize("coefficient", ["pearson", "spearman", "kendall", "partial"])
+def test_forest_shows_every_coefficient_and_interval(made, drawn, coefficient):
+    forest(made.correlations, "unwritten", coefficient)
+    axes = drawn[0].axes[0]
+    shown = {}
+    names = dict(zip(axes.get_yticks(), (text.get_text() for text in axes.get_yticklabels()), strict=True))
+    for container in axes.containers:
+        (x,), (y,) = container.lines[0].get_data()
+        low, high = bars(container)[0, :, 0] if np.isfinite(x) else (np.nan, np.nan)
+        shown[y] = (names[y], x, low, high)
+    ends = [coefficient, f"{coefficient}_lo", f"{coefficient}_hi"]
+    expected = [
+        (row["predictor"], *row[ends])
+        for _, block in made.correlations.groupby("outcome", sort=False)
+        for _, row in block.iterrows()
+    ]
+    for (name, *numbers), (predictor, *wanted) in zip([shown[y] for y in sorted(shown)], expected, strict=True):
+        assert name == predictor
+        np.testing.assert_allclose(np.array(numbers, float), np.array(wanted, float))
+
+
+def test_forest_tells_naive_intervals_and_counts(drawn, tmp_path):
+    made = usual(naive=True)
+    forest(made.correlations.drop(columns=["kendall_lo", "kendall_hi"]), "unwritten", "kendall")
+    table = made.correlations.assign(interval=["naive", *["jackknife"] * (len(made.correlations) - 1)])
+    forest(table, "unwritten")
+    assert "naive" in drawn[0].axes[0].get_xlabel()
+    hollow = [container.lines[0].get_markerfacecolor() == "white" for container in drawn[1].axes[0].containers]
+    assert hollow.count(True) == 1
+    counts = [text.get_text() for text in drawn[1].axes[0].child_axes[0].get_yticklabels()]
+    assert counts.count("n = 12, F = 4") == len(table)
+
+
+def test_scatter_leaves_out_what_is_not_finite(made, drawn):
+    wide = made.wide.copy()
+    wide.loc[0, "sce"], wide.loc[1, "log_ppl@16384"] = np.inf, np.nan
+    scatter(wide, "sce", "log_ppl@16384", "unwritten")
+    points = np.concatenate([container.lines[0].get_xydata() for container in drawn[0].axes[0].containers])
+    assert sorted(map(tuple, points)) == sorted(zip(wide["sce"][2:], wide["log_ppl@16384"][2:], strict=True))

@@ -57,6 +57,44 @@ def test_one_row_per_checkpoint(tidy):
     assert row["log_ppl_increase@8192"] == pytest.approx(np.log(ours["ppl", 8192] / ours["ppl", 4096]))
     assert row["nll_stderr"] == pytest.approx(0.02)  # relative error of the perplexity
     assert row["sce_stderr"] == 0.02
+    assert row["log_params"] == pytest.approx(np.log(1e6))
+
+
+def other_task(checkpoint, task, metric, value, **about):
+    return tidy_of((checkpoint, metric, None, value), task=task, corpus=None, **about)
+
+
+def test_any_task_gives_columns():
+    ours = tidy_of(*curve("a", "ppl", {64: 3.0, 128: 3.5}), *curve("b", "ppl", {64: 3.0, 128: 3.5}))
+    longbench = "longshort_longbench_e"
+    others = [
+        other_task("a", longbench, "score@8k+", 20.0),
+        other_task("a", longbench, "score", 25.0),
+        other_task("a", "babilong_qa1", "acc", 0.5, stderr=0.05, family="a", params=7),  # was not told the family
+        other_task("c", "babilong_qa1", "acc", 0.7),  # nothing else is known of this checkpoint
+        tidy_of(("b", "score", 128, 3.0), task="longshort_other"),
+        other_task("b", "babilong_qa1", "acc", 0.25, revision="step1"),  # nor of this revision
+    ]
+    wide = wide_table(pd.concat([*others, ours]))
+    assert wide["checkpoint"].tolist() == ["a", "b"]
+    assert wide["family"].tolist() == ["f", "f"]
+    assert outcomes(wide)[:2] == [f"{longbench}:score", f"{longbench}:score@8k+"]
+    row = wide.set_index("checkpoint").loc["a"]
+    assert (row[f"{longbench}:score"], row[f"{longbench}:score@8k+"], row["babilong_qa1:acc"]) == (25.0, 20.0, 0.5)
+    assert row["babilong_qa1:acc_stderr"] == 0.05
+    assert wide["babilong_qa1:acc"].isna().tolist() == [False, True]
+    assert wide["longshort_other:score@128"].tolist()[1] == 3.0
+    assert predictors(wide) == ["nll"]
+
+
+def test_a_family_that_was_given_counts_before_the_name_of_the_checkpoint():
+    told = tidy_of(*curve("org/model+lora", "ppl", {64: 3.0, 128: 3.5}), family="llama", params=5)
+    untold = tidy_of(("org/model+lora", "sce", 64, 5.0), family="model")
+    wide = wide_table(pd.concat([untold, told]))
+    assert wide[["family", "params", "sce"]].to_dict("records") == [{"family": "llama", "params": 5, "sce": 5.0}]
+    assert wide["log_params"].tolist() == [pytest.approx(np.log(5))]
+    assert wide_table(untold)["family"].tolist() == ["model"]
+    assert wide_table(untold)["log_params"].isna().all()
 
 
 @pytest.mark.parametrize(
@@ -134,3 +172,4 @@ def test_every_column_has_a_label_with_its_unit(tidy):
     assert all(label.endswith(("(nats)", "(nats per token)", "(share)", "(tokens)")) for label in labels)
     assert len(set(labels)) == len(labels)
     assert axis_label("score") == "score"
+    assert axis_label("longshort_longbench_e:score@8k+") == "LongBench-E score, 8k words and more (percent)"

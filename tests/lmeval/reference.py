@@ -42,6 +42,16 @@ class Reference:
         nll = [-float(log_p[length - targets + k, tokens[longest + 1 - targets + k]]) for k in range(targets)]
         return sum(nll) / targets, sum(nll) / math.log(2) / self.count_bytes(tokens[-targets:])
 
+    def between(self, text: str, first: int, second: int, longest: int, targets: int) -> tuple[float, float]:
+        """SCE and Jeffreys divergence of contexts of `first` and `second` tokens, mean over the tail's targets."""
+        tokens = self.text_tokens(text)[: longest + 1][:-1]
+        p, q = (self.log_p(self.bos + tokens[-size:][len(self.bos) :])[-targets:] for size in (first, second))
+        sce = jeffreys = 0.0
+        for k in range(targets):
+            sce += float(-(p[k].exp() * q[k]).sum() - (q[k].exp() * p[k]).sum())
+            jeffreys += float(((p[k].exp() - q[k].exp()) * (p[k] - q[k])).sum())
+        return sce / targets, jeffreys / targets
+
     def pair(self, text: str, longest: int, length: int, second: int) -> dict[str, float]:
         """All misalignment metrics of contexts of `length` and `second` tokens ending where all end."""
         tokens = self.text_tokens(text)[: longest + 1][:-1]

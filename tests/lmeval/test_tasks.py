@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -54,6 +55,31 @@ def test_every_metric_equals_the_dense_reference(checkpoint: str, corpus: Path, 
         for name in rows[0]:
             expected = sum(row[name] for row in rows) / len(rows)
             assert measured[f"{name}@{length}"] == pytest.approx(expected, **CLOSE), name
+
+
+@pytest.mark.parametrize("checkpoint", ["llama", "llama_bos"])
+def test_the_matrices_between_lengths_equal_the_dense_reference(
+    checkpoint: str, corpus: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(checkpoint)
+    results = run(folder, BOTH[:1], metadata(corpus, tail_tokens=5), batch_size=2)
+    reference, texts = Reference(folder), [document.text for document in documents(corpus)]
+    expected = {}
+    for first, second in itertools.combinations_with_replacement(LENGTHS, 2):
+        rows = [reference.between(text, first, second, LENGTHS[-1], 5) for text in texts]
+        expected[f"sce_between@{first}-{second}"] = [sce for sce, _ in rows]
+        if first < second:
+            expected[f"jeffreys_between@{first}-{second}"] = [jeffreys for _, jeffreys in rows]
+    measured = {name: value for name, value in values(results, BOTH[0]).items() if "between" in name}
+    assert measured == pytest.approx({name: sum(rows) / len(rows) for name, rows in expected.items()}, **CLOSE)
+    for name, rows in expected.items():
+        assert results["results"][BOTH[0]][f"{name}_stderr,none"] == pytest.approx(mean_stderr(rows), **CLOSE)
+        assert results["configs"][BOTH[0]]["metadata"]["scored"]["documents"][name] == 4
+    for length in LENGTHS[1:]:
+        pair = f"{LENGTHS[0]}-{length}"
+        entropies = sum(measured[f"sce_between@{one}-{one}"] for one in (LENGTHS[0], length)) / 2
+        assert measured[f"sce_between@{pair}"] == pytest.approx(entropies + measured[f"jeffreys_between@{pair}"])
+        assert measured[f"jeffreys_between@{pair}"] > 0.01
 
 
 def test_sce_is_entropy_plus_jeffreys_and_js_is_bounded(llama: Path, corpus: Path) -> None:
@@ -165,7 +191,8 @@ def test_lengths_beyond_a_given_max_length(llama: Path, corpus: Path) -> None:
     results = run(llama, BOTH, metadata(corpus), model_args={"max_length": 32})
     whole = run(llama, BOTH, metadata(corpus))
     for task in BOTH:
-        expected = {metric: value for metric, value in values(whole, task).items() if not metric.endswith("@64")}
+        beyond = ("@64", "-64")
+        expected = {metric: value for metric, value in values(whole, task).items() if not metric.endswith(beyond)}
         assert values(results, task) == pytest.approx(expected)
         assert set(left_out(results, task).values()) == {("beyond max_length=32", 4)}
 
@@ -196,7 +223,7 @@ def test_a_length_that_no_document_has_is_absent(llama: Path, uneven: Path) -> N
     assert "ppl@16" in values(results, BOTH[0])
     assert "sce@16" in values(results, BOTH[1])
     assert not any("@200" in key for task in BOTH for key in results["results"][task])
-    assert not any("tail" in key for key in results["results"][BOTH[0]])
+    assert not any("tail" in key or "between" in key for key in results["results"][BOTH[0]])
 
 
 def test_nan_weights_give_no_value(corpus: Path, tmp_path: Path) -> None:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from longshort.analysis import coefficients
+from longshort.analysis.adjustment import benjamini_hochberg, holm
+from longshort.analysis.attenuation import corrected, reliability
+from longshort.analysis.controls import hold_fixed
+from longshort.analysis.intervals import delete_one, jackknife_of_correlation, naive, percentile, with_replacement
+from longshort.analysis.points import families_of, is_constant, numbered, numbers, standard_errors
+from longshort.errors import UserError
+
 Array = NDArray[np.float64]
-Coefficient = Callable[[Array, Array], float]
+Mask = NDArray[np.bool_]
+Interval = Literal["jackknife", "bootstrap"]
+Adjust = Literal["holm", "bh"]
 
 COLUMNS = [
     "predictor", "outcome", "n", "n_families",
@@ -20,13 +32,24 @@ COLUMNS = [
     "spearman", "spearman_lo", "spearman_hi", "spearman_p",
     "kendall", "kendall_p",
     "partial", "partial_p", "controls", "p_adjusted",
+    "kendall_lo", "kendall_hi", "partial_lo", "partial_hi",
+    "pearson_loo_lo", "pearson_loo_hi", "spearman_loo_lo", "spearman_loo_hi",
+    "kendall_loo_lo", "kendall_loo_hi", "partial_loo_lo", "partial_loo_hi",
+    "reliability_predictor", "reliability_outcome", "pearson_corrected",
     "interval", "note",
 ]  # fmt: skip
 
 MIN_POINTS = 5
 MIN_FAMILIES = 4
-CONFIDENCE = 0.95
-ONE = 1 - 1e-12  # from here on a correlation is 1 but for rounding, and Fisher's z means nothing
+ADJUST = {"holm": holm, "bh": benjamini_hochberg}
+
+
+@dataclass(frozen=True)
+class _Settings:
+    group: str
+    interval: Interval
+    resamples: int
+    seed: int
 
 
 def correlations(
@@ -34,164 +57,195 @@ def correlations(
     predictors: Sequence[str],
     outcomes: Sequence[str],
     controls: Sequence[str] = ("nll",),
+    *,
+    group: str = "family",
+    interval: Interval = "jackknife",
+    adjust: Adjust = "holm",
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Correlate every predictor with every outcome, one row each.
 
-    A row uses the checkpoints that have both values. Below 5 of them, or where one side is constant, no
-    coefficient is given and ``note`` says why.
+    A row uses the checkpoints that have both values, finite ones. Below 5 of them, or where one side is constant,
+    no coefficient is given. ``note`` says why, and whatever else was done to the data of this row.
 
     Columns beside the coefficients:
-        …_lo, …_hi: 95 % interval. ``interval`` says which: ``jackknife`` deletes one family at a time
-            (`jackknife_interval`), from 4 families on; below, ``naive`` takes checkpoints for independent
-            (`naive_interval`) and is too narrow.
-        …_p: two-sided p-values of SciPy. They take checkpoints for independent, which those of one family are
-            not: where they and the interval disagree, believe the interval.
-        partial, partial_p: Pearson's r with `controls` held fixed (`partial_correlation`), over the
-            checkpoints that have these too. ``controls`` names those that were used: not the predictor or
-            outcome itself, nor one that does not vary.
-        p_adjusted: ``pearson_p`` by Holm's method, over all rows that have one.
+        …_lo, …_hi, …_p: 95 % interval and two-sided p-value. ``interval`` says which: ``jackknife`` deletes one
+            family at a time (`longshort.analysis.intervals.jackknife`, on Fisher's z), from 4 families on;
+            ``bootstrap`` has the percentiles over families drawn with replacement, and the jackknife's p. With
+            fewer families, ``naive`` takes checkpoints for independent, which those of one family are not: its
+            intervals are too narrow and its p-values too small.
+        kendall: τ-b, which allows for ties. For Spearman's coefficient ties share their mean rank.
+        partial: Pearson's r with `controls` held fixed (`longshort.analysis.coefficients.partial`), over the
+            checkpoints that have these too. ``controls`` names those that were used: not one that is the
+            predictor or outcome or a linear function of it, nor one that does not vary.
+        p_adjusted: ``pearson_p`` adjusted over all rows that have one.
+        …_loo_lo, …_loo_hi: the coefficient's range when one family is left out.
+        reliability_predictor, reliability_outcome, pearson_corrected: from the columns ``NAME_stderr``, the
+            share of variance that is no measurement error, and r corrected for it (`longshort.analysis.
+            attenuation`, with what to beware of). NaN where a standard error is missing or errors are as great
+            as the differences. The corrected r is no correlation of the data, and may be greater than 1.
 
     Args:
-        wide: one row per checkpoint, with a ``family`` column, as from `longshort.analysis.wide_table`.
+        wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
         predictors: columns of it.
         outcomes: columns of it.
         controls: columns of it.
+        group: the column that says which checkpoints belong together.
+        interval: which interval to give.
+        adjust: Holm's method (``holm``, family-wise error) or Benjamini and Hochberg's (``bh``, false discoveries).
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
 
     Returns:
         A table with the columns `COLUMNS`, in the order of predictors and outcomes.
+
+    Raises:
+        UserError: a column is missing or holds no numbers, or there is no such interval or adjustment.
+
+    Example:
+        >>> import pandas as pd
+        >>> from longshort.analysis import correlations
+        >>> wide = pd.DataFrame(
+        ...     {
+        ...         "family": ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e"],
+        ...         "sce": [4.1, 4.2, 4.6, 4.5, 5.0, 5.3, 5.1, 5.2, 5.9, 5.6],
+        ...         "nll": [2.9, 2.7, 3.1, 2.8, 3.0, 3.3, 2.9, 3.2, 3.1, 3.4],
+        ...         "log_ppl@8192": [3.0, 3.1, 3.2, 3.4, 3.3, 3.9, 3.8, 3.6, 4.1, 4.2],
+        ...     }
+        ... )
+        >>> table = correlations(wide, ["sce", "nll"], ["log_ppl@8192"]).round(3)
+        >>> print(table[["predictor", "n", "n_families", "pearson", "pearson_lo", "pearson_hi", "pearson_p"]])
+          predictor   n  n_families  pearson  pearson_lo  pearson_hi  pearson_p
+        0       sce  10           5    0.929       0.463       0.993      0.016
+        1       nll  10           5    0.690      -0.105       0.947      0.069
+        >>> print(table.loc[[0], ["predictor", "partial", "partial_lo", "partial_hi", "partial_p", "controls"]])
+          predictor  partial  partial_lo  partial_hi  partial_p controls
+        0       sce     0.86       0.381       0.975      0.016      nll
+        >>> print(table["note"][1])
+        ties in nll: mean ranks (Spearman), τ-b (Kendall); control nll left out: it is the predictor
     """
-    rows = [_row(wide, predictor, outcome, controls) for predictor, outcome in product(predictors, outcomes)]
+    if interval not in ("jackknife", "bootstrap"):
+        raise UserError(f"there is no interval '{interval}'. Choose jackknife or bootstrap.")
+    if adjust not in ADJUST:
+        raise UserError(f"there is no adjustment '{adjust}'. Choose {' or '.join(ADJUST)}.")
+    settings = _Settings(group, interval, resamples, seed)
+    rows = [_row(wide, predictor, outcome, controls, settings) for predictor, outcome in product(predictors, outcomes)]
     table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
-    table["p_adjusted"] = holm(table["pearson_p"].to_numpy(np.float64))
+    table["p_adjusted"] = ADJUST[adjust](table["pearson_p"].to_numpy(np.float64))
     return table
 
 
-def _row(wide: pd.DataFrame, predictor: str, outcome: str, controls: Sequence[str]) -> dict[str, Any]:
-    x, y = _column(wide, predictor), _column(wide, outcome)
+def _row(
+    wide: pd.DataFrame, predictor: str, outcome: str, controls: Sequence[str], settings: _Settings
+) -> dict[str, Any]:
+    sides = {predictor: numbers(wide, predictor), outcome: numbers(wide, outcome)}
+    x, y = sides[predictor], sides[outcome]
     both = np.isfinite(x) & np.isfinite(y)
-    others = [name for name in controls if name not in (predictor, outcome)]
-    z = np.column_stack([_column(wide, name) for name in others] or [np.empty((len(wide), 0))])[both]
-    families = wide["family"].astype(str).to_numpy()[both]
+    names = families_of(wide, settings.group)
     x, y = x[both], y[both]
+    families, count = numbered(names[both])
     row: dict[str, Any] = dict.fromkeys(COLUMNS, np.nan)
-    row |= {"predictor": predictor, "outcome": outcome, "n": len(x), "n_families": len(set(families))}
+    row |= {"predictor": predictor, "outcome": outcome, "n": len(x), "n_families": count}
     row |= {"controls": "", "interval": "", "note": ""}
+    notes = _left_out(sides, both)
     if len(x) < MIN_POINTS:
-        return row | {"note": f"fewer than {MIN_POINTS} checkpoints have both"}
-    constant = [name for name, values in ((predictor, x), (outcome, y)) if _is_constant(values)]
+        return row | {"note": "; ".join([f"no coefficient: fewer than {MIN_POINTS} checkpoints have both", *notes])}
+    constant = [name for name, values in sides.items() if is_constant(values[both])]
     if constant:
-        return row | {"note": f"{' and '.join(constant)} does not vary"}
+        return row | {"note": "; ".join([f"no coefficient: {' and '.join(constant)} does not vary", *notes])}
 
-    notes = []
-    jackknife = row["n_families"] >= MIN_FAMILIES
-    row["interval"] = "jackknife" if jackknife else "naive"
-    for name, test in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
-        row[name], row[f"{name}_p"] = (float(value) for value in test(x, y))
-        if jackknife:
-            coefficient = pearson if name == "pearson" else spearman
-            row[f"{name}_lo"], row[f"{name}_hi"] = jackknife_interval(x, y, families, coefficient)
-        else:
-            row[f"{name}_lo"], row[f"{name}_hi"] = naive_interval(row[name], len(x), rank=name == "spearman")
-        if np.isnan(row[f"{name}_lo"]):
-            notes.append(f"no interval for {name}: ±1 or not defined, at the latest without one family")
-    row["kendall"], row["kendall_p"] = (float(value) for value in stats.kendalltau(x, y))
+    row["interval"] = settings.interval if count >= MIN_FAMILIES else "naive"
+    if row["interval"] == "naive":
+        notes.append(f"fewer than {MIN_FAMILIES} families: checkpoints taken for independent")
+    tied = [name for name, values in sides.items() if len(np.unique(values[both])) < len(x)]
+    if tied:
+        notes.append(f"ties in {' and '.join(tied)}: mean ranks (Spearman), τ-b (Kendall)")
+    for name in ("pearson", "spearman", "kendall"):
+        coefficient = functools.partial(getattr(coefficients, name), x, y, families)
+        notes += _put(row, name, coefficient, families, 0, settings)
+    if row["interval"] == "naive":
+        row["kendall_p"] = float(stats.kendalltau(x, y).pvalue)
 
-    known = np.isfinite(z).all(axis=1)
-    varying = [index for index in range(len(others)) if not _is_constant(z[known, index])]
-    if varying:
-        row["controls"] = ", ".join(others[index] for index in varying)
-        row["partial"], row["partial_p"] = partial_correlation(x[known], y[known], z[known][:, varying])
-        if known.sum() < len(x):
-            notes.append(f"partial over the {known.sum()} checkpoints that have the controls")
+    notes += _put_partial(row, wide, controls, both, settings)
+    notes += _put_correction(row, wide, both)
     return row | {"note": "; ".join(notes)}
 
 
-def _column(wide: pd.DataFrame, name: str) -> Array:
-    return wide[name].to_numpy(np.float64, na_value=np.nan)
+def _left_out(sides: dict[str, Array], both: Mask) -> list[str]:
+    infinite = int(np.logical_or.reduce([np.isinf(values) for values in sides.values()]).sum())
+    missing = int((~both).sum()) - infinite
+    notes = [f"{missing} of {len(both)} checkpoints left out: no value"] if missing else []
+    return notes + ([f"{infinite} of {len(both)} checkpoints left out: infinite value"] if infinite else [])
 
 
-def _is_constant(values: Array) -> bool:
-    return len(values) == 0 or bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
+def _put(
+    row: dict[str, Any],
+    name: str,
+    coefficient: Callable[[Array], Array],
+    families: NDArray[np.intp],
+    n_controls: int,
+    settings: _Settings,
+) -> list[str]:
+    """One coefficient with its interval, p-value and range into the row; what is to be noted about it."""
+    n, count = len(families), int(families.max()) + 1
+    without = delete_one(count) if count > 1 else np.empty((0, count))
+    whole, *left = coefficient(np.vstack([np.ones(count), without])).tolist()
+    row[name] = whole
+    ranged = [value for value in left if value == value]
+    row[f"{name}_loo_lo"], row[f"{name}_loo_hi"] = min(ranged, default=np.nan), max(ranged, default=np.nan)
+    ends = [f"{name}_lo", f"{name}_hi", f"{name}_p"]
+    if row["interval"] == "naive":
+        row |= zip(ends, naive(name, whole, n, n_controls), strict=True)
+        return [] if row[ends[0]] == row[ends[0]] else [f"no interval for {name}: ±1, or too few checkpoints"]
+    if count < MIN_FAMILIES:
+        return [f"no interval for {name}: its checkpoints are of fewer than {MIN_FAMILIES} families"]
+    row |= zip(ends, jackknife_of_correlation(whole, np.array(left)), strict=True)
+    notes = []
+    if np.isnan(row[ends[2]]):
+        lacks = "interval or p-value" if settings.interval == "jackknife" else "p-value"
+        notes.append(f"no {lacks} for {name}: ±1, not defined, or all the same, at the latest without one family")
+    if settings.interval == "bootstrap":
+        resampled = coefficient(with_replacement(count, settings.resamples, settings.seed))
+        row[ends[0]], row[ends[1]] = percentile(resampled)
+        undefined = int(np.isnan(resampled).sum())
+        if undefined:
+            notes.append(f"{undefined} of {len(resampled)} resamples left out for {name}: not defined there")
+    return notes
 
 
-def pearson(x: Array, y: Array) -> float:
-    """Pearson's r; NaN where it is not defined."""
-    if len(x) < 3 or _is_constant(x) or _is_constant(y):
-        return float("nan")
-    return float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
+def _put_partial(
+    row: dict[str, Any], wide: pd.DataFrame, controls: Sequence[str], both: Mask, settings: _Settings
+) -> list[str]:
+    """The partial correlation into the row; which controls were left out, and why."""
+    held, known, notes = hold_fixed(wide, controls, row["predictor"], row["outcome"], both)
+    if not held:
+        return notes
+    if known.sum() < MIN_POINTS:
+        return [*notes, f"no partial correlation: fewer than {MIN_POINTS} checkpoints have the controls"]
+    if known.sum() < both.sum():
+        notes.append(f"partial over the {known.sum()} checkpoints that have the controls")
+    row["controls"] = ", ".join(held)
+    x, y, *z = (numbers(wide, name)[known] for name in (row["predictor"], row["outcome"], *held))
+    if is_constant(x) or is_constant(y):
+        return [*notes, "no partial correlation: one side does not vary where the controls are known"]
+    families, _ = numbered(families_of(wide, settings.group)[known])
+    coefficient = functools.partial(coefficients.partial, x, y, np.column_stack(z), families)
+    put = _put(row, "partial", coefficient, families, len(held), settings)
+    if np.isnan(row["partial"]):
+        return [*notes, "no partial correlation: the controls explain all, or are too many"]
+    return notes + put
 
 
-def spearman(x: Array, y: Array) -> float:
-    """Spearman's ρ: Pearson's r of the ranks, ties sharing their mean rank."""
-    return pearson(stats.rankdata(x), stats.rankdata(y))
-
-
-def jackknife_interval(x: Array, y: Array, families: NDArray[Any], coefficient: Coefficient) -> tuple[float, float]:
-    """Interval of a correlation by deleting one family at a time, on Fisher's z = artanh r.
-
-    With F families, z_(f) without family f and z̄ their mean: z ± t_{F−1} · sqrt((F−1)/F · Σ (z_(f) − z̄)²),
-    carried back by tanh. It allows for any dependence within families; the naive interval does not.
-
-    Returns:
-        Lower and upper end; NaN where a coefficient is ±1 or not defined, with all families or without one.
-    """
-    names = np.unique(families)
-    whole = coefficient(x, y)
-    without = np.array([coefficient(x[families != name], y[families != name]) for name in names])
-    if not (np.abs([whole, *without]) < ONE).all():
-        return float("nan"), float("nan")
-    whole, without = np.arctanh(whole), np.arctanh(without)
-    count = len(names)
-    stderr = np.sqrt((count - 1) / count * np.sum((without - without.mean()) ** 2))
-    margin = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * stderr
-    return float(np.tanh(whole - margin)), float(np.tanh(whole + margin))
-
-
-def naive_interval(r: float, n: int, *, rank: bool = False) -> tuple[float, float]:
-    """Interval of a correlation of n independent points: Fisher's z ± 1.96 / sqrt(n − 3).
-
-    For Spearman's coefficient (`rank`) the variance is (1 + r²/2) / (n − 3), after Bonett and Wright (2000).
-
-    Returns:
-        Lower and upper end; NaN at r = ±1.
-    """
-    if abs(r) >= ONE:
-        return float("nan"), float("nan")
-    margin = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt((1 + r**2 / 2 if rank else 1) / (n - 3))
-    return float(np.tanh(np.arctanh(r) - margin)), float(np.tanh(np.arctanh(r) + margin))
-
-
-def partial_correlation(x: Array, y: Array, controls: Array) -> tuple[float, float]:
-    """Pearson's r of what is left of x and y after linear regression on the controls, and its p-value.
-
-    Args:
-        x: [n] values.
-        y: [n] values.
-        controls: [n, k] values.
-
-    Returns:
-        r, and the two-sided p of t = r · sqrt(d / (1 − r²)) with d = n − 2 − k degrees of freedom; NaN for
-        fewer than 5 points, d < 1, or where the controls leave nothing of x or y.
-    """
-    degrees = len(x) - 2 - controls.shape[1]
-    if len(x) < MIN_POINTS or degrees < 1 or _is_constant(x) or _is_constant(y):
-        return float("nan"), float("nan")
-    # Standardized, so that what rounding leaves of a fully explained column can be told from a residual.
-    standardized = stats.zscore(np.column_stack([x, y, controls]))
-    sides, given = standardized[:, :2], standardized[:, 2:]
-    residuals = sides - given @ np.linalg.lstsq(given, sides, rcond=None)[0]
-    if (np.linalg.norm(residuals, axis=0) <= 1e-9 * np.sqrt(len(x))).any():
-        return float("nan"), float("nan")
-    r = pearson(residuals[:, 0], residuals[:, 1])
-    if abs(r) >= ONE:
-        return r, 0.0
-    return r, float(2 * stats.t.sf(abs(r) * np.sqrt(degrees / (1 - r**2)), degrees))
-
-
-def holm(p_values: Array) -> Array:
-    """Adjust p-values for their number by Holm's step-down method (1979); NaN stays NaN and does not count."""
-    adjusted = np.full(len(p_values), np.nan)
-    order = np.argsort(p_values)[: int(np.isfinite(p_values).sum())]  # NaN sorts last
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1)
-    return adjusted
+def _put_correction(row: dict[str, Any], wide: pd.DataFrame, both: Mask) -> list[str]:
+    """Reliabilities and the corrected r into the row."""
+    notes = []
+    for side in ("predictor", "outcome"):
+        values, stderrs = numbers(wide, row[side])[both], standard_errors(wide, row[side])[both]
+        row[f"reliability_{side}"] = reliability(values, stderrs)
+        if row[f"reliability_{side}"] <= 0:
+            notes.append(f"{row[side]} varies no more than its standard errors: r not corrected")
+    row["pearson_corrected"] = corrected(row["pearson"], row["reliability_predictor"], row["reliability_outcome"])
+    if abs(row["pearson_corrected"]) > 1:
+        notes.append("corrected r is greater than 1: standard errors overstated, or chance")
+    return notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pandas as pd
 
 from longshort.errors import UserError
 
-PERPLEXITY, MISALIGNMENT = "longshort_perplexity", "longshort_misalignment"
+PERPLEXITY, MISALIGNMENT, LONGBENCH = "longshort_perplexity", "longshort_misalignment", "longshort_longbench_e"
 IDENTITY = ["checkpoint", "revision"]
+MEASUREMENT = ["task", "metric", "length", "value", "stderr"]
 ABOUT = ["family", "params", "train_tokens", "train_length"]
 
 MISALIGNMENT_METRICS = {
@@ -26,6 +28,7 @@ MISALIGNMENT_METRICS = {
 PREDICTORS = (*MISALIGNMENT_METRICS, *(f"{metric}_beyond" for metric in MISALIGNMENT_METRICS), "nll")
 # Perplexity of the first L tokens, and of one and the same set of target tokens at every L.
 VIEWS = {"ppl": "", "ppl_tail": "_tail"}
+LONGBENCH_OUTCOMES = (f"{LONGBENCH}:score", f"{LONGBENCH}:score@8k+")
 OUTCOME = re.compile(r"log_ppl(_tail)?(_increase)?@\d+|effective_length(_tail)?")
 
 Measurement = tuple[float, float]  # value, standard error
@@ -43,6 +46,7 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
 
     Columns:
         checkpoint, revision, family, params, train_tokens, train_length: as in the tidy table.
+        log_params: natural logarithm of params.
         PREDICTORS: ``sce`` … ``agreement`` at the train length (nats, except the last: a share); the same with
             ``_beyond`` at the next length that was measured on checkpoints of this train length; ``nll``, the
             log-perplexity at the train length, in nats per token.
@@ -51,27 +55,35 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         effective_length: the largest L, in tokens, at which log-perplexity has risen by no more than 0.05 nats
             over its best. One of the lengths measured, so at the greatest of them it means "at least".
         log_ppl_tail@L, log_ppl_tail_increase@L, effective_length_tail: from the fixed-target view.
+        TASK:METRIC, TASK:METRIC@L: any metric of any other task, as ``longshort_longbench_e:score@8k+`` or
+            ``babilong_qa1:acc``.
         NAME_stderr: standard error of NAME over documents, for the columns that are a single measurement.
 
     Args:
-        tidy: the table of `longshort.results.read_results`.
+        tidy: the table of `longshort.results.read_results`. Checkpoints without perplexities and misalignments
+            on the corpus are left out.
         corpus: which corpus's measurements to use; needed where there are several.
 
     Raises:
         UserError: several corpora, or none of that name; one checkpoint with several train lengths.
     """
+    of_checkpoint = pd.concat([of_corpus(tidy, corpus), tidy[~_is_ours(tidy)]]).groupby(IDENTITY, dropna=False)
     tidy = of_corpus(tidy, corpus)
     lengths = sorted(int(length) for length in tidy["length"].unique())
     beyond = _lengths_beyond(tidy)
     rows: list[dict[str, Any]] = []
-    for (checkpoint, revision), measured in tidy.groupby(IDENTITY, dropna=False):
-        about = {name: _first(measured[name]) for name in ABOUT}
+    for (checkpoint, revision), results in of_checkpoint:
+        measured = results[_is_ours(results)]
+        if measured.empty:
+            continue
+        about = {name: _first(measured[name]) for name in ABOUT} | {"family": _family(measured)}
         train_length = _train_length(measured)
         values: Measurements = {
             (metric, int(length)): (value, stderr)
-            for metric, length, value, stderr in measured[["metric", "length", "value", "stderr"]].to_numpy()
+            for _, metric, length, value, stderr in measured[MEASUREMENT].to_numpy()
         }
         row = {"checkpoint": checkpoint, "revision": revision, **about}
+        row["log_params"] = np.nan if pd.isna(about["params"]) else float(np.log(about["params"]))
         for metric in MISALIGNMENT_METRICS:
             _put(row, metric, values.get((metric, train_length)))
         for metric in MISALIGNMENT_METRICS:
@@ -79,9 +91,11 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         _put(row, "nll", _log_perplexity(values, "ppl", train_length))
         for metric, view in VIEWS.items():
             _put_outcomes(row, view, train_length, {n: _log_perplexity(values, metric, n) for n in lengths})
+        for task, metric, length, value, stderr in results.loc[~_is_ours(results), MEASUREMENT].to_numpy():
+            _put(row, f"{task}:{metric}" + ("" if pd.isna(length) else f"@{length}"), (value, stderr))
         rows.append(row)
     wide: pd.DataFrame = pd.DataFrame(rows).astype({name: tidy.dtypes[name] for name in [*IDENTITY, *ABOUT]})
-    always = {*IDENTITY, *ABOUT, *PREDICTORS}
+    always = {*IDENTITY, *ABOUT, "log_params", *PREDICTORS}
     empty = [name for name in wide if name not in always and wide[name].isna().all()]
     kept: pd.DataFrame = wide.drop(columns=empty)
     return kept
@@ -93,8 +107,9 @@ def predictors(wide: pd.DataFrame) -> list[str]:
 
 
 def outcomes(wide: pd.DataFrame) -> list[str]:
-    """Names of the outcome columns that hold any value."""
-    return [name for name in map(str, wide) if OUTCOME.fullmatch(name) and wide[name].notna().any()]
+    """Names of the outcome columns that hold any value: LongBench-E overall and 8k+, then perplexity's."""
+    names = [*LONGBENCH_OUTCOMES, *(name for name in map(str, wide) if OUTCOME.fullmatch(name))]
+    return [name for name in names if name in wide and wide[name].notna().any()]
 
 
 def axis_label(name: str) -> str:
@@ -109,6 +124,10 @@ def axis_label(name: str) -> str:
         if increase:
             return f"log-perplexity{targets}:\nrise from the train length to {length} (nats per token)"
         return f"log-perplexity at {length} tokens{targets} (nats per token)"
+    if name in LONGBENCH_OUTCOMES:
+        return f"LongBench-E score{', 8k words and more' if name.endswith('@8k+') else ''} (percent)"
+    if name == "log_params":
+        return "logarithm of the number of parameters"
     metric = name.removesuffix("_beyond")
     if metric in MISALIGNMENT_METRICS:
         where = "at the next length beyond training" if name != metric else "at the train length"
@@ -126,7 +145,7 @@ def of_corpus(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
     Raises:
         UserError: several corpora and none is named, or nothing was measured on this one.
     """
-    measured = tidy[tidy["task"].isin([PERPLEXITY, MISALIGNMENT]) & tidy["length"].notna()]
+    measured = tidy[_is_ours(tidy) & tidy["length"].notna()]
     corpora = sorted(measured["corpus"].dropna().unique())
     if corpus is None and len(corpora) > 1:
         raise UserError(f"the results hold several corpora ({', '.join(corpora)}). Choose one of them.")
@@ -137,6 +156,10 @@ def of_corpus(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
             f"Measured corpora: {', '.join(corpora) or 'none'}."
         )
     return chosen
+
+
+def _is_ours(tidy: pd.DataFrame) -> pd.Series[bool]:
+    return tidy["task"].isin([PERPLEXITY, MISALIGNMENT])
 
 
 def _put(row: dict[str, Any], name: str, measurement: Measurement | None) -> None:
@@ -178,6 +201,12 @@ def _train_length(measured: pd.DataFrame) -> int | None:
             "Evaluate it again with one of them, or move the other results away."
         )
     return lengths[0] if lengths else None
+
+
+def _family(measured: pd.DataFrame) -> Any:
+    """The one that was given: where a run is told none, it has its checkpoint's name for one."""
+    base = measured["checkpoint"].iloc[0].partition("+")[0]
+    return _first(measured["family"].sort_values(key=lambda family: family == Path(base).name, kind="stable"))
 
 
 def _first(column: pd.Series) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ PASS_PER_LENGTH = "one pass per length"
 
 PREFIX_METRICS = ("ppl", "bpb")
 TAIL_METRICS = ("ppl_tail", "bpb_tail")
+MATRIX_METRICS = ("sce_between", "jeffreys_between")
 PAIR_METRICS = ("sce", "entropy", "jeffreys", "js", "agreement", "sce_last", "sce_overlap")
 
 TOO_SHORT = "document too short"
@@ -108,7 +110,11 @@ def measure_tails(
     num_targets: int,
     prefix: list[int],
 ) -> list[Measured]:
-    """`ppl_tail@L` and `bpb_tail@L`: the same last targets of `num_tokens` tokens, read with contexts of each L."""
+    """`ppl_tail@L` and `bpb_tail@L`: the same last targets of `num_tokens` tokens, read with contexts of each L.
+
+    From the same passes the misalignment of any two of these contexts, mean over the targets: `sce_between@L1-L2`
+    and, as its excess over both entropies, `jeffreys_between@L1-L2`. `sce_between@L-L` is twice the entropy.
+    """
     tokens = torch.stack([document.tokens[:num_tokens] for document in documents])  # [B, num_tokens]
     scores = score_suffixes(model, tokens, lengths, num_targets, prefix=prefix)
     results = [Measured() for _ in documents]
@@ -116,6 +122,15 @@ def measure_tails(
         for row, (result, document) in enumerate(zip(results, documents, strict=True)):
             num_bytes = document.num_bytes(num_tokens - num_targets, num_tokens)
             _add_perplexity(result, TAIL_METRICS, length, scores.nll[row, index].cpu().double(), num_bytes)
+    cross_entropy = scores.cross_entropy.cpu().double().mean(-1)  # [B, M, M]
+    entropy = cross_entropy.diagonal(dim1=1, dim2=2)  # [B, M]
+    sce = cross_entropy + cross_entropy.mT
+    matrices = (sce, sce - entropy[:, :, None] - entropy[:, None, :])
+    for name, matrix in zip(MATRIX_METRICS, matrices, strict=True):
+        for metric, first, second in between(name, lengths):
+            column = matrix[:, lengths.index(first), lengths.index(second)]  # [B]
+            for result, value in zip(results, column.tolist(), strict=True):
+                result.add(metric, value)
     return results
 
 
@@ -146,6 +161,12 @@ def measure_pair(model: nn.Module, tokens: Tensor, length: int, second: int, pre
     result.add(f"sce_last@{length}", float(sce[-1]))
     result.add(f"sce_overlap@{length}", float(sce.mean()))
     return result
+
+
+def between(name: str, lengths: Sequence[int]) -> list[tuple[str, int, int]]:
+    """A matrix metric's names with their two lengths: L1 < L2, and L1 = L2 too where that is not always 0."""
+    pairs = combinations(lengths, 2) if name == "jeffreys_between" else combinations_with_replacement(lengths, 2)
+    return [(f"{name}@{first}-{second}", first, second) for first, second in pairs]
 
 
 def draw_second_length(seed: int, document: int, length: int) -> int:

@@ -106,10 +106,18 @@ class DocumentTask(LongShortTask):
 
 
 class PerplexityTask(DocumentTask):
-    """`longshort_perplexity`: perplexity and bits per byte by length, of prefixes and of one set of targets."""
+    """`longshort_perplexity`: perplexity and bits per byte by length, of prefixes and of one set of targets.
+
+    For those targets also the misalignment between all lengths, which the same passes give.
+    """
 
     OUTPUT_TYPE = requests.PERPLEXITY
     METRICS = measure.PREFIX_METRICS + measure.TAIL_METRICS
+
+    def metrics(self) -> list[str]:
+        """Every metric at every length, and the matrices between lengths."""
+        matrices = (measure.between(name, self.settings.lengths) for name in measure.MATRIX_METRICS)
+        return super().metrics() + [metric for matrix in matrices for metric, _, _ in matrix]
 
 
 class MisalignmentTask(DocumentTask):

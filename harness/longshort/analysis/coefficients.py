@@ -1,0 +1,169 @@
+"""Correlation coefficients of many resamples at once, where a resample takes each family so many times.
+
+A resample is a row of weights, one per family: all ones for the data as they are, a zero for the family left out,
+counts for a draw with replacement. `families` numbers the family of each point, from 0; F is their number. Every
+function returns one coefficient per row, NaN where it is not defined: fewer than 3 points, or a constant side.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.intp]
+
+MIN_POINTS = 3
+BLOCK = 1 << 18  # numbers of an array of [resamples, points] worked on at once, so that it stays in the cache
+NOTHING = 1e-20  # a variance so small, of standardized values, is rounding
+
+
+class Order(NamedTuple):
+    """The points [n] in ascending order, where in it each distinct value starts, and which of these each has [n]."""
+
+    points: Integers
+    starts: Integers
+    value: Integers
+
+
+def pearson(x: Array, y: Array, families: Integers, weights: Array) -> Array:
+    """Pearson's r.
+
+    Args:
+        x: [n] values.
+        y: [n] values.
+        families: [n] the family of each.
+        weights: [R, F] how often each resample takes each family.
+
+    Returns:
+        [R] coefficients.
+    """
+    return partial(x, y, np.empty((len(x), 0)), families, weights)
+
+
+def partial(x: Array, y: Array, controls: Array, families: Integers, weights: Array) -> Array:
+    """Pearson's r of what linear regression on the controls leaves of x and y, fitted anew in every resample.
+
+    From the covariances S of x and y (1) and the controls (2): r of S_11 − S_12 S_22⁻¹ S_21.
+
+    Args:
+        x: [n] values.
+        y: [n] values.
+        controls: [n, k] values.
+        families: [n] the family of each.
+        weights: [R, F] how often each resample takes each family.
+
+    Returns:
+        [R] coefficients; NaN also where the controls explain all of x or y.
+    """
+    values = np.column_stack([x, y, controls])  # [n, 2 + k]
+    values = (values - values.mean(axis=0)) / values.std(axis=0)
+    covariance = _covariances(values, families, weights)  # [R, 2 + k, 2 + k]
+    enough = weights @ np.bincount(families) >= MIN_POINTS + controls.shape[1]
+    before = _diagonal(covariance)[:, :2]  # [R, 2]
+    if controls.shape[1]:
+        across = covariance[:, :2, 2:]  # [R, 2, k]
+        inverse = np.linalg.pinv(covariance[:, 2:, 2:], rcond=1e-10, hermitian=True)
+        covariance = covariance[:, :2, :2] - across @ inverse @ across.transpose(0, 2, 1)
+    left = _diagonal(covariance)[:, :2]
+    # What subtraction leaves of a fully explained side is rounding, relative to what was there.
+    defined = ((before > NOTHING) & (left > 1e-12 * before)).all(axis=1) & enough
+    return _ratio(covariance[:, 0, 1], left[:, 0] * left[:, 1], defined)
+
+
+def spearman(x: Array, y: Array, families: Integers, weights: Array) -> Array:
+    """Spearman's ρ: Pearson's r of the ranks, which each resample ranks anew; ties share their mean rank.
+
+    Arguments and result as in `pearson`.
+    """
+    blocks = np.array_split(weights, -(-weights.shape[0] * len(x) // BLOCK))
+    sides = [_order(x), _order(y)]
+    return np.concatenate([_spearman(sides, block[:, families]) for block in blocks])
+
+
+def _spearman(sides: list[Order], counts: Array) -> Array:
+    """From how often each resample takes each point, [R, n]."""
+    total = counts.sum(axis=1)
+    a, b = (_ranks(side, counts) - total[:, None] / 2 for side in sides)  # their mean is half the number of points
+    weighted = counts * a
+    across, squares = (weighted * b).sum(axis=1), (weighted * a).sum(axis=1) * (counts * b * b).sum(axis=1)
+    return _ratio(across, squares, (squares > 0) & (total >= MIN_POINTS))
+
+
+def _order(x: Array) -> Order:
+    order = np.argsort(x, kind="stable")
+    _, starts, distinct = np.unique(x[order], return_index=True, return_inverse=True)
+    return Order(order, starts, distinct[np.argsort(order)])
+
+
+def _equal(order: Order, counts: Array) -> Array:
+    """How many points have each distinct value, in resamples that take each point so many times; [R, values]."""
+    sorted_counts: Array = counts[:, order.points]
+    if len(order.starts) == len(order.points):  # no ties: a sum of one each, which takes its time
+        return sorted_counts
+    equal: Array = np.add.reduceat(sorted_counts, order.starts, axis=1)
+    return equal
+
+
+def _ranks(order: Order, counts: Array) -> Array:
+    """Mean ranks less ½: the points below, and half of those equal; [R, n]."""
+    equal = _equal(order, counts)
+    ranks: Array = (np.cumsum(equal, axis=1) - equal / 2)[:, order.value]
+    return ranks
+
+
+def kendall(x: Array, y: Array, families: Integers, weights: Array) -> Array:
+    """Kendall's τ-b: concordant less discordant pairs, over the geometric mean of the pairs not tied on each side.
+
+    Pairs are counted once, between each two families; a resample then weighs these counts. A point and its copy
+    are a tie. Arguments and result as in `pearson`.
+    """
+    order = np.argsort(families, kind="stable")
+    starts = np.searchsorted(families[order], np.arange(weights.shape[1]))
+    x, y, families = x[order], y[order], families[order]
+    pairs = np.zeros((len(starts), len(starts)))  # concordant − discordant
+    for family, rows in enumerate(np.split(np.arange(len(x)), starts[1:])):
+        signs = np.sign(x[rows, None] - x) * np.sign(y[rows, None] - y)  # [points of the family, n]
+        pairs[family] = np.add.reduceat(signs.sum(axis=0), starts)
+    across = np.einsum("rf,rf->r", weights @ pairs, weights)
+    counts = weights[:, families]  # [R, n]
+    total = counts.sum(axis=1)
+    one, other = (total**2 - (_equal(_order(side), counts) ** 2).sum(axis=1) for side in (x, y))  # untied
+    return _ratio(across, one * other, (one > 0) & (other > 0) & (total >= MIN_POINTS))
+
+
+def _covariances(values: Array, families: Integers, weights: Array) -> Array:
+    """Covariances of the columns in every resample: within families, and between their means; [R, d, d].
+
+    In two passes, means first: sums of squares less squares of sums would lose digits.
+    """
+    sizes = np.bincount(families).astype(float)  # [F]
+    means = np.zeros((len(sizes), values.shape[1]))
+    np.add.at(means, families, values)
+    means /= sizes[:, None]  # [F, d]
+    rest = values - means[families]
+    within = np.zeros((len(sizes), values.shape[1], values.shape[1]))
+    np.add.at(within, families, rest[:, :, None] * rest[:, None, :])
+    counts = weights * sizes  # [R, F]
+    total = counts.sum(axis=1)
+    covariances: Array = np.tensordot(weights, within, 1)  # [R, d, d]
+    deviations = [side - (counts @ side / total)[:, None] for side in means.T]  # of [R, F]
+    for a, one in enumerate(deviations):
+        weighted = counts * one
+        for b, other in enumerate(deviations):
+            covariances[:, a, b] += np.einsum("rf,rf->r", weighted, other)
+    covariances /= total[:, None, None]
+    return covariances
+
+
+def _diagonal(matrices: Array) -> Array:
+    return np.diagonal(matrices, axis1=1, axis2=2)
+
+
+def _ratio(across: Array, squares: Array, defined: NDArray[np.bool_]) -> Array:
+    """across / sqrt(squares), held within ±1 against rounding; NaN where it is not defined."""
+    ratios = np.full(len(across), np.nan)
+    ratios[defined] = np.clip(across[defined] / np.sqrt(squares[defined]), -1, 1)
+    return ratios

@@ -1,0 +1,8 @@
+"""Figures of the analysis, each as PNG and SVG, legible in print and with any colour vision."""
+
+from longshort.analysis.figures.forest_plot import forest
+from longshort.analysis.figures.lengths import misalignment_curve, perplexity_by_length
+from longshort.analysis.figures.matrix import misalignment_matrix
+from longshort.analysis.figures.points import scatter
+
+__all__ = ["forest", "misalignment_curve", "misalignment_matrix", "perplexity_by_length", "scatter"]

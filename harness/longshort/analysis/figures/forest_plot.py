@@ -1,0 +1,81 @@
+"""All coefficients with their intervals, one under the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from longshort.analysis.figures.style import COLOURS, new_figure, save, style
+from longshort.analysis.tables import axis_label
+from longshort.errors import UserError
+
+LABELS = {"pearson": "Pearson's r", "spearman": "Spearman's ρ", "kendall": "Kendall's τ", "partial": "partial r"}
+
+
+def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pearson") -> list[Path]:
+    """Draw each predictor's coefficient with its 95 % interval, outcome by outcome (a forest plot).
+
+    A hollow point has a naive interval: it takes checkpoints for independent and is too narrow. n counts
+    checkpoints, F families. A pair without a coefficient keeps its row, empty.
+
+    Args:
+        correlations: the table of `longshort.analysis.correlations`.
+        path: the figure's file; ``.png`` and ``.svg`` take the place of its suffix or are added.
+        coefficient: ``pearson``, ``spearman``, ``kendall`` or ``partial``.
+
+    Returns:
+        The two files written.
+
+    Raises:
+        UserError: no pair has a coefficient, or the files cannot be written.
+    """
+    if correlations[coefficient].notna().sum() == 0:
+        raise UserError(f"no pair has a coefficient ({coefficient}): nothing to draw.")
+    ends = [f"{coefficient}_{end}" for end in ("lo", "hi")]
+    table = correlations.reindex(columns=[*correlations.columns, *(set(ends) - set(correlations.columns))])
+    naive = (table["interval"] == "naive") if "interval" in table else pd.Series(False, index=table.index)
+    left: list[str] = []
+    right: list[str] = []
+    headings: list[int] = []
+    with style():
+        blocks = list(table.groupby("outcome", sort=False))
+        figure = new_figure(7.5, 0.24 * (len(table) + 1.6 * len(blocks)) + 1.2)
+        axes = figure.subplots()
+        for outcome, block in blocks:
+            headings.append(len(left))
+            left.append(axis_label(str(outcome)).replace("\n", " "))
+            right.append("")
+            for index, row in block.iterrows():
+                value, low, high = (float(row[name]) for name in (coefficient, *ends))
+                axes.errorbar(
+                    value,
+                    len(left),
+                    xerr=[[value - low], [high - value]],
+                    marker="o",
+                    markersize=5.5,
+                    color=COLOURS[0],
+                    markerfacecolor="white" if naive[index] else COLOURS[0],
+                    linestyle="none",
+                    elinewidth=1.4,
+                    capsize=2.5,
+                )
+                left.append(str(row["predictor"]))
+                right.append(f"n = {row['n']}, F = {row['n_families']}" + ("" if np.isfinite(value) else ", none"))
+        axes.axvline(0, color="#555555", linewidth=1)
+        axes.set_xlim(-1.03, 1.03)
+        axes.set_ylim(len(left) - 0.4, -0.6)
+        axes.set_yticks([row for row in range(len(left)) if row not in headings])
+        axes.set_yticklabels([name for row, name in enumerate(left) if row not in headings])
+        for row in headings:
+            axes.text(-1.02, row, left[row], fontweight="bold", fontsize=9, va="center", backgroundcolor="white")
+        counts = axes.secondary_yaxis("right")
+        counts.set_yticks(range(len(right)), right, fontsize=8)
+        for side in (axes, counts):
+            side.tick_params(axis="y", length=0)
+        counts.spines["right"].set_visible(False)
+        axes.grid(axis="y", visible=False)
+        kinds = " (hollow: naive interval, too narrow)" if naive.any() else ""
+        axes.set_xlabel(f"{LABELS[coefficient]}, 95 % interval{kinds}")
+        return save(figure, path)

@@ -1,0 +1,159 @@
+"""Perplexity and misalignment over length, a line per checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from longshort.analysis.figures.style import (
+    COLOURS,
+    LINE_STYLES,
+    MARKERS,
+    MAX_LEGEND,
+    length_axis,
+    new_figure,
+    save,
+    short_names,
+    shortened,
+    style,
+)
+from longshort.analysis.tables import MISALIGNMENT_METRICS, of_corpus
+from longshort.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+CROWD = 60  # from here on lines alone: markers and bars would hide them, and fill megabytes
+
+
+def perplexity_by_length(
+    tidy: pd.DataFrame, path: str | Path, metric: str = "ppl", corpus: str | None = None
+) -> list[Path]:
+    """Draw perplexity over length on logarithmic axes, a line per checkpoint, a colour per family.
+
+    Bars are ± one standard error over documents. A vertical line marks each train length.
+
+    Args:
+        tidy: the table of `longshort.results.read_results`.
+        path: the figure's file; ``.png`` and ``.svg`` take the place of its suffix or are added.
+        metric: ``ppl``, or ``ppl_tail`` for the fixed-target view.
+        corpus: which corpus's measurements to draw; needed where there are several.
+
+    Returns:
+        The two files written.
+
+    Raises:
+        UserError: no such values, several corpora, or the files cannot be written.
+    """
+    across = "length (tokens)" if metric == "ppl" else "context before the fixed targets (tokens)"
+    return _by_length(tidy, path, metric, corpus, across, "perplexity per token", _perplexity_axis)
+
+
+def misalignment_curve(
+    tidy: pd.DataFrame, path: str | Path, metric: str = "sce", corpus: str | None = None
+) -> list[Path]:
+    """Draw misalignment over length, within the train length and where the model extrapolates.
+
+    A line per checkpoint, a colour per family; bars are ± one standard error over documents. A vertical line
+    marks each train length.
+
+    Args:
+        tidy: the table of `longshort.results.read_results`.
+        path: the figure's file; ``.png`` and ``.svg`` take the place of its suffix or are added.
+        metric: one of `longshort.analysis.tables.MISALIGNMENT_METRICS`.
+        corpus: which corpus's measurements to draw; needed where there are several.
+
+    Returns:
+        The two files written.
+
+    Raises:
+        UserError: no such values, several corpora, or the files cannot be written.
+    """
+    up = f"{MISALIGNMENT_METRICS[metric]} ({'share' if metric == 'agreement' else 'nats'})"
+    return _by_length(tidy, path, metric, corpus, "length L of the longer context (tokens)", up, lambda axes: None)
+
+
+def _by_length(
+    tidy: pd.DataFrame,
+    path: str | Path,
+    metric: str,
+    corpus: str | None,
+    across: str,
+    up: str,
+    scale: Callable[[Axes], None],
+) -> list[Path]:
+    """Draw one metric over length; `scale` sets the vertical axis once the lines are there."""
+    tidy = of_corpus(tidy, corpus)
+    values = tidy[tidy["metric"] == metric].sort_values("length")
+    if values.empty:
+        raise UserError(f"the results hold no {metric}@L: nothing to draw.")
+    families = sorted(values["family"].unique())
+    members = dict.fromkeys(families, 0)
+    checkpoints = list(values.groupby(["family", "checkpoint", "revision"], dropna=False))
+    crowded = len(checkpoints) > CROWD
+    in_legend: list[tuple[Line2D, str]] = []
+    with style():
+        figure = new_figure()
+        axes = figure.subplots()
+        for (family, *_), line in checkpoints:
+            member = members[family]
+            members[family] += 1
+            drawn = axes.errorbar(
+                line["length"].to_numpy(float),
+                line["value"].to_numpy(float),
+                yerr=None if crowded else _bars_above_zero(line),
+                color=COLOURS[families.index(family) % len(COLOURS)],
+                marker="" if crowded else MARKERS[member % len(MARKERS)],
+                linestyle="-" if crowded else LINE_STYLES[member % len(LINE_STYLES)],
+                alpha=0.4 if crowded else 1,
+                markersize=5,
+                linewidth=0.8 if crowded else 1.5,
+                elinewidth=1,
+                capsize=2,
+            )
+            if len(checkpoints) <= MAX_LEGEND:
+                in_legend.append((drawn.lines[0], short_names(line)[0]))
+            elif member == 0:
+                in_legend.append((drawn.lines[0], shortened(family)))
+        length_axis(axes, "x", sorted(values["length"].unique()))
+        scale(axes)
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        for trained in sorted(values["train_length"].dropna().unique()):
+            axes.axvline(trained, color="#777777", linewidth=1.2, linestyle="--", zorder=1)
+            axes.annotate(
+                f" trained at {trained}",
+                (trained, 1),
+                xycoords=("data", "axes fraction"),
+                va="bottom",
+                ha="center",
+                color="#555555",
+                fontsize=9,
+            )
+        if len(in_legend) <= MAX_LEGEND:
+            figure.legend(*zip(*in_legend, strict=True), loc="outside right upper")
+        return save(figure, path)
+
+
+def _bars_above_zero(line: pd.DataFrame) -> NDArray[np.float64]:
+    """± the standard error, cut below where it would reach 0: a logarithmic axis has no place for that."""
+    value, stderr = line["value"].to_numpy(float), line["stderr"].to_numpy(float)
+    return np.stack([np.minimum(stderr, 0.99 * value), stderr])
+
+
+def _perplexity_axis(axes: Axes) -> None:
+    """Logarithmic, with numbers as they are and not as powers of ten, and enough of them for a small span."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    subs = (1, 2, 5) if high / low < 1000 else (1,)
+    axes.yaxis.set_major_locator(MaxNLocator(6) if high / low < 10 else LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,100 @@
+"""Misalignment between all lengths as heat maps, one per checkpoint."""
+
+from __future__ import annotations
+
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from longshort.analysis.figures.style import new_figure, save, short_names, style
+from longshort.analysis.tables import of_corpus
+from longshort.errors import UserError
+
+LABELS = {
+    "sce_between": "SCE between two context lengths",
+    "jeffreys_between": "Jeffreys divergence between two context lengths",
+}
+MAX_PANELS = 12
+MAX_NUMBERED = 6  # lengths up to which the numbers stand in the cells
+COLUMNS = 4
+
+
+def misalignment_matrix(
+    tidy: pd.DataFrame, path: str | Path, metric: str = "sce_between", corpus: str | None = None
+) -> list[Path]:
+    """Draw misalignment between all pairs of context lengths, a heat map per checkpoint, on one colour scale.
+
+    The diagonal of ``sce_between`` is twice the entropy; a pair that was not measured stays blank. Of more than
+    12 checkpoints 12 are drawn, taken from the families in turn, and the figure says so.
+
+    Args:
+        tidy: the table of `longshort.results.read_results`, with the metrics ``METRIC@L1-L2``.
+        path: the figure's file; ``.png`` and ``.svg`` take the place of its suffix or are added.
+        metric: ``sce_between`` or ``jeffreys_between``, in nats.
+        corpus: which corpus's measurements to draw; needed where there are several.
+
+    Returns:
+        The two files written.
+
+    Raises:
+        UserError: no such values, several corpora, or the files cannot be written.
+    """
+    pairs = tidy["metric"].str.extract(rf"^{metric}@(?P<one>\d+)-(?P<other>\d+)$").dropna().astype(int)
+    if pairs.empty:
+        raise UserError(f"the results hold no {metric}@L1-L2: nothing to draw.")
+    # These metrics name their lengths themselves, and have none of their own.
+    values = of_corpus(tidy.loc[pairs.index].assign(length=0), corpus).join(pairs)
+    lengths = sorted({*values["one"], *values["other"]})
+    checkpoints = [rows for _, rows in values.groupby(["family", "checkpoint", "revision"], dropna=False)]
+    shown = _from_all_families(checkpoints)
+    matrices = [_matrix(rows, lengths) for rows in shown]
+    low, high = np.nanmin(matrices), np.nanmax(matrices)
+    numbered = len(lengths) <= MAX_NUMBERED
+    columns = min(COLUMNS, len(shown))
+    rows_of_panels = ceil(len(shown) / columns)
+    side = 0.5 * len(lengths) + 0.4 if numbered else 2.4
+    with style():
+        figure = new_figure(max(4.2, columns * side + 1.8), rows_of_panels * (side + 0.4) + 0.7)
+        panels = figure.subplots(rows_of_panels, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for axes in panels[len(shown) :]:
+            axes.remove()
+        for index, (axes, rows, matrix) in enumerate(zip(panels, shown, matrices, strict=False)):
+            image = axes.imshow(matrix, cmap="cividis", vmin=low, vmax=high)
+            axes.set_title(short_names(rows)[0], fontsize=8)
+            axes.grid(False)
+            ticks = range(len(lengths)) if numbered else range(0, len(lengths), ceil(len(lengths) / MAX_NUMBERED))
+            axes.set_xticks(ticks, [str(lengths[tick]) for tick in ticks], rotation=90, fontsize=8)
+            axes.set_yticks(ticks, [str(lengths[tick]) for tick in ticks], fontsize=8)
+            axes.tick_params(labelbottom=index + columns >= len(shown))
+            for (row, column), value in np.ndenumerate(matrix) if numbered else ():
+                if np.isfinite(value):
+                    pale = value > (low + high) / 2
+                    axes.text(
+                        column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="k" if pale else "w"
+                    )
+        figure.supxlabel("context (tokens)", fontsize=10)
+        figure.supylabel("context (tokens)", fontsize=10)
+        figure.colorbar(image, ax=panels[: len(shown)].tolist(), label=f"{LABELS[metric]} (nats)", aspect=30)
+        if len(shown) < len(checkpoints):
+            figure.suptitle(f"{len(shown)} of {len(checkpoints)} checkpoints", fontsize=10)
+        return save(figure, path)
+
+
+def _matrix(rows: pd.DataFrame, lengths: list[int]) -> NDArray[np.float64]:
+    """The values between all lengths, symmetric: [M, M], NaN where there is none."""
+    matrix = np.full((len(lengths), len(lengths)), np.nan)
+    for one, other, value in rows[["one", "other", "value"]].itertuples(index=False):
+        i, j = lengths.index(one), lengths.index(other)
+        matrix[i, j] = matrix[j, i] = value
+    return matrix
+
+
+def _from_all_families(checkpoints: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Up to 12: the first of each family, then the second of each, and so on; in their old order."""
+    families = pd.Series([rows["family"].iloc[0] for rows in checkpoints])
+    turn = families.groupby(families).cumcount()
+    first = turn.sort_values(kind="stable").index[:MAX_PANELS]
+    return [checkpoints[index] for index in sorted(first)]

@@ -1,0 +1,90 @@
+"""A predictor against an outcome, a point per checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from longshort.analysis.figures.style import (
+    COLOURS,
+    MARKERS,
+    MAX_LEGEND,
+    length_axis,
+    new_figure,
+    save,
+    short_names,
+    shortened,
+    style,
+)
+from longshort.analysis.labels import label_points
+from longshort.analysis.tables import axis_label
+from longshort.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.lines import Line2D
+
+MAX_LABELS = 15  # points with their names beside them
+
+
+def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) -> list[Path]:
+    """Draw a predictor against an outcome, a point per checkpoint, a colour and marker per family.
+
+    Bars are ± one standard error over documents, where the table has it. Up to 15 points are named.
+
+    Args:
+        wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
+        predictor: column of the horizontal axis.
+        outcome: column of the vertical axis.
+        path: the figure's file; ``.png`` and ``.svg`` take the place of its suffix or are added.
+
+    Returns:
+        The two files written.
+
+    Raises:
+        UserError: no checkpoint has both values, or the files cannot be written.
+    """
+    points = wide[np.isfinite(wide[[predictor, outcome]].astype("float64")).all(axis=1)]
+    if points.empty:
+        raise UserError(f"no checkpoint has both {predictor} and {outcome}: nothing to draw.")
+    families = sorted(points["family"].unique())
+    with style():
+        figure = new_figure()
+        axes = figure.subplots()
+        lines: list[Line2D] = []
+        for index, family in enumerate(families):
+            group = points[points["family"] == family]
+            drawn = axes.errorbar(
+                group[predictor].to_numpy(float),
+                group[outcome].to_numpy(float),
+                xerr=_stderr(group, predictor),
+                yerr=_stderr(group, outcome),
+                linestyle="none",
+                color=COLOURS[index % len(COLOURS)],
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=7,
+                markeredgecolor="white",
+                elinewidth=1,
+            )
+            lines.append(drawn.lines[0])
+        axes.set_xlabel(axis_label(predictor))
+        axes.set_ylabel(axis_label(outcome))
+        axes.margins(0.15)
+        if outcome.startswith("effective_length"):
+            length_axis(axes, "y", sorted(points[outcome].unique()))
+        if 1 < len(families) <= MAX_LEGEND:
+            figure.legend(lines, [shortened(family) for family in families], title="family", loc="outside right upper")
+        if len(points) <= MAX_LABELS:
+            bars = [np.nan_to_num(_stderr(points, name)) for name in (predictor, outcome)]
+            colours = [COLOURS[families.index(family) % len(COLOURS)] for family in points["family"]]
+            places = points[[predictor, outcome]].to_numpy(float)
+            label_points(figure, axes, places, np.stack(bars, 1), short_names(points), colours)
+        return save(figure, path)
+
+
+def _stderr(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    column = f"{name}_stderr"
+    return rows[column].to_numpy(float) if column in rows else np.full(len(rows), np.nan)

@@ -1,0 +1,93 @@
+"""The look that all figures share: colours, markers, axes, names; and their files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from longshort.results import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with any colour vision; the yellow, too pale for lines, is left out.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+LINE_STYLES = ("-", "--", ":", "-.")
+MAX_LEGEND = 24
+
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.1,
+    "text.parse_math": False,  # a $ in a checkpoint's name is a $
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "longshort",  # the same figure gives the same file
+}
+
+
+def style() -> Any:
+    """A context in which figures take this look; files are written within it too."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(STYLE)
+
+
+def new_figure(width: float = 7.5, height: float = 4.8) -> Figure:
+    """An empty figure, in inches."""
+    # Not through pyplot: no display is looked for, and nothing stays open.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> list[Path]:
+    """Write a figure as PNG and as SVG, each in one piece; returns the two paths."""
+    path = Path(path)
+    stem = path.name.removesuffix(path.suffix) if path.suffix in (".png", ".svg") else path.name
+    written = []
+    for kind in ("png", "svg"):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        written.append(path.with_name(f"{stem}.{kind}"))
+        write_atomically(written[-1], buffer.getvalue())
+    return written
+
+
+def short_names(rows: pd.DataFrame) -> list[str]:
+    """The last component of a checkpoint's name, and its revision if it is not the usual one; shortened."""
+    return [
+        shortened(Path(checkpoint).name + (f"@{revision}" if pd.notna(revision) and revision != "main" else ""))
+        for checkpoint, revision in zip(rows["checkpoint"], rows["revision"], strict=True)
+    ]
+
+
+def shortened(name: str, width: int = 28) -> str:
+    """A long name without its middle: the ends tell siblings apart, and the plot keeps its place."""
+    return name if len(name) <= width else f"{name[: width // 2]}…{name[-(width // 2 - 1) :]}"
+
+
+def length_axis(axes: Axes, which: Literal["x", "y"], lengths: Iterable[float]) -> None:
+    """A base-2 axis with a tick at each length that was measured, written out."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator(list(lengths)))
+    axis.set_major_formatter(FuncFormatter(lambda length, _: f"{length:.0f}"))
+    axis.set_minor_locator(NullLocator())

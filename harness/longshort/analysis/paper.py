@@ -1,0 +1,147 @@
+"""The correlations as tables for a paper: Markdown, and LaTeX with booktabs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from longshort.analysis.bundle import Analysis
+from longshort.analysis.tables import axis_label
+
+SHORT = {
+    "sce": "SCE",
+    "sce_last": "SCE, last",
+    "sce_overlap": "SCE, overlap",
+    "entropy": "Entropy",
+    "jeffreys": "Jeffreys",
+    "js": "JS",
+    "agreement": "Agreement",
+    "nll": "NLL",
+    "log_params": "log parameters",
+}
+SIGNIFICANT = 0.05
+ADJUSTED = {"holm": "Holm", "bh": "Benjamini–Hochberg"}
+LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "–": "--", "ρ": r"$\rho$", "τ": r"$\tau$",
+    "†": r"$^\dagger$", "\n": " ",
+}  # fmt: skip
+
+
+def short_label(name: str) -> str:
+    """A predictor's name for a narrow column."""
+    metric = name.removesuffix("_beyond")
+    return SHORT[metric] + (" beyond" if name != metric else "") if metric in SHORT else name
+
+
+def number(value: float) -> str:
+    """Two decimals, with a minus sign; a dash for what is missing."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def interval(row: Any, name: str) -> str:
+    """The interval of a coefficient in brackets; nothing where there is none."""
+    low, high = (getattr(row, f"{name}_{end}") for end in ("lo", "hi"))
+    return f"[{number(low)}, {number(high)}]" if np.isfinite([low, high]).all() else ""
+
+
+def families(row: Any) -> str:
+    """The number of families; † where the interval takes checkpoints for independent."""
+    return f"{row.n_families}{'†' if row.interval == 'naive' else ''}"
+
+
+def p_value(p: float) -> str:
+    """Three decimals; * below 0.05."""
+    if not np.isfinite(p):
+        return "–"
+    return ("<0.001" if p < 0.001 else f"{p:.3f}") + ("*" if p < SIGNIFICANT else "")
+
+
+def legend(analysis: Analysis) -> str:
+    """What the columns are."""
+    settings = analysis.settings
+    how = "jackknife by" if settings["interval"] == "jackknife" else "bootstrap over"
+    fixed = f" with {', '.join(map(short_label, settings['controls']))} held fixed" if settings["controls"] else ""
+    return (
+        f"n checkpoints of F families ({settings['group_by']}); Pearson's r, Spearman's ρ and partial r{fixed}, each "
+        f"with its 95 % interval ({how} family); Kendall's τ-b; p of r, {ADJUSTED[settings['adjust']]}-adjusted over "
+        f"all {len(analysis.correlations)} pairs, * below {SIGNIFICANT}. † Naive interval and p: fewer than 4 "
+        "families, checkpoints taken for independent, which is too narrow."
+    )
+
+
+def markdown(analysis: Analysis) -> str:
+    """One table per outcome, a row per predictor."""
+    parts = ["# Correlations\n", f"{legend(analysis)}\n"]
+    for outcome, rows in _by_outcome(analysis.correlations):
+        parts.append(f"## {_plain(outcome)}\n\n{_one_line(axis_label(outcome))}\n")
+        lines = ["| predictor | n | F | Pearson r | Spearman ρ | Kendall τ | partial r | adjusted p |"]
+        lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
+        for row in rows:
+            cells = [_plain(short_label(row.predictor)), str(row.n), families(row)]
+            cells += [_with_interval(row, "pearson"), _with_interval(row, "spearman"), number(row.kendall)]
+            cells += [_with_interval(row, "partial"), p_value(row.p_adjusted).replace("<", "&lt;").replace("*", r"\*")]
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines) + "\n")
+        parts += [f"{_plain(problem)}.\n" for problem in _without_coefficient(rows)]
+    return "\n".join(parts)
+
+
+def latex(analysis: Analysis) -> str:
+    """One ``table`` per outcome, two lines per predictor: the coefficients, and beneath them their intervals."""
+    parts = ["% Made by longshort correlate; the preamble needs \\usepackage{booktabs}.\n"]
+    head = ["predictor", "$n$ ($F$)", "Pearson $r$", "Spearman $\\rho$", "Kendall $\\tau$", "partial $r$", "adj. $p$"]
+    for index, (outcome, rows) in enumerate(_by_outcome(analysis.correlations), start=1):
+        caption = f"Correlation with {axis_label(outcome)}: {legend(analysis)}"
+        problems = "".join(f" {problem}." for problem in _without_coefficient(rows))
+        parts += [
+            "\\begin{table}\n\\centering\n\\footnotesize\n\\setlength{\\tabcolsep}{3pt}",
+            f"\\caption{{{escape(caption + problems)}}}\n\\label{{tab:correlations-{index}}}\n\\medskip",
+            "\\begin{tabular}{@{}lrrrrrr@{}}\n\\toprule",
+            f"{' & '.join(head)} \\\\\n\\midrule",
+        ]
+        for row in rows:
+            upper = [short_label(row.predictor), str(row.n)]
+            upper += [number(getattr(row, name)) for name in ("pearson", "spearman", "kendall", "partial")]
+            lower = ["", f"({families(row)})", *(interval(row, name) for name in ("pearson", "spearman"))]
+            lower += ["", interval(row, "partial"), ""]
+            parts += [_line([*upper, p_value(row.p_adjusted)]), f"{_line(lower)}[2pt]"]
+        parts += ["\\bottomrule\n\\end{tabular}\n\\end{table}\n"]
+    return "\n".join(parts)
+
+
+def escape(text: str) -> str:
+    """Text that LaTeX sets as it is; what it has no letter for becomes a question mark."""
+    return "".join(LATEX.get(letter, letter if letter.isascii() and letter.isprintable() else "?") for letter in text)
+
+
+def _line(cells: list[str]) -> str:
+    return f"{' & '.join(map(escape, cells))} \\\\"
+
+
+def _by_outcome(correlations: pd.DataFrame) -> Iterator[tuple[str, list[Any]]]:
+    for outcome, rows in correlations.groupby("outcome", sort=False):
+        yield str(outcome), list(rows.itertuples())
+
+
+def _with_interval(row: Any, name: str) -> str:
+    return f"{number(getattr(row, name))} {interval(row, name)}".strip()
+
+
+def _without_coefficient(rows: list[Any]) -> list[str]:
+    return [f"{short_label(row.predictor)}: {row.note}" for row in rows if not np.isfinite(row.pearson)]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#" else letter for letter in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,150 @@
+"""From a folder of results to everything that is found in it."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from longshort.analysis import tables
+from longshort.analysis.bundle import Analysis
+from longshort.analysis.comparison import compare
+from longshort.analysis.correlation import Adjust, Interval, correlations
+from longshort.analysis.selection import check_columns, check_group, keep_where, main_outcomes
+from longshort.results import Reading, read
+
+LIBRARIES = ("longshort", "numpy", "scipy", "pandas", "matplotlib")
+
+
+def analyze(
+    folder: str | Path | Iterable[str | Path],
+    *,
+    predictors: Sequence[str] | None = None,
+    outcomes: Sequence[str] | None = None,
+    controls: Sequence[str] = (),
+    where: str | None = None,
+    group_by: str = "family",
+    interval: Interval = "jackknife",
+    adjust: Adjust = "holm",
+    resamples: int = 2000,
+    seed: int = 0,
+    corpus: str | None = None,
+    strict: bool = False,
+) -> Analysis:
+    """Read results, correlate every predictor with every outcome, compare the predictors.
+
+    The names of predictors, outcomes and controls are columns of `longshort.analysis.wide_table`.
+
+    Args:
+        folder: of lm-eval's results, searched at any depth; or results files.
+        predictors: by default the misalignment metrics at the train length and beyond, and NLL.
+        outcomes: by default LongBench-E overall and 8k+, log-perplexity beyond the train length, its rise, and the
+            effective length; not those of fixed targets (``…_tail…``) and of other lm-eval tasks.
+        controls: held fixed in the partial correlation, beside ``nll`` and, where it varies, ``log_params``.
+        where: a condition on the wide table, as ``"params < 8e9"``: see `longshort.analysis.selection.keep_where`.
+        group_by: the column that says which checkpoints belong together.
+        interval: ``jackknife`` or ``bootstrap``, over groups.
+        adjust: of p-values for their number, ``holm`` or ``bh``.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        corpus: whose perplexities and misalignments to use; needed where there are several.
+        strict: raise for a file that cannot be read instead of leaving it out with a note.
+
+    Returns:
+        Analysis; equal for equal results and arguments.
+
+    Raises:
+        UserError: nothing to read, several corpora, or with `strict` a damaged file.
+        UsageError: one of the arguments names what is not there.
+    """
+    reading = read(folder, strict=strict, every_task=True)
+    everything = tables.wide_table(reading.table, corpus)
+    wide = keep_where(everything, where) if where else everything
+    check_group(group_by, wide)
+    for what, names in (("predictor", predictors), ("outcome", outcomes), ("control", controls)):
+        check_columns(what, names or (), wide)
+    chosen = list(dict.fromkeys(predictors or tables.predictors(wide)))
+    aims = list(dict.fromkeys(outcomes or [name for name in tables.outcomes(wide) if "_tail" not in name]))
+    fixed = list(dict.fromkeys([*_default_controls(wide), *controls]))
+    options: dict[str, Any] = {"group": group_by, "resamples": resamples, "seed": seed}
+    return Analysis(
+        tidy=_of_checkpoints(reading.table, wide, corpus),
+        wide=wide,
+        correlations=correlations(wide, chosen, aims, fixed, interval=interval, adjust=adjust, **options),
+        comparisons=compare(wide, _pairs(wide, chosen), main_outcomes(aims, wide), **options),
+        settings={
+            "folder": str(folder) if isinstance(folder, (str, Path)) else f"{len(reading.files)} files",
+            "checkpoints": len(wide),
+            "predictors": chosen,
+            "outcomes": aims,
+            "controls": fixed,
+            "where": where,
+            "group_by": group_by,
+            "interval": interval,
+            "adjust": adjust,
+            "resamples": resamples,
+            "seed": seed,
+            "corpus": corpus,
+            "corpora": reading.corpora,
+            "versions of tasks and tools": reading.versions,
+            "versions of the analysis": {"python": platform.python_version()}
+            | {name: version(name) for name in LIBRARIES},
+            "results files, SHA-256": reading.files,
+        },
+        notes=[*reading.notes, *_doubts(reading, wide, everything, aims)],
+    )
+
+
+def _default_controls(wide: pd.DataFrame) -> list[str]:
+    varies = wide["log_params"].max() > wide["log_params"].min()
+    return [name for name in ("nll", *(("log_params",) if varies else ())) if wide[name].notna().any()]
+
+
+def _pairs(wide: pd.DataFrame, predictors: Sequence[str]) -> list[tuple[str, str]]:
+    """Every misalignment against the loss, and SCE against its two parts."""
+    misalignments = [name for name in predictors if name.removesuffix("_beyond") in tables.MISALIGNMENT_METRICS]
+    pairs = [(name, "nll") for name in misalignments]
+    pairs += [("sce", part) for part in ("entropy", "jeffreys") if "sce" in predictors]
+    return [(name, other) for name, other in pairs if wide[other].notna().any()]
+
+
+def _of_checkpoints(tidy: pd.DataFrame, wide: pd.DataFrame, corpus: str | None) -> pd.DataFrame:
+    """What was measured of the checkpoints in `wide`, on the one corpus."""
+    corpora = tables.of_corpus(tidy, corpus)["corpus"].unique()
+    ours = tidy["task"].isin([tables.PERPLEXITY, tables.MISALIGNMENT])
+    kept: pd.DataFrame = tidy[~ours | tidy["corpus"].isin(corpora)].merge(wide[tables.IDENTITY], on=tables.IDENTITY)
+    return kept
+
+
+def _doubts(reading: Reading, wide: pd.DataFrame, everything: pd.DataFrame, outcomes: Sequence[str]) -> list[str]:
+    """What speaks against comparing these checkpoints, or left some of them out."""
+    notes = []
+    known = set(everything["checkpoint"])
+    others = sorted(set(reading.table["checkpoint"]) - known)
+    if others:
+        notes.append(
+            f"{_few(others)}: no perplexity or misalignment of {tables.PERPLEXITY} or {tables.MISALIGNMENT} "
+            "on this corpus. Left out."
+        )
+    untold = sorted(wide.loc[wide["train_length"].isna(), "checkpoint"])
+    if untold:
+        notes.append(f"{_few(untold)}: no train_length in the results, so no predictor. Evaluate with --train-length.")
+    for name, origins in reading.corpora.items():
+        sets = max(Counter(task for task, _ in {(origin["task"], origin["sha256"]) for origin in origins}).values())
+        if sets > 1:
+            notes.append(
+                f"corpus '{name}' stands for {sets} different sets of documents (by SHA-256): values of checkpoints "
+                "measured on different documents do not compare well."
+            )
+    if not outcomes:
+        notes.append("no outcome: nothing was measured beyond the train lengths.")
+    return notes
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

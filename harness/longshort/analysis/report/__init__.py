@@ -1,0 +1,212 @@
+"""One self-contained HTML file of an analysis: what was found, interactive plots, tables, methods, settings."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+
+from longshort.analysis import figures
+from longshort.analysis.bundle import Analysis
+from longshort.analysis.report.findings import caution, findings, headline_outcomes
+from longshort.analysis.report.reported import METHODS_TABLE, SOURCE, beside_reported, measured_checkpoints
+from longshort.analysis.selection import main_predictors
+from longshort.analysis.tables import axis_label, outcomes, predictors
+from longshort.errors import UserError
+from longshort.results import write_atomically
+
+MAX_FOREST = 60  # rows of the forest plot
+LABELS = {
+    "n_families": "families",
+    "pearson": "Pearson’s r",
+    "spearman": "Spearman’s ρ",
+    "kendall": "Kendall’s τ",
+    "partial": "partial r",
+    "p_adjusted": "adjusted p",
+    "reliability_predictor": "reliability of the predictor",
+    "reliability_outcome": "reliability of the outcome",
+    "pearson_corrected": "r, corrected for attenuation",
+    "abs_pearson": "|r|",
+    "abs_pearson_other": "|r| of the other",
+    "abs_spearman": "|ρ|",
+    "abs_spearman_other": "|ρ| of the other",
+    "difference": "difference of |r|",
+    "share_greater": "share of resamples where |r| is greater",
+    "spearman_difference": "difference of |ρ|",
+    "spearman_share_greater": "share of resamples where |ρ| is greater",
+}
+RANGES = {"_loo": "{} without one family", "_jackknife": "{}, jackknife"}  # no value of their own, two ends
+# What has room on paper; of a table that has none of these, the first columns.
+PRINTED = {"predictor", "outcome", "n", "n_families", "pearson", "spearman", "partial", "p_adjusted"}
+MAX_PRINTED = 9
+
+
+def write_report(analysis: Analysis, path: str | Path) -> Path:
+    """Write the report of an analysis.
+
+    The file asks for nothing over the network and runs no script but its own. Figures that cannot be drawn from
+    what was measured are left out and named among the notes.
+
+    Args:
+        analysis: what was found.
+        path: the file to write, usually ``report.html``.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = Path(path)
+    drawn, missing = _figures(analysis)
+    style, script = (_part(name) for name in ("style.css", "script.js"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(_part("template.html")).render(
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        data=_embedded(_data(analysis)),
+        checkpoints=len(analysis.wide),
+        families=analysis.wide[_group(analysis)].nunique(),
+        caution=caution(analysis),
+        findings=findings(analysis),
+        pairs=len(analysis.correlations),
+        intervals=sorted({*analysis.correlations.get("interval", pd.Series(dtype=str)).dropna()} - {""}),
+        figures=drawn,
+        beside=beside_reported(analysis),
+        reported=METHODS_TABLE,
+        measured=measured_checkpoints(analysis.wide),
+        source=SOURCE,
+        settings={key: _setting(value) for key, value in analysis.settings.items()},
+        notes=[*analysis.notes, *missing],
+    )
+    write_atomically(path, page)
+    return path
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    """As a Content-Security-Policy names an inline script or style."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    """JSON for a script element: without ``<`` nothing in it can end that element."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _data(analysis: Analysis) -> dict[str, Any]:
+    """What the script works with: each table's columns and values, and what may be plotted."""
+    wide, table = analysis.wide, analysis.correlations
+    axes = {
+        "predictors": list(dict.fromkeys(table["predictor"])) or predictors(wide),
+        "outcomes": list(dict.fromkeys(table["outcome"])) or outcomes(wide),
+    }
+    names = [*wide, *axes["predictors"], *axes["outcomes"]]
+    return {
+        **axes,
+        "start": [main_predictors(axes["predictors"])[:1], headline_outcomes(analysis)[:1] or axes["outcomes"][:1]],
+        "group": _group(analysis),
+        "labels": {name: axis_label(name).replace("\n", " ") for name in names},
+        "tables": {
+            name: {"columns": _columns(frame), "values": {key: _values(frame[key]) for key in frame}}
+            for name, frame in (("correlations", table), ("comparisons", analysis.comparisons), ("checkpoints", wide))
+        },
+    }
+
+
+def _group(analysis: Analysis) -> str:
+    """The column whose values were taken for families."""
+    group = analysis.settings.get("group_by", "family")
+    return group if group in analysis.wide else "family"
+
+
+def _columns(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The table's columns as shown: a value, its interval or its standard error in one."""
+    columns: list[dict[str, Any]] = []
+    companions = ("stderr",) if "checkpoint" in frame else ("lo", "hi")
+    for key in map(str, frame):
+        base, _, end = key.rpartition("_")
+        kind = next((kind for kind in RANGES if base.endswith(kind)), None) if end in companions else None
+        if end in companions and base in frame:
+            continue
+        if kind is None:
+            columns.append({"key": key, "kind": _kind(frame, key), "label": _label(frame, key)})
+        elif end == "lo":
+            label = RANGES[kind].format(_label(frame, base.removesuffix(kind)))
+            columns.append({"key": base, "kind": "range", "label": label})
+    printed = PRINTED if "pearson" in frame else {column["key"] for column in columns[:MAX_PRINTED]}
+    return [column | {"print": column["key"] in printed} for column in columns]
+
+
+def _label(frame: pd.DataFrame, key: str) -> str:
+    if "checkpoint" in frame:  # as in the CSV file; what it means is told beside
+        return key
+    return f"p of {LABELS.get(key[:-2], key[:-2])}" if key.endswith("_p") else LABELS.get(key, key.replace("_", " "))
+
+
+def _kind(frame: pd.DataFrame, key: str) -> str:
+    if not pd.api.types.is_numeric_dtype(frame[key]):
+        return "text"
+    if key.endswith("_p") or key == "p_adjusted":
+        return "p"
+    return "coefficient" if "checkpoint" not in frame and pd.api.types.is_float_dtype(frame[key]) else "value"
+
+
+def _values(column: pd.Series[Any]) -> list[Any]:
+    """Plain values, None for what is missing; JSON has no infinity, and a plot no place for it."""
+    return [
+        None if pd.isna(value) or (isinstance(value, float) and math.isinf(value)) else value
+        for value in column.astype(object).tolist()
+    ]
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, (dict, list, tuple)) for item in value):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, (dict, list, tuple)):
+        return json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    return "none" if value is None or value == "" else str(value)
+
+
+def _figures(analysis: Analysis) -> tuple[list[dict[str, str]], list[str]]:
+    """The figures that can be drawn, as SVG in data URLs, and why the others cannot."""
+    table, corpus = analysis.correlations, analysis.settings.get("corpus")
+    main = table[table["outcome"].isin(headline_outcomes(analysis))].head(MAX_FOREST)
+    wanted: list[tuple[str, Callable[[Path], list[Path]]]] = [
+        ("The correlations with their 95 % intervals", partial(figures.forest, main)),
+        ("Perplexity by length", partial(figures.perplexity_by_length, analysis.tidy, corpus=corpus)),
+        ("Misalignment (SCE) by length", partial(figures.misalignment_curve, analysis.tidy, corpus=corpus)),
+        (
+            "Misalignment without its entropy part (Jeffreys divergence) by length",
+            partial(figures.misalignment_curve, analysis.tidy, metric="jeffreys", corpus=corpus),
+        ),
+        ("Misalignment between all lengths", partial(figures.misalignment_matrix, analysis.tidy, corpus=corpus)),
+    ]
+    drawn, missing = [], []
+    for caption, draw in wanted:
+        with TemporaryDirectory() as folder:
+            try:
+                svg = draw(path=Path(folder) / "figure.svg")[1].read_bytes()  # type: ignore[call-arg]
+            except UserError as error:
+                missing.append(f"Figure “{caption}”: {error}")
+            else:
+                drawn.append(
+                    {"caption": caption, "source": f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"}
+                )
+    return drawn, missing

@@ -1,0 +1,72 @@
+"""What the paper reports, to stand beside what was measured, and never mixed with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from longshort.analysis.bundle import Analysis
+from longshort.analysis.figures.style import short_names
+from longshort.analysis.report.findings import coefficient, headline_outcomes, plain_name
+from longshort.analysis.tables import LONGBENCH_OUTCOMES
+
+SOURCE = "reported by Du et al., ICML 2025, not measured here"
+# |correlation| with long-context performance; which kind of correlation and which models is not known.
+CORRELATIONS = (("misalignment (L_misalign)", 0.85, "sce"), ("training loss", 0.62, "nll"))
+# After 200 steps: training data and method, α, LongBench-E, perplexity.
+METHODS_TABLE = (
+    ("RedPajama-Book, CLEX, 4k", "0", 24.7, 6.12),
+    ("RedPajama-Book, CLEX, 4k", "0.1", 26.6, 5.88),
+    ("RedPajama-Book, CLEX, 4k", "0.5", 24.7, 6.54),
+    ("PG19, CLEX, 4k", "0", 22.5, 7.45),
+    ("PG19, CLEX, 4k", "0.1", 25.3, 7.35),
+    ("LongQLoRA, 8k", "0", 23.4, 5.82),
+    ("LongQLoRA, 8k", "0.1", 25.8, 5.77),
+    ("EABF, 8k", "0", 23.6, 6.01),
+    ("EABF, 8k", "0.1", 24.8, 5.91),
+)
+MAX_CHECKPOINTS = 12
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One reported |correlation| and the measured ones next to it, each with its outcome."""
+
+    predictor: str
+    reported: float
+    measured: list[str]
+
+
+def beside_reported(analysis: Analysis) -> list[Beside]:
+    """The paper's two correlations and ours with the main outcomes."""
+    table = analysis.correlations
+    found = []
+    for label, value, predictor in CORRELATIONS:
+        rows = table[(table["predictor"] == predictor) & table["outcome"].isin(headline_outcomes(analysis))]
+        measured = [
+            f"{coefficient(row['pearson'], row.get('pearson_lo'), row.get('pearson_hi'))} "
+            f"with {plain_name(row['outcome'])}, n = {row['n']}, F = {row['n_families']}"
+            for _, row in rows.iterrows()
+        ]
+        found.append(Beside(label, value, measured))
+    return found
+
+
+def measured_checkpoints(wide: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Name, LongBench-E and perplexity at the train length of the first 12 checkpoints, as text."""
+    rows = wide.head(MAX_CHECKPOINTS)
+
+    def text(value: Any, form: str) -> str:
+        return f"{value:{form}}" if pd.notna(value) and np.isfinite(value) else "–"
+
+    return [
+        (
+            name,
+            text(row.get(LONGBENCH_OUTCOMES[0]), ".1f"),
+            text(np.exp(row.get("nll", np.nan)), ".2f"),
+        )
+        for name, (_, row) in zip(short_names(rows), rows.iterrows(), strict=True)
+    ]

@@ -1,0 +1,125 @@
+"""What an analysis is asked for by name: columns, and which checkpoints to keep."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+from longshort.analysis.tables import IDENTITY, LONGBENCH_OUTCOMES
+from longshort.errors import UserError
+
+# What `where` may be made of. Anything else that pandas evaluates (calls, attributes, @variables) could run code.
+ALLOWED = (
+    ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.USub, ast.UAdd,
+    ast.BinOp, ast.BitAnd, ast.BitOr, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Mod,
+    ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn,
+    ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple,
+)  # fmt: skip
+EXAMPLE = """as in "params < 8e9 and family != 'llama'", or "`log_ppl@8192` < 4\""""
+
+MAX_MAIN = 4
+MAIN_PREDICTORS = ("sce", "jeffreys", "entropy", "nll")
+
+
+class UsageError(UserError):
+    """A choice that the results do not offer, or that cannot be understood."""
+
+
+def check_columns(what: str, names: Iterable[str], wide: pd.DataFrame) -> None:
+    """Find every name among the columns that hold numbers.
+
+    Raises:
+        UsageError: one is not; near names are given.
+    """
+    known = [str(name) for name in wide if _is_measured(wide, str(name))]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{what} '{name}' is not among what was measured. {_near(name, known)}")
+
+
+def check_group(name: str, wide: pd.DataFrame) -> None:
+    """Find the column that says which checkpoints belong together.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in wide:
+        raise UsageError(f"'{name}' is no column to group by. {_near(name, list(map(str, wide)))}")
+
+
+def keep_where(wide: pd.DataFrame, expression: str) -> pd.DataFrame:
+    """The rows of which an expression is true, in the syntax of `pandas.DataFrame.query`.
+
+    Comparisons, arithmetic, and, or, not and in, over columns and constants; nothing that could run code. A row
+    that lacks a value which the expression needs is left out.
+
+    Raises:
+        UsageError: the expression is none of these, names no column, or is true of no row.
+    """
+    quoted: list[str] = re.findall(r"`([^`]*)`", expression)
+    try:
+        tree = ast.parse(re.sub(r"`[^`]*`", "__quoted__", expression).strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UsageError(f"where: {expression!r} cannot be understood. Write a condition, {EXAMPLE}.") from error
+    for node in ast.walk(tree):
+        if not isinstance(node, ALLOWED):
+            raise UsageError(
+                f"where: {expression!r} holds more than comparisons of columns and constants ({type(node).__name__}). "
+                f"Write a condition, {EXAMPLE}."
+            )
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {"__quoted__"}
+    for name in [*sorted(names), *quoted]:
+        if name not in wide:
+            raise UsageError(f"where: '{name}' is no column. {_near(name, list(map(str, wide)))}")
+    try:
+        chosen = wide.eval(expression.strip(), engine="python")
+    except Exception as error:  # pandas raises many kinds, as for text compared with a number
+        cause = " ".join(str(error).split())[:200]
+        raise UsageError(f"where: {expression!r} cannot be evaluated: {cause}. Write it {EXAMPLE}.") from error
+    if not isinstance(chosen, pd.Series) or not is_bool_dtype(chosen.dtype):
+        raise UsageError(f"where: {expression!r} is no condition on checkpoints. Write one, {EXAMPLE}.")
+    kept: pd.DataFrame = wide[chosen.fillna(False).astype(bool)].reset_index(drop=True)
+    if kept.empty:
+        raise UsageError(f"where: {expression!r} is true of none of {len(wide)} checkpoints.")
+    return kept
+
+
+def main_predictors(names: Sequence[str]) -> list[str]:
+    """Those to show where there is room for few."""
+    return _few(names, MAIN_PREDICTORS)
+
+
+def main_outcomes(names: Sequence[str], wide: pd.DataFrame) -> list[str]:
+    """Those to show where there is room for few: LongBench-E, the furthest perplexity of most checkpoints, reach."""
+    lengths = {name: int(name.removeprefix("log_ppl@")) for name in names if re.fullmatch(r"log_ppl@\d+", name)}
+    furthest = sorted(lengths, key=lambda name: (wide[name].notna().sum(), lengths[name]))[-1:]
+    return _few(names, [*LONGBENCH_OUTCOMES, *furthest, "effective_length"])
+
+
+def _few(names: Sequence[str], preferred: Iterable[str]) -> list[str]:
+    if len(names) <= MAX_MAIN:
+        return list(names)
+    return ([name for name in preferred if name in names] or list(names))[:MAX_MAIN]
+
+
+def _is_measured(wide: pd.DataFrame, name: str) -> bool:
+    column = wide[name]
+    return (
+        name not in IDENTITY
+        and not name.endswith("_stderr")
+        and is_numeric_dtype(column.dtype)
+        and bool(column.notna().any())
+    )
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    near += [other for other in known if name.lower() in other.lower() and other not in near][: 10 - len(near)]
+    if near:
+        return f"Near names: {', '.join(near)}."
+    return f"Known: {', '.join(known[:30])}{f' and {len(known) - 30} more' if len(known) > 30 else ''}."

@@ -1,0 +1,72 @@
+"""Everything that was found, as files: tables, figures, the report."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from pathlib import Path
+
+from longshort.analysis.bundle import Analysis
+from longshort.analysis.figures import forest, misalignment_curve, misalignment_matrix, perplexity_by_length, scatter
+from longshort.analysis.paper import latex, markdown
+from longshort.analysis.selection import main_outcomes, main_predictors
+from longshort.results import write_atomically
+
+
+def write_analysis(analysis: Analysis, folder: str | Path) -> list[Path]:
+    """Write tables, figures and ``report.html``; equal analyses give equal files.
+
+    Scatter plots are drawn of the main predictors and outcomes that have a coefficient; the report has all pairs.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    from longshort.analysis.report import write_report
+
+    folder = Path(folder)
+    content = {
+        "correlations.csv": analysis.correlations.to_csv(index=False),
+        "correlations.md": markdown(analysis),
+        "correlations.tex": latex(analysis),
+        "comparisons.csv": analysis.comparisons.to_csv(index=False),
+        "measurements.csv": analysis.tidy.to_csv(index=False),
+        "checkpoints.csv": analysis.wide.to_csv(index=False),
+    }
+    for name, text in content.items():
+        write_atomically(folder / name, text)
+    figures = _draw(analysis, folder / "figures")
+    return [*(folder / name for name in content), *figures, write_report(analysis, folder / "report.html")]
+
+
+def main_pairs(analysis: Analysis) -> list[tuple[str, str]]:
+    """Predictor and outcome of the pairs to show where there is room for few, those that have a coefficient."""
+    found = analysis.correlations[analysis.correlations["pearson"].notna()]
+    given = set(zip(found["predictor"], found["outcome"], strict=True))
+    outcomes = main_outcomes(analysis.settings["outcomes"], analysis.wide)
+    return [
+        (predictor, outcome)
+        for outcome, predictor in product(outcomes, main_predictors(analysis.settings["predictors"]))
+        if (predictor, outcome) in given
+    ]
+
+
+def _draw(analysis: Analysis, folder: Path) -> list[Path]:
+    """Every figure for which there is something to draw."""
+    tidy, metrics = analysis.tidy, set(analysis.tidy["metric"])
+    written = []
+    if "ppl" in metrics:
+        written += perplexity_by_length(tidy, folder / "perplexity_by_length")
+    for metric in ("sce", "jeffreys"):
+        if metric in metrics:
+            written += misalignment_curve(tidy, folder / f"misalignment_curve_{metric}", metric=metric)
+        if any(name.startswith(f"{metric}_between@") for name in metrics):
+            written += misalignment_matrix(tidy, folder / f"misalignment_matrix_{metric}", metric=f"{metric}_between")
+    if analysis.correlations["pearson"].notna().any():
+        written += forest(analysis.correlations, folder / "forest")
+    for predictor, outcome in main_pairs(analysis):
+        name = re.sub(r"[^\w.+@-]+", "-", f"scatter_{predictor}_{outcome}")
+        written += scatter(analysis.wide, predictor, outcome, folder / name)
+    return written

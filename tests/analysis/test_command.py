@@ -1,0 +1,159 @@
+"""`longshort correlate` as a user runs it."""
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from longshort.analysis import analyze
+from longshort.analysis.command import show_headline
+from longshort.cli import app
+from tests.analysis.results_folder import measured, results_of, save, save_folder
+
+FEW = ["--predictor", "sce", "--outcome", "log_ppl@256"]
+
+
+def correlate(*arguments):
+    return CliRunner().invoke(app, ["correlate", *map(str, arguments)], env={"COLUMNS": "80"})
+
+
+def files(folder):
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_everything_is_written_and_again_the_same(tmp_path):
+    results = save_folder(tmp_path / "results", families=5, members=2)
+    damaged = save(results, "damaged", '{"results": {"longshort_perp')
+    done = correlate(results, *FEW)
+    assert done.exit_code == 0, done.output
+    assert f"warning: {damaged} is damaged or incomplete JSON. Run that evaluation again. Left out." in done.stderr
+    lines = done.stdout.splitlines()
+    assert "Correlation with log-perplexity at 256 tokens (nats per token)" in lines
+    assert max(map(len, lines[:-1])) <= 80
+    made = files(results / "analysis")
+    for name in ("correlations.csv", "correlations.md", "correlations.tex", "comparisons.csv", "measurements.csv"):
+        assert name in made
+        assert name in done.stdout.replace("\n", "")
+    assert {"checkpoints.csv", "report.html"} < set(made)
+    figures = {name.removeprefix("figures/") for name in made if name.startswith("figures/")}
+    names = ("forest", "perplexity_by_length", "scatter_sce_log_ppl@256")
+    names += tuple(f"misalignment_{kind}_{metric}" for kind in ("curve", "matrix") for metric in ("sce", "jeffreys"))
+    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+
+    found = pd.read_csv(results / "analysis" / "correlations.csv")
+    row = found.iloc[0]
+    assert row[["predictor", "outcome", "n", "n_families"]].tolist() == ["sce", "log_ppl@256", 10, 5]
+    assert len(found) == 1
+    shown = next(line for line in lines if line.startswith("SCE"))
+    for value in (row["pearson"], row["pearson_lo"], row["pearson_hi"], row["spearman"], row["partial"]):
+        assert f"{value:.2f}".replace("-", "−") in shown
+    assert "10 (5)" in shown
+    wide = pd.read_csv(results / "analysis" / "checkpoints.csv")
+    assert np.corrcoef(wide["sce"], wide["log_ppl@256"])[0, 1] == pytest.approx(row["pearson"])
+    assert len(pd.read_csv(results / "analysis" / "measurements.csv")) == 10 * (15 + 12 + 4)
+
+    again = subprocess.run(
+        [sys.executable, "-m", "longshort", "correlate", str(results), *FEW, "-o", str(tmp_path / "again")],
+        env=os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
+    assert "is damaged" in again.stderr
+    assert files(tmp_path / "again") == made
+
+
+def test_strict_stops_and_writes_nothing(tmp_path):
+    results = save_folder(tmp_path / "results")
+    damaged = save(results, "damaged", "")
+    before = files(tmp_path)
+    done = correlate(results, "--strict", "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert done.stderr == f"longshort: {damaged} is damaged or incomplete JSON. Run that evaluation again.\n"
+    assert files(tmp_path) == before
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return save_folder(tmp_path_factory.mktemp("results"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--predictor", "scee"], 2, "predictor 'scee' is not among what was measured. Near names: sce"),
+        (["--outcome", "ruler"], 2, "outcome 'ruler' is not among what was measured. Known: params"),
+        (["--control", "nl"], 2, "control 'nl' is not among what was measured. Near names: nll"),
+        (["--where", "params << 3"], 2, "where: 'params << 3' holds more than comparisons"),
+        (["--where", "params <"], 2, "where: 'params <' cannot be understood"),
+        (["--where", "params > 1e12"], 2, "is true of none of 15 checkpoints"),
+        (["--group-by", "base"], 2, "'base' is no column to group by"),
+        (["--corpus", "pg19"], 1, "no results of longshort_perplexity or longshort_misalignment on corpus 'pg19'"),
+        (["-o", "/proc/nowhere"], 1, "/proc/nowhere/correlations.csv cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(results, arguments, code, message, tmp_path):
+    done = correlate(results, *arguments, *(() if "-o" in arguments else ("-o", tmp_path / "out")))
+    assert done.exit_code == code
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"longshort: {message}" if arguments[0] != "--where" else "longshort: where: ")
+    assert message in line
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--interval", "magic"], ["--adjust", "none"], ["--resamples", "1"], ["--nope"]])
+def test_wrong_usage(results, arguments):
+    done = correlate(results, *arguments)
+    assert done.exit_code == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_to_read(tmp_path):
+    done = correlate(tmp_path / "nowhere")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        f"longshort: {tmp_path / 'nowhere'} does not exist. Name a folder of lm-eval results.\n",
+    )
+    done = correlate(tmp_path)
+    assert done.exit_code == 1
+    assert "no result of a longshort_* task" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_has_examples():
+    done = correlate("--help")
+    assert done.exit_code == 0
+    assert "longshort correlate results --predictor sce" in done.stdout
+    assert "--strict" in done.stdout
+
+
+def headline(analysis):
+    screen = io.StringIO()
+    show_headline(analysis, Console(width=80, file=screen))
+    return screen.getvalue()
+
+
+def test_the_headline_fits_and_says_what_it_leaves_out(results, tmp_path):
+    text = headline(analyze(results))
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("Correlation with") == 3  # the effective length does not vary
+    assert "9 of 63 pairs: no coefficient: effective_length does not vary." in text
+    assert "over all 63 pairs; figures are of 12" in " ".join(text.split())
+    assert "†" not in text
+
+    generator = np.random.default_rng(0)
+    for index in range(6):
+        save(tmp_path, str(index), results_of(f"m{index}", measured(generator, index), family="only"))
+    text = headline(analyze(tmp_path, predictors=["sce"], outcomes=["log_ppl@256"]))
+    assert "6 (1†)" in text
+    assert "† Naive: fewer than 4 families" in text
+    few = headline(analyze(tmp_path, predictors=["sce"], outcomes=["log_ppl@256"], where="checkpoint < 'm3'"))
+    assert "1 of 1 pairs: no coefficient: fewer than 5 checkpoints have both." in few
+    assert "Correlation with" not in few

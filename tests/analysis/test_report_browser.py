@@ -1,0 +1,371 @@
+"""The report in a real browser: its controls, its keyboard, its look at any width, and that it asks for nothing."""
+
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from longshort.analysis import write_report
+from tests.analysis.analyses import EVIL, copies, many, usual
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium installed: apt-get install chromium"),
+]
+LONG = "x" * 70
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'longshort[dev]'")
+    with sync_api.sync_playwright() as playwright:
+        # GitHub's and most containers' kernels refuse the sandbox; the page is ours.
+        instance = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield instance
+        instance.close()
+
+
+@pytest.fixture(scope="module")
+def made():
+    return usual()
+
+
+@pytest.fixture(scope="module")
+def address(made, tmp_path_factory):
+    return write_report(made, tmp_path_factory.mktemp("report") / "report.html").as_uri()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Opens the report; whatever goes wrong in any page fails the test at its end."""
+    troubles, contexts = [], []
+
+    def open_it(where=address, width=1280, **options):
+        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("dialog", lambda dialog: (troubles.append("dialog"), dialog.dismiss()))
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or troubles.append(request.url))
+        page.goto(where)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def tip(page):
+    found = page.locator(".tip")
+    return found.inner_text() if found.count() else None
+
+
+def test_it_opens_without_a_request_beyond_its_file(open_page):
+    page = open_page()
+    requested = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert all(name.startswith("data:") for name in requested)
+    assert page.locator("img").evaluate_all("(images) => images.every((image) => image.naturalWidth > 0)")
+    assert page.locator(".point").count() == 12
+
+
+def test_the_policy_forbids_what_is_not_the_report_s_own(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    fetched = page.evaluate("fetch('https://example.org').then(() => 'done', () => 'refused')")
+    assert fetched == "refused"
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.evil = 1\">')")
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.evil") is None
+    page.close()
+
+
+def test_points_lie_where_the_values_are(open_page, made):
+    page = open_page()
+    places = page.locator(".point .mark").evaluate_all(
+        "(marks) => marks.map((mark) => mark.getAttribute('transform').match(/-?[\\d.]+/g).map(Number))"
+    )
+    wide = made.wide.sort_values("sce")
+    for axis, name in enumerate(("sce", "log_ppl@16384")):
+        shown = [place[axis] for place in places]
+        values = wide[name].tolist()
+        # The axes are linear: one slope for all points, upwards on a screen that counts downwards.
+        first, last = min(range(12), key=values.__getitem__), max(range(12), key=values.__getitem__)
+        slope = (shown[last] - shown[first]) / (values[last] - values[first])
+        assert slope > 0 if axis == 0 else slope < 0
+        for place, value in zip(shown, values, strict=True):
+            assert place == pytest.approx(shown[first] + slope * (value - values[first]), abs=0.01)
+        ends_of = (
+            "(lines) => lines.map((line) => ['x1', 'x2', 'y1', 'y2'].map((end) => Number(line.getAttribute(end))))"
+        )
+        bars = page.locator(".point").nth(0).locator("line").evaluate_all(ends_of)
+        ends = bars[axis][2 * axis : 2 * axis + 2]
+        stderr = wide[f"{name}_stderr"].iloc[0]
+        assert sorted(ends) == pytest.approx(sorted(shown[0] + sign * slope * stderr for sign in (-1, 1)), abs=0.01)
+
+
+def test_controls_change_plot_and_coefficients(open_page, made):
+    page = open_page()
+    table = made.correlations.set_index(["predictor", "outcome"])
+    for predictor, outcome in (
+        ("jeffreys", "log_ppl@16384"),
+        ("jeffreys", "effective_length"),
+        ("nll", "log_ppl@8192"),
+    ):
+        before = page.locator("#scatter").inner_html()
+        page.select_option("#predictor", predictor)
+        page.select_option("#outcome", outcome)
+        assert page.locator("#scatter").inner_html() != before
+        row = table.loc[predictor, outcome]
+        expected = f"{row['pearson']:.2f} [{row['pearson_lo']:.2f}, {row['pearson_hi']:.2f}]".replace("-", "−")
+        pair = page.locator("#pair").inner_text()
+        assert expected in pair
+        assert f"{row['p_adjusted']:.3f}" in pair
+        assert ("partial r" in pair) == (predictor != "nll")
+    assert "NLL at the train length" in page.locator("#predictor-label").inner_text()
+    assert "8192" in page.locator("#outcome-label").inner_text()
+
+
+def test_families_are_filtered_and_it_is_told(open_page):
+    page = open_page()
+    assert page.locator("#shown").inner_text() == "12 of 12 checkpoints shown."
+    page.get_by_label("linear", exact=True).uncheck()
+    assert page.locator(".point").count() == 9
+    assert not page.locator(".point[aria-label*='linear']").count()
+    assert (
+        page.locator("#shown").inner_text().startswith("9 of 12 checkpoints shown. The coefficients are those of all")
+    )
+    page.get_by_role("button", name="None", exact=True).click()
+    assert page.locator(".point").count() == 0
+    assert "no checkpoint to show" in page.locator("#scatter").text_content()
+    page.get_by_label("yarn", exact=True).check()
+    assert page.locator(".point").count() == 3
+    page.select_option("#predictor", "js")
+    assert page.locator(".point").count() == 3
+    page.get_by_role("button", name="All", exact=True).click()
+    assert page.locator(".point").count() == 12
+    assert page.locator("#families input:checked").count() == 4
+
+
+def test_hover_names_the_checkpoint_with_its_values(open_page, made):
+    page = open_page()
+    page.locator("#scatter").scroll_into_view_if_needed()
+    wide = made.wide.sort_values("sce")
+    for index in (0, 11):
+        box = page.locator(".point .mark").nth(index).bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2 + 4, box["y"] + box["height"] / 2)
+        row = wide.iloc[index]
+        lines = tip(page).split("\n")
+        assert lines[:2] == [row["checkpoint"], f"family: {row['family']}"]
+        assert lines[2] == f"sce = {row['sce']:#.4g} ± 0.020"
+        assert lines[3].startswith(f"log_ppl@16384 = {row['log_ppl@16384']:#.4g} ± ")
+    page.mouse.move(5, 5)
+    assert tip(page) is None
+
+
+def test_points_by_keyboard(open_page, made):
+    page = open_page()
+    names = made.wide.sort_values("sce")["checkpoint"].tolist()
+    page.focus("#outcome")
+    page.keyboard.press("Tab")
+    assert tip(page).startswith(names[0])
+    page.keyboard.press("ArrowRight")
+    assert tip(page).startswith(names[1])
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowRight")
+    assert tip(page).startswith(names[-1])
+    page.keyboard.press("ArrowLeft")
+    assert tip(page).startswith(names[-2])
+    page.keyboard.press("Home")
+    assert tip(page).startswith(names[0])
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(names[0])
+    page.keyboard.press("Escape")
+    assert tip(page) is None
+    page.keyboard.press("Tab")  # one stop for the whole plot
+    assert page.evaluate("document.activeElement.id") == "all"
+
+
+def test_a_tap_names_the_checkpoint(open_page):
+    page = open_page(width=360, has_touch=True, is_mobile=True)
+    page.locator(".point .mark").nth(3).tap()
+    assert "sce = " in tip(page)
+
+
+def column(page, table, index):
+    return page.locator(f"[data-table={table}] tbody tr :nth-child({index})").all_inner_texts()
+
+
+def test_tables_sort_by_keyboard(open_page, made):
+    page = open_page()
+    table = made.correlations
+    heads = page.locator("[data-table=correlations] thead th")
+    index = heads.all_inner_texts().index("Pearson’s r")
+    button = heads.nth(index).get_by_role("button")
+    button.focus()
+    for key, state, ascending in (("Enter", "ascending", True), ("Space", "descending", False)):
+        page.keyboard.press(key)
+        assert heads.nth(index).get_attribute("aria-sort") == state
+        rows = table.sort_values("pearson", ascending=ascending)
+        shown = column(page, "correlations", index + 1)
+        expected = [
+            f"{row.pearson:.2f} [{row.pearson_lo:.2f}, {row.pearson_hi:.2f}]".replace("-", "−")
+            for row in rows.itertuples()
+        ]
+        assert shown == expected
+        assert column(page, "correlations", 1) == rows["predictor"].tolist()
+    heads.nth(0).get_by_role("button").click()
+    assert [heads.nth(i).get_attribute("aria-sort") for i in (0, index)] == ["ascending", "none"]
+    assert column(page, "correlations", 1) == sorted(table["predictor"], key=str)
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_missing_values_sort_last(open_page, presses):
+    page = open_page()
+    heads = page.locator("[data-table=correlations] thead th")
+    index = heads.all_inner_texts().index("partial r")
+    for _ in range(presses):
+        heads.nth(index).get_by_role("button").click()
+    shown = column(page, "correlations", index + 1)
+    missing = shown.count("–")
+    assert missing == 10
+    assert shown[-missing:] == ["–"] * missing
+
+
+def test_all_cells_show_their_table_s_numbers(open_page, made):
+    page = open_page()
+    heads = page.locator("[data-table=checkpoints] thead th").all_inner_texts()
+    for name in ("sce", "nll", "agreement_beyond"):
+        shown = column(page, "checkpoints", heads.index(name) + 1)
+        for text, value, stderr in zip(shown, made.wide[name], made.wide[f"{name}_stderr"], strict=True):
+            assert text.split(" ± ")[0] == f"{value:#.4g}"
+            assert float(text.split(" ± ")[1]) == pytest.approx(stderr, rel=0.06)
+    assert column(page, "checkpoints", heads.index("params") + 1) == ["1\u202f000\u202f000"] * 12
+    assert column(page, "checkpoints", heads.index("train_tokens") + 1) == ["–"] * 12
+    heads = page.locator("[data-table=comparisons] thead th").all_inner_texts()
+    shown = column(page, "comparisons", heads.index("difference of |r|, jackknife") + 1)
+    ends = zip(made.comparisons["difference_jackknife_lo"], made.comparisons["difference_jackknife_hi"], strict=True)
+    assert shown == [f"{low:.2f} to {high:.2f}".replace("-", "−") for low, high in ends]
+
+
+def test_an_evil_name_is_text(open_page):
+    page = open_page()
+    assert EVIL in column(page, "checkpoints", 1)
+    assert page.get_by_label("<b>bold</b>", exact=True).count() == 1
+    page.locator(f".point[aria-label^='{EVIL}']").focus()
+    assert tip(page).startswith(EVIL)
+    page.wait_for_timeout(100)
+    assert page.locator("img").count() == 5  # the figures
+    assert page.locator("b").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+def test_no_sideways_scroll_and_enough_contrast(open_page, width, scheme):
+    page = open_page(width=width, color_scheme=scheme)
+    page.locator(f".point[aria-label^='{LONG}']").focus()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box = page.locator(".tip").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+    selectors = ["body", ".small", "a", ".caution", "thead th", ".reported", ".tip", "#pair dt", "figcaption", "select"]
+    for selector in selectors:
+        assert contrast(page, selector) >= 4.5, selector
+    for index in range(4):
+        assert contrast(page, f"#families .c{index}", "fill") >= 3
+
+
+def contrast(page, selector, what="color"):
+    """WCAG's contrast ratio of an element to the background that it stands on."""
+    front, back = page.locator(selector).first.evaluate(
+        """(element, what) => {
+            let under = element;
+            while (getComputedStyle(under).backgroundColor === "rgba(0, 0, 0, 0)") under = under.parentElement;
+            return [getComputedStyle(element)[what], getComputedStyle(under).backgroundColor];
+        }""",
+        what,
+    )
+
+    def luminance(colour):
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(front), luminance(back)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_print_has_no_controls_and_whole_tables(open_page):
+    page = open_page(color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.set_viewport_size({"width": 700, "height": 1000})  # about A4 less its margins
+    for selector in ("nav", "#predictor", "#all"):
+        assert not page.locator(selector).is_visible()
+    assert page.locator("#scatter svg").is_visible()
+    head = page.locator("[data-table=correlations] thead button").first
+    assert head.evaluate("(button) => getComputedStyle(button).display") == "contents"  # repeated on each page
+    for region in page.locator(".scroll").all():
+        width, room = region.evaluate("(box) => [box.scrollWidth, box.clientWidth]")
+        assert width <= room
+    assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+    heads = page.locator("[data-table=correlations] thead th")
+    shown = [head.inner_text() for head in heads.all() if head.is_visible()]
+    assert {"Pearson’s r", "partial r", "adjusted p"} <= set(shown)
+
+
+def test_names_and_roles_for_assistive_technology(open_page):
+    page = open_page(reduced_motion="reduce")
+    assert page.get_by_role("combobox").count() == page.get_by_label(re.compile("^(Predictor|Outcome)$")).count() == 2
+    assert page.get_by_role("heading", level=1).count() == 1
+    assert page.evaluate("document.documentElement.lang") == "en"
+    unnamed = "(all) => all.filter((one) => !(one.textContent || one.ariaLabel || one.labels?.length)).length"
+    assert page.locator("button, input, select, a").evaluate_all(unnamed) == 0
+    repeated = "(all) => all.length - new Set(all.map((element) => element.id)).size"
+    assert page.locator("[id]").evaluate_all(repeated) == 0
+    assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the findings"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_a_thousand_checkpoints_stay_usable(open_page, tmp_path, monkeypatch):
+    monkeypatch.setattr("longshort.analysis.report._figures", lambda analysis: ([], []))
+    written = write_report(copies(many(50), 20), tmp_path / "many.html")
+    assert written.stat().st_size < 4e6
+    page = open_page(written.as_uri())
+    assert page.locator(".point").count() == 1000
+    assert page.locator("[data-table=checkpoints] tbody tr").count() == 1000
+    seconds = page.evaluate(
+        """() => {
+            const start = performance.now();
+            document.getElementById("outcome").selectedIndex = 3;
+            document.getElementById("outcome").dispatchEvent(new Event("change"));
+            document.querySelector("[data-table=checkpoints] thead th:nth-child(9) button").click();
+            document.body.offsetHeight;
+            return (performance.now() - start) / 1000;
+        }"""
+    )
+    assert seconds < 5  # about 0.5 on one idle core
+
+
+def test_a_checkpoint_without_a_value_is_no_point(open_page, made, tmp_path, monkeypatch):
+    monkeypatch.setattr("longshort.analysis.report._figures", lambda analysis: ([], []))
+    wide = made.wide.copy()
+    wide.loc[0, "sce"], wide.loc[1, "log_ppl@16384"] = np.nan, np.inf
+    page = open_page(write_report(replace(made, wide=wide), tmp_path / "gaps.html").as_uri())
+    assert page.locator(".point").count() == 10
+    assert page.locator("#shown").inner_text() == "10 of 10 checkpoints shown."
+    page.select_option("#predictor", "js")
+    assert page.locator(".point").count() == 11
+
+
+def test_an_analysis_without_pairs_opens(open_page, made, tmp_path, monkeypatch):
+    monkeypatch.setattr("longshort.analysis.report._figures", lambda analysis: ([], []))
+    wide = made.wide[["checkpoint", "revision", "family", "params"]]
+    empty = replace(made, wide=wide, correlations=made.correlations.iloc[:0], comparisons=made.comparisons.iloc[:0])
+    page = open_page(write_report(empty, tmp_path / "empty.html").as_uri())
+    assert page.locator("[data-table=correlations]").inner_text() == "Nothing was computed."
+    assert column(page, "checkpoints", 1) == wide["checkpoint"].tolist()
