@@ -60,7 +60,8 @@ class Design:
         """The coefficient of a normal distribution with these correlations."""
         if coefficient == "partial":
             precision = np.linalg.inv(self.total)
-            return float(-precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1]))
+            partial = -precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1])
+            return float(np.round(partial, 12)) + 0.0  # rounding leaves something of 0, or makes it −0
         return population(coefficient, self.total[0, 1])
 
 

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
         prog="benchmark.py train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--vocabulary", default="32000,128256", help="sizes, comma-separated")
-    parser.add_argument("--length", type=int, default=512, help="tokens of a window")
+    parser.add_argument("--length", type=int, default=1024, help="tokens of a window")
     parser.add_argument("--batch", type=int, default=1, help="sequences, of two windows each")
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=4)

@@ -53,7 +53,7 @@ def test_quick_coverage(tmp_path):
         assert table["rejected"]["no effect", name, "naive"] > 0.15
         assert table["rejected"]["no effect", name, "jackknife"] < 0.12
     assert table["rejected"]["spurious", "partial", "jackknife"] < 0.15
-    assert table["rejected"]["spurious", "pearson", "jackknife"] > 0.8
+    assert table["rejected"]["spurious", "pearson", "jackknife"] > 0.4
     assert table["rejected"]["planted", "partial", "jackknife"] > 0.3
     assert (table["repetitions"]["effect"] == 200).all()
     text = (tmp_path / "simulation.md").read_text("utf-8")

@@ -267,14 +267,15 @@ def test_bfloat16_autocast_as_the_dense_loss(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_bfloat16_weights_as_the_dense_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_chunks(monkeypatch, 4, 3)
+    small_chunks(monkeypatch, 1, 1)
     model = patched(name, torch.bfloat16)
     expected, actual = dense(model, windows(), REQUEST), model(input_ids=windows(), fused_loss=REQUEST)
     torch.testing.assert_close(torch.stack(actual), torch.stack(expected), rtol=1e-4, atol=1e-4)
     expected_gradients, actual_gradients = gradients(model, expected.loss), gradients(model, actual.loss)
     for name, gradient in expected_gradients.items():
         assert actual_gradients[name].dtype == torch.bfloat16
-        assert (actual_gradients[name] - gradient).norm() <= 0.02 * gradient.norm(), name
+        limit = 0.005 if name == "lm_head.weight" else 0.02  # a sum over chunks in bfloat16 would be off by 0.007
+        assert (actual_gradients[name] - gradient).norm() <= limit * gradient.norm(), name
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
@@ -378,6 +379,21 @@ def test_a_head_that_cannot_run_apart_is_refused(caplog: pytest.LogCaptureFixtur
     assert len(caplog.records) == 1
     assert "Mixing" in caplog.text
     assert "forward" not in model.__dict__
+
+
+def test_a_head_whose_backward_needs_its_logits() -> None:
+    class Saturating(type(tiny_model("llama"))):  # type: ignore[misc]
+        """tanh keeps what it returned for its gradient."""
+
+        def forward(self, *args: object, **kwargs: object) -> object:
+            output = super().forward(*args, **kwargs)
+            output.logits = torch.tanh(output.logits)
+            return output
+
+    torch.manual_seed(0)
+    model = Saturating(CONFIGS["llama"]).double()
+    assert add_fused_loss(model, windows())
+    assert_same(model, windows(), REQUEST, rtol=1e-9)
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:

@@ -43,9 +43,10 @@ def compare(
         difference_lo, difference_hi: 95 % percentile interval over resamples, which take families with replacement,
             both predictors from the same.
         difference_jackknife_lo, …_hi, difference_p: interval and two-sided p-value by deleting one family at a time
-            (`longshort.analysis.intervals.jackknife`). In simulations (``results/simulation``) this interval holds
-            its 95 % where correlations are strong, and the percentile interval does not at few families. Where both
-            correlations are near 0 both intervals are too wide.
+            (`longshort.analysis.intervals.jackknife`). Rather believe this one: in simulations
+            (``results/simulation``) the percentile interval covers less, and far less where one of the correlations
+            is near 0, since |r| of a resample is then too great. There the jackknife too covers somewhat less than
+            95 %; where both correlations are near 0 both intervals are too wide.
         share_greater: share of resamples in which the predictor's |r| is greater; equal ones count half.
         interval: ``families``; or ``naive`` with fewer than 4, where checkpoints are resampled and deleted instead,
             which takes them for independent: the intervals are too narrow.

@@ -70,8 +70,8 @@ def naive(name: str, r: float, n: int, controls: int = 0) -> tuple[float, float,
 
     The interval is Fisher's z ± 1.96 · s, where s² is 1 / (n − 3 − k) for Pearson's r given k controls,
     (1 + r²/2) / (n − 3) for Spearman's and 0.437 / (n − 4) for Kendall's (Bonett and Wright, Psychometrika
-    2000). The p is that of t = r · sqrt(d / (1 − r²)) with d = n − 2 − k degrees of freedom, as in SciPy; this
-    is no test for Kendall's.
+    2000). The p is that of t = r · sqrt(d / (1 − r²)) with d = n − 2 − k degrees of freedom, as in SciPy; for
+    Kendall's, that of z / s.
 
     Returns:
         Lower and upper end, NaN at r = ±1; and p. All are NaN for too few points.
@@ -85,8 +85,11 @@ def naive(name: str, r: float, n: int, controls: int = 0) -> tuple[float, float,
     p = _p_value(r * np.sqrt(degrees / (1 - r**2)), degrees)
     if n <= used:
         return UNKNOWN, UNKNOWN, p
-    margin = float(special.ndtri((1 + CONFIDENCE) / 2)) * np.sqrt(variance / (n - used))
-    return float(np.tanh(np.arctanh(r) - margin)), float(np.tanh(np.arctanh(r) + margin)), p
+    z, stderr = np.arctanh(r), np.sqrt(variance / (n - used))
+    if name == "kendall":
+        p = float(2 * special.ndtr(-abs(z) / stderr))
+    margin = float(special.ndtri((1 + CONFIDENCE) / 2)) * stderr
+    return float(np.tanh(z - margin)), float(np.tanh(z + margin)), p
 
 
 def _p_value(t: float, degrees: int) -> float:

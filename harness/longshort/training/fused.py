@@ -159,8 +159,8 @@ def _find_head(model: nn.Module, readout: Readout, tokens: Tensor) -> tuple[list
 
 def _loss(fused: _Fused, request: FusedLoss, input_ids: Tensor, **inputs: Any) -> LossParts:
     """Run the body on `input_ids` [W·B, T], then the head and the loss in chunks."""
-    given = {name: value for name, value in inputs.items() if value is not None and name != "use_cache"}
-    states = fused.readout.states(input_ids, input_ids.shape[1], **given)
+    inputs.pop("use_cache", None)  # the readout uses none
+    states = fused.readout.states(input_ids, input_ids.shape[1], **inputs)
     parameters = [getattr(module, name) for module, name in fused.parameters]
     wants_gradient = torch.is_grad_enabled()
     loss, parts = _LossOfStates.apply(  # type: ignore[no-untyped-call]
