@@ -205,6 +205,26 @@ def test_a_stopped_run_leaves_nothing(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
+def test_learned_frequencies_have_their_own_learning_rate(folder, tmp_path):
+    """The first step of Adam moves a weight by its learning rate, or less where the gradient is next to nothing."""
+    options = {"learning_rate": 3e-4}
+    config = scratch(
+        folder,
+        tmp_path / "run",
+        extension="clex",
+        factor=4.0,
+        extension_options=options,
+        steps=1,
+        warmup=0.0,
+        weight_decay=0.5,
+        seed=1,  # whose first t is above 1: at 1 the frequencies have no gradient
+    )
+    output = train(config, progress=False)
+    model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True)
+    assert model.model.rotary_emb.down.abs().max().item() == pytest.approx(3e-4, rel=0.01)
+    assert "learning_rate" not in model.config.rope_parameters
+
+
 def test_a_base_without_all_its_weights_is_refused(folder, tmp_path):
     from safetensors.torch import load_file, save_file
 

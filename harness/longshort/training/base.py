@@ -22,6 +22,7 @@ from longshort.errors import UserError
 from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.config import TrainConfig
 from longshort.training.extension import extend_context
+from longshort.training.extension.options import LEARNED_FREQUENCIES
 from longshort.training.lora import quantization_config
 from longshort.training.windows import default_bos
 
@@ -51,7 +52,7 @@ class Base:
     @property
     def trained_in_full(self) -> tuple[str, ...]:
         """Parts of the names of what is trained beside LoRA's adapters."""
-        return ("rotary_emb",) if self.is_clex else ()
+        return (LEARNED_FREQUENCIES,) if self.is_clex else ()
 
     @property
     def needs_remote_code(self) -> bool:

@@ -17,6 +17,7 @@ from transformers.training_args import TrainingArguments
 
 from longshort.errors import UserError
 from longshort.training.config import TrainConfig
+from longshort.training.extension.options import LEARNED_FREQUENCIES, OPTIONS
 from longshort.training.fused import FusedLoss, LossParts, add_fused_loss
 from longshort.training.lora import trained_state
 from longshort.training.regularizer import measure_misalignment, misalignment_loss
@@ -60,6 +61,18 @@ class LongShortTrainer(Trainer):
         finally:
             if self._bar is not None and self._bar.training_bar is not None:
                 self._bar.training_bar.close()
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """AdamW as the Trainer makes it; CLEX's learned frequencies in a last group with a learning rate of their own."""
+        new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        learned = [value for name, value in self.model.named_parameters() if LEARNED_FREQUENCIES in name]
+        if new and learned:
+            for group in optimizer.param_groups:
+                group["params"] = [value for value in group["params"] if all(value is not one for one in learned)]
+            options = OPTIONS["clex"] | (self.config.extension_options or {})
+            optimizer.add_param_group({"params": learned, "lr": options["learning_rate"], "weight_decay": 0.0})
+        return optimizer
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -118,7 +118,8 @@ def _with_own_code(
     rope = dict(config.rope_parameters)
     changes: dict[str, Any] = {"max_position_embeddings": int(original * factor), "rope_parameters": rope}
     if settings.extension == "clex":
-        rope |= {"rope_type": "clex", "original_max_position_embeddings": original, "max_t": int(factor), **options}
+        kept = {name: options[name] for name in ("hidden_multiplier", "activation", "step")}
+        rope |= {"rope_type": "clex", "original_max_position_embeddings": original, "max_t": int(factor), **kept}
     else:
         rope["rope_theta"] = float(options["theta"])
         changes |= {"eabf_original_length": original, "eabf_unscaled_layers": options["unscaled_layers"]}

@@ -10,6 +10,8 @@ from longshort.errors import UserError
 
 Extension = Literal["none", "linear", "dynamic", "yarn", "longrope", "llama3", "clex", "eabf", "longqlora"]
 
+LEARNED_FREQUENCIES = "rotary_emb"  # in the names of CLEX's parameters; other rotary embeddings have none
+
 # None: transformers' own default, or one that follows from the model.
 OPTIONS: dict[Extension, dict[str, Any]] = {
     "none": {},
@@ -18,7 +20,9 @@ OPTIONS: dict[Extension, dict[str, Any]] = {
     "yarn": {"beta_fast": None, "beta_slow": None, "attention_factor": None, "truncate": None},
     "longrope": {"long_factor": None, "short_factor": None, "attention_factor": None},
     "llama3": {"low_freq_factor": 1.0, "high_freq_factor": 4.0},
-    "clex": {"hidden_multiplier": 1, "activation": "silu", "step": 0.1},
+    # learning_rate: of the learned frequencies, whatever that of the other weights; the paper's for all of them.
+    # Adam moves a weight by about it in each step, so that at 1e-3 the frequencies run away within 100 steps.
+    "clex": {"hidden_multiplier": 1, "activation": "silu", "step": 0.1, "learning_rate": 2e-5},
     "eabf": {"theta": 500_000.0, "unscaled_layers": 2},
     "longqlora": {"groups": 4},
 }
@@ -50,6 +54,7 @@ _MUST_BE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "hidden_multiplier": _POSITIVE,
     "activation": ("silu or tanh", lambda value: value in ("silu", "tanh")),
     "step": ("a number above 0, at most 1", lambda value: _is_number(value) and 0 < value <= 1),
+    "learning_rate": _POSITIVE,
     "theta": ("a number above 1", lambda value: _is_number(value) and value > 1),
     "unscaled_layers": ("a whole number, 0 or more", lambda value: type(value) is int and value >= 0),
     "groups": ("a whole number above 0", lambda value: type(value) is int and value > 0),
