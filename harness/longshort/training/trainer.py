@@ -63,7 +63,7 @@ class LongShortTrainer(Trainer):
                 self._bar.training_bar.close()
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """AdamW as the Trainer makes it; CLEX's learned frequencies in a last group with a learning rate of their own."""
+        """AdamW as the Trainer makes it; CLEX's learned frequencies last, with their own learning rate."""
         new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         learned = [value for name, value in self.model.named_parameters() if LEARNED_FREQUENCIES in name]
