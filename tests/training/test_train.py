@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import IterableDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from typer.testing import CliRunner
 
+from longshort.cli import app
 from longshort.corpora import fingerprint, open_corpus
 from longshort.errors import UserError
 from longshort.training import TrainConfig, train
@@ -379,3 +381,21 @@ def test_extended_checkpoints_train_and_open_as_they_say(folder, tmp_path, exten
         assert any(parameter.abs().sum() > 0 for name, parameter in model.named_parameters() if "down" in name)
     if extension == "longqlora":
         assert (type(model).__name__, model.config.rope_parameters["rope_type"]) == ("LlamaForCausalLM", "linear")
+
+
+def test_export_clex_from_the_command_line(folder, tmp_path):
+    config = scratch(folder, tmp_path / "run", extension="clex", factor=4.0, steps=2)
+    output = train(config, progress=False)
+    result = CliRunner().invoke(app, ["export-clex", str(output), "--t", "2", "-o", str(tmp_path / "stock")])
+    assert result.exit_code == 0, result.output
+    tokens = torch.arange(30)[None]  # within 2 * 16
+    own = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True)
+    with torch.no_grad():
+        expected = own(tokens).logits
+        torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(tmp_path / "stock")(tokens).logits, expected)
+
+    result = CliRunner().invoke(app, ["export-clex", str(folder / "base"), "--t", "2", "-o", str(tmp_path / "no")])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"longshort: '{folder / 'base'}' is a 'llama' model, not CLEX: there is nothing to export.\n"
+    )

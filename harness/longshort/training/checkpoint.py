@@ -94,6 +94,8 @@ def _record(
     return {
         "base": config.base or config.model_config,
         "extension": config.extension,
+        "factor": config.factor,
+        "extension_options": config.extension_options,
         "alpha": config.alpha,
         "divergence": config.divergence,
         "train_length": config.train_length,
