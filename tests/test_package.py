@@ -16,13 +16,14 @@ SOURCE = ROOT / "harness" / "longshort"
 
 MAY_IMPORT = {
     "errors": set(),
+    "look": set(),
     "scoring": set(),
     "corpora": {"errors"},
     "results": {"errors"},
     "lmeval": {"scoring", "corpora", "results", "errors"},
-    "training": {"scoring", "corpora", "errors"},
-    "analysis": {"results", "errors"},
-    "synthetic": {"results", "errors"},
+    "training": {"scoring", "corpora", "look", "errors"},
+    "analysis": {"results", "look", "errors"},
+    "synthetic": {"results", "look", "errors"},
 }
 
 

@@ -75,12 +75,12 @@ def test_killed_with_workers_resumes_and_leaves_no_process(tmp_path):
     command = [sys.executable, str(script), str(tmp_path / "killed")]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
     finished = tmp_path / "killed" / "settings"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not list(finished.glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)  # until another process has finished a setting
     process.send_signal(signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while _group_lives(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)  # its workers notice on their own
     assert not _group_lives(process.pid)

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
+from longshort.look import STYLE
 from longshort.results import write_atomically
 from longshort.synthetic.model import ENCODINGS
 from longshort.synthetic.tasks import TASKS, constant_half_error
@@ -29,17 +30,6 @@ LOOKS: dict[str, dict[str, Any]] = {
     "alibi": {"color": "#CC79A7", "linestyle": ":", "marker": "v"},
 }
 NAMES = {"none": "none", "learned": "learned", "sinusoidal": "sinusoidal", "rope": "RoPE", "alibi": "ALiBi"}
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "longshort",  # the same figure gives the same file
-}
 
 
 def error_by_length(table: pd.DataFrame, train_length: int, task: str, path: Path) -> list[Path]:

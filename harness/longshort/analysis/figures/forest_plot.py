@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from longshort.analysis.figures.style import COLOURS, new_figure, save, style
+from longshort.analysis.figures.style import new_figure, save, style
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
+from longshort.look import COLOURS
 
 LABELS = {"pearson": "Pearson's r", "spearman": "Spearman's ρ", "kendall": "Kendall's τ", "partial": "partial r"}
 

@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from longshort.analysis.figures.style import (
-    COLOURS,
     LINE_STYLES,
     MARKERS,
     MAX_LEGEND,
@@ -24,6 +23,7 @@ from longshort.analysis.figures.style import (
 )
 from longshort.analysis.tables import MISALIGNMENT_METRICS, of_corpus
 from longshort.errors import UserError
+from longshort.look import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

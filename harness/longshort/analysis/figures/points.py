@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from longshort.analysis.figures.style import (
-    COLOURS,
     MARKERS,
     MAX_LEGEND,
     length_axis,
@@ -23,6 +22,7 @@ from longshort.analysis.figures.style import (
 from longshort.analysis.labels import label_points
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
+from longshort.look import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.lines import Line2D

@@ -9,32 +9,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from longshort import look
 from longshort.results import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with any colour vision; the yellow, too pale for lines, is left out.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINE_STYLES = ("-", "--", ":", "-.")
 MAX_LEGEND = 24
 
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
+STYLE = look.STYLE | {
     "legend.fontsize": 9,
     "figure.constrained_layout.w_pad": 0.1,
     "figure.constrained_layout.h_pad": 0.1,
-    "text.parse_math": False,  # a $ in a checkpoint's name is a $
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "longshort",  # the same figure gives the same file
 }
 
 
