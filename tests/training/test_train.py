@@ -207,6 +207,18 @@ def test_a_stopped_run_leaves_nothing(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
+def test_the_record_names_the_commit_of_a_hub_base(folder, tmp_path, monkeypatch):
+    repository = tmp_path / "cache" / "models--owner--name"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123abc")
+    shutil.copytree(folder / "base", repository / "snapshots" / "0123abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    config = scratch(folder, tmp_path / "run", model_config=None, tokenizer=None, base="owner/name", steps=1)
+    output = train(config, progress=False)
+    assert json.loads((output / "longshort.json").read_text())["model"]["commit"] == "0123abc"
+
+
 def test_learned_frequencies_have_their_own_learning_rate(folder, tmp_path):
     """The first step of Adam moves a weight by its learning rate, or less where the gradient is next to nothing."""
     options = {"learning_rate": 3e-4}

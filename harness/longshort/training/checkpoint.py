@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 
 from longshort import __version__
 from longshort.training.base import Base, load_model
@@ -107,7 +108,7 @@ def _record(
         "evaluation": evaluations[-1] if evaluations else None,
         "config": settings,
         "model": {
-            "commit": getattr(base.config, "_commit_hash", None),
+            "commit": _commit(config),
             "type": base.config.model_type,
             "num_parameters": num_parameters,
             "rope_parameters": getattr(base.config, "rope_parameters", None),
@@ -127,3 +128,11 @@ def _record(
             **{name: version(name) for name in LIBRARIES},
         },
     }
+
+
+def _commit(config: TrainConfig) -> str | None:
+    """The commit of a base from the hub, which the hub's cache names its folders after."""
+    if config.base is None or Path(config.base).exists():
+        return None
+    path = try_to_load_from_cache(config.base, "config.json", revision=config.revision)
+    return Path(path).parent.name if isinstance(path, str) else None
