@@ -163,7 +163,7 @@ def _loss(fused: _Fused, request: FusedLoss, input_ids: Tensor, **inputs: Any) -
     states = fused.readout.states(input_ids, input_ids.shape[1], **inputs)
     parameters = [getattr(module, name) for module, name in fused.parameters]
     wants_gradient = torch.is_grad_enabled()
-    loss, parts = _LossOfStates.apply(  # type: ignore[no-untyped-call]
+    loss, parts = _LossOfStates.apply(  # type: ignore[no-untyped-call]  # torch's has no types
         fused, request, wants_gradient, input_ids, states, *parameters
     )
     cross_entropy, *misalignment = parts.unbind()

@@ -202,7 +202,7 @@ def _figures(analysis: Analysis) -> tuple[list[dict[str, str]], list[str]]:
     for caption, draw in wanted:
         with TemporaryDirectory() as folder:
             try:
-                svg = draw(path=Path(folder) / "figure.svg")[1].read_bytes()  # type: ignore[call-arg]
+                svg = draw(path=Path(folder) / "figure.svg")[1].read_bytes()  # type: ignore[call-arg]  # partials differ
             except UserError as error:
                 missing.append(f"Figure “{caption}”: {error}")
             else:

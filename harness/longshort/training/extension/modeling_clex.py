@@ -82,7 +82,7 @@ class ClexRotaryEmbedding(nn.Module):
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(move, recurse)  # type: ignore[no-untyped-call]  # torch's has no types
         return self
 
     def scale(self, length: int) -> float:
@@ -161,16 +161,16 @@ class ClexWeights:
         if isinstance(module, ClexRotaryEmbedding):
             module.reset_parameters()
         else:
-            super()._init_weights(module)  # type: ignore[misc]
+            super()._init_weights(module)  # type: ignore[misc]  # a mixin: the stock class comes next
 
 
 class ClexModel(ClexWeights):
     """What the bodies share: one t per forward."""
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)  # type: ignore[call-arg]
+        super().__init__(config)  # type: ignore[call-arg]  # a mixin: the stock class comes next
         self.rotary_emb = ClexRotaryEmbedding(config)
-        self.post_init()  # type: ignore[attr-defined]
+        self.post_init()  # type: ignore[attr-defined]  # a mixin: the stock class comes next
 
     def forward(
         self,
@@ -190,7 +190,7 @@ class ClexModel(ClexWeights):
         if past:
             t = getattr(past_key_values, "clex_t", t)
         self.rotary_emb.set_scale(t, clex_positions)
-        outputs = super().forward(  # type: ignore[misc]
+        outputs = super().forward(  # type: ignore[misc]  # a mixin: the stock class comes next
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -214,11 +214,11 @@ class ClexForCausalLM(ClexWeights):
         self.model = self.body_class(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()  # type: ignore[attr-defined]
+        self.post_init()  # type: ignore[attr-defined]  # a mixin: the stock class comes next
 
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: Any, *args: Any, **kw: Any) -> None:
         """The one place where `generate` knows its greatest length and what each forward is called with."""
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kw)  # type: ignore[misc]
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kw)  # type: ignore[misc]  # a mixin: the stock class comes next
         model_kwargs["clex_t"] = self.model.rotary_emb.scale(generation_config.max_length)
 
 

@@ -114,10 +114,10 @@ class EabfModel:
     attention_class: Any
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)  # type: ignore[call-arg]
-        for index, layer in enumerate(self.layers):  # type: ignore[attr-defined]
+        super().__init__(config)  # type: ignore[call-arg]  # a mixin: the stock class comes next
+        for index, layer in enumerate(self.layers):  # type: ignore[attr-defined]  # a mixin: the stock class comes next
             layer.self_attn = self.attention_class(config, index)
-        self.post_init()  # type: ignore[attr-defined]
+        self.post_init()  # type: ignore[attr-defined]  # a mixin: the stock class comes next
 
 
 class EabfForCausalLM:
@@ -131,7 +131,7 @@ class EabfForCausalLM:
         self.model = self.body_class(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()  # type: ignore[attr-defined]
+        self.post_init()  # type: ignore[attr-defined]  # a mixin: the stock class comes next
 
 
 class EabfLlamaConfig(LlamaConfig):
