@@ -8,6 +8,10 @@ class UserError(Exception):
     """Something the user can mend. The message is one line: the cause, then the remedy."""
 
 
+class OutOfMemory(UserError):
+    """Memory does not suffice; less may do."""
+
+
 def one_line_for_user_errors() -> None:
     """Let the interpreter end with exit code 1 and the message alone where a UserError reaches it."""
     before = sys.excepthook

@@ -9,9 +9,8 @@ import logging
 import os
 import re
 import subprocess
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,12 +18,15 @@ from typing import Any
 
 import torch
 import tqdm
+from accelerate.utils.memory import should_reduce_batch_size
 from lm_eval import evaluator, simple_evaluate
+from lm_eval.api.model import LM
+from lm_eval.api.registry import get_model
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable, hash_string
 
-from longshort.errors import UserError
+from longshort.errors import OutOfMemory, UserError
 from longshort.lmeval.folder import tasks_folder
 from longshort.lmeval.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.results import write_atomically
@@ -32,6 +34,19 @@ from longshort.results import write_atomically
 logger = logging.getLogger(__name__)
 
 DEFAULT_TASKS = ("longshort_perplexity", "longshort_misalignment")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tasks that are read and checked, for one model after another.
+
+    Attributes:
+        manager: lm-eval's, which knows their names.
+        specs: what `simple_evaluate` takes for them.
+    """
+
+    manager: TaskManager
+    specs: list[Any]
 
 
 def evaluate_checkpoint(
@@ -61,45 +76,97 @@ def evaluate_checkpoint(
         UserError: an unknown task or corpus, a checkpoint that cannot be loaded, a folder that cannot be
             written (found before any work is done).
     """
-    model_args = dict(model_args)
-    _require_checkpoint(str(model_args["pretrained"]))
-    manager = _task_manager(tasks, dict(model_args) | dict(metadata or {}))
-    names = _matching(manager, tasks)
-    tracker = EvaluationTracker(output_path=str(output) if output else None)
+    require_checkpoint(str(model_args["pretrained"]))
     if output:
         _require_writable(output)
-    loaded = [manager.load(name) for name in names]  # before the model: a wrong setting costs no time
-    built: dict[str, Any] = {}
-    for entry in loaded:
-        built |= entry["tasks"] | entry.get("groups", {})
-    specs = [built.get(name, name) for name in names]  # a tag names tasks, not one
-    try:
-        with _quiet(), _no_random_weights(str(model_args["pretrained"])):
-            results: dict[str, Any] | None = simple_evaluate(
-                model="hf",
-                model_args=model_args,
-                tasks=specs,
-                batch_size=batch_size,
-                device=device or ("cuda:0" if torch.cuda.is_available() else "cpu"),
-                limit=limit,
-                log_samples=log_samples,
-                evaluation_tracker=tracker,
-                task_manager=manager,
-            )
-    except UserError:
-        raise
-    except Exception as error:  # whatever loading a damaged checkpoint raises; what else happened goes on
-        frames = traceback.extract_tb(error.__traceback__)
-        if not any(frame.name == "create_from_arg_obj" for frame in frames):
-            raise
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"checkpoint '{model_args['pretrained']}' cannot be loaded: {cause[:400]}") from error
-    if results is None:  # not the first process
+    prepared = prepare_tasks(tasks, dict(model_args) | dict(metadata or {}))  # a wrong setting costs no loading
+    lm = load_checkpoint(model_args, batch_size=batch_size, device=device)
+    results = evaluate_loaded(
+        lm, model_args, prepared, batch_size=batch_size, device=device, limit=limit, log_samples=log_samples
+    )
+    if not results:  # not the first process
         return {}
     samples = results.pop("samples", None)
     if output:
-        _write(tracker, results, samples, output)
+        _write(results, samples, output)
     return results
+
+
+def prepare_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> Prepared:
+    """Read and check tasks; `metadata` holds their settings and, as lm-eval has it, the model's arguments.
+
+    Raises:
+        UserError: an unknown task or corpus, a wrong setting.
+    """
+    manager = _task_manager(names, dict(metadata))
+    matching = _matching(manager, names)
+    built: dict[str, Any] = {}
+    for entry in [manager.load(name) for name in matching]:
+        built |= entry["tasks"] | entry.get("groups", {})
+    return Prepared(manager, [built.get(name, name) for name in matching])  # a tag names tasks, not one
+
+
+def load_checkpoint(model_args: Mapping[str, Any], *, batch_size: int | str = 1, device: str | None = None) -> LM:
+    """Load a checkpoint as lm-eval's ``hf`` backend does, but never with random weights in place of missing ones.
+
+    Raises:
+        UserError: it cannot be loaded, or lacks weights.
+        OutOfMemory: it does not fit.
+    """
+    others = {"batch_size": batch_size, "max_batch_size": None, "device": device or _default_device()}
+    name = model_args["pretrained"]
+    try:
+        with _quiet(), _no_random_weights(str(name)):
+            return get_model("hf").create_from_arg_obj(dict(model_args), others)
+    except UserError:
+        raise
+    except Exception as error:  # whatever loading a damaged checkpoint raises
+        cause = " ".join(str(error).split()) or type(error).__name__
+        kind = OutOfMemory if should_reduce_batch_size(error) else UserError
+        raise kind(f"checkpoint '{name}' cannot be loaded: {cause[:400]}") from error
+
+
+def evaluate_loaded(
+    lm: LM,
+    model_args: Mapping[str, Any],
+    prepared: Prepared,
+    *,
+    batch_size: int | str = 1,
+    device: str | None = None,
+    limit: float | None = None,
+    log_samples: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a loaded checkpoint; return what ``lm_eval run`` writes (empty on other than the first process).
+
+    With `log_samples` the per-document values are there as ``samples``.
+    """
+    tracker = EvaluationTracker()
+    with _quiet():
+        results: dict[str, Any] | None = simple_evaluate(
+            model=lm,
+            model_args=dict(model_args),
+            tasks=prepared.specs,
+            batch_size=batch_size,
+            device=device or _default_device(),
+            limit=limit,
+            log_samples=log_samples,
+            evaluation_tracker=tracker,
+            task_manager=prepared.manager,
+        )
+    if results is None:
+        return {}
+    tracker.general_config_tracker.log_end_time()
+    results["config"]["model"] = tracker.general_config_tracker.model_source = "hf"  # lm-eval sees an object
+    hashes = {
+        task: hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows))
+        for task, rows in (results.get("samples") or {}).items()
+    }
+    return results | {"task_hashes": hashes} | asdict(tracker.general_config_tracker)
+
+
+def to_json(results: Mapping[str, Any]) -> str:
+    """The text of a results file, as lm-eval writes it."""
+    return json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
 
 
 def problems(results: Mapping[str, Any]) -> list[str]:
@@ -136,8 +203,12 @@ def _matching(manager: TaskManager, tasks: Sequence[str]) -> list[str]:
     return names
 
 
-def _require_checkpoint(pretrained: str) -> None:
-    """A path that is none is told at once; what may be a name on the hub is looked for there."""
+def require_checkpoint(pretrained: str) -> None:
+    """Tell at once a path that is none; what may be a name on the hub is looked for there.
+
+    Raises:
+        UserError: no such folder.
+    """
     if (pretrained.startswith(("/", ".", "~")) or pretrained.count("/") > 1) and not Path(pretrained).is_dir():
         raise UserError(f"checkpoint '{pretrained}': no such folder. Name a folder or a model on the hub.")
 
@@ -197,20 +268,18 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _write(
-    tracker: EvaluationTracker, results: dict[str, Any], samples: dict[str, list[Any]] | None, output: Path
-) -> None:
+def _write(results: dict[str, Any], samples: dict[str, list[Any]] | None, output: Path) -> None:
     """What lm-eval's tracker writes, where it writes it, but atomically and with errors told."""
-    tracker.general_config_tracker.log_end_time()
-    hashes = {
-        task: hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows))
-        for task, rows in (samples or {}).items()
-    }
-    results |= {"task_hashes": hashes} | asdict(tracker.general_config_tracker)
-    tracker.date_id = datetime.now().isoformat().replace(":", "-")
-    folder = output / str(tracker.general_config_tracker.model_name_sanitized)
-    text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
-    _require_writable(folder)
-    write_atomically(folder / f"results_{tracker.date_id}.json", text)
-    for task, rows in (samples or {}).items():
-        tracker.save_results_samples(task_name=task, samples=rows)
+    date = datetime.now().isoformat().replace(":", "-")
+    name = str(results["model_name_sanitized"])
+    _require_writable(output / name)
+    write_atomically(output / name / f"results_{date}.json", to_json(results))
+    if samples:
+        tracker = EvaluationTracker(output_path=str(output))
+        tracker.date_id, tracker.general_config_tracker.model_name_sanitized = date, name
+        for task, rows in samples.items():
+            tracker.save_results_samples(task_name=task, samples=rows)
+
+
+def _default_device() -> str:
+    return "cuda:0" if torch.cuda.is_available() else "cpu"

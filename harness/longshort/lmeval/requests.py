@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from longshort.corpora import Document
-from longshort.errors import UserError
+from longshort.errors import OutOfMemory, UserError
 from longshort.lmeval import measure
 from longshort.lmeval.documents import EncodedDocument, encode, special_prefix
 from longshort.lmeval.measure import Measured
@@ -201,7 +201,7 @@ def _within_memory(
         if not should_reduce_batch_size(error):
             raise
         if len(pairs) == 1:
-            raise UserError(
+            raise OutOfMemory(
                 f"out of memory at {len(pairs[0][1].tokens)} tokens and batch size 1. Ask for smaller lengths, "
                 "a smaller dtype, or spread the model: --model_args parallelize=True."
             ) from error

@@ -27,6 +27,7 @@ PROBE_TOLERANCE_HALF = 3e-2
 # Logits of a chunk and what is computed from them stay below this; fewer positions make the head slower.
 CHUNK_BYTES = {"cpu": 128 * 2**20}
 CHUNK_BYTES_DEVICE = 1024 * 2**20
+_divisor = 1
 
 READOUT = "_longshort_readout"  # kept on the model itself, so that both are freed together
 
@@ -164,9 +165,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+def use_smaller_chunks(divisor: int) -> None:
+    """Let logits take only this part of their usual memory, in this process from now on."""
+    global _divisor
+    _divisor = divisor
+
+
 def chunk_positions(buffers: int, vocab_size: int, device: torch.device) -> int:
     """Positions per chunk such that `buffers` float32 rows of [V] for each of them stay in budget."""
-    budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES_DEVICE)
+    budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES_DEVICE) // _divisor
     return max(1, budget // (buffers * vocab_size * 4))
 
 
