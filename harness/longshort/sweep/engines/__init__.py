@@ -1,0 +1,43 @@
+"""Where workers run: on this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from longshort.sweep.manifest import Resources
+from longshort.sweep.process import Event
+
+
+@dataclass(frozen=True)
+class Request:
+    """One worker to run.
+
+    Attributes:
+        name: of the job, told with each of its events.
+        line: the job, from `longshort.sweep.worker.Job.to_line`.
+        resources: what it needs.
+        hours: how long it may take.
+    """
+
+    name: str
+    line: str
+    resources: Resources
+    hours: float | None
+
+
+class Engine(Protocol):
+    """Runs workers until told to stop; every submitted one ends in an ``exit`` event."""
+
+    def describe(self) -> str:
+        """What it runs on, in a line."""
+
+    def submit(self, request: Request) -> None:
+        """Run a worker as soon as there is room, in the order they were given."""
+
+    def events(self, seconds: float) -> Iterator[tuple[str, Event]]:
+        """Name and event, as they come; ends when none came for so long."""
+
+    def stop(self) -> None:
+        """End all workers within seconds."""
