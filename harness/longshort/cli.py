@@ -13,6 +13,7 @@ import typer
 import longshort
 from longshort.analysis import command as analysis
 from longshort.errors import UserError
+from longshort.sweep import command as sweep
 from longshort.synthetic import command as synthetic
 from longshort.training import command as training
 
@@ -69,6 +70,8 @@ def tasks() -> None:
 app.command("train", epilog=training.EPILOG, no_args_is_help=True)(training.train_command)
 app.command("correlate", epilog=analysis.EPILOG, no_args_is_help=True)(analysis.correlate_command)
 app.command("export-clex", no_args_is_help=True)(training.export_clex_command)
+app.command("sweep", epilog=sweep.EPILOG, no_args_is_help=True)(sweep.sweep_command)
+app.command("status", no_args_is_help=True)(sweep.status_command)
 app.command("synthetic", epilog=synthetic.EPILOG)(synthetic.synthetic_command)
 
 

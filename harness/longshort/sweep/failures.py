@@ -14,7 +14,7 @@ KINDS = {
     "gated": "ask for access on the model's page, then set HF_TOKEN",
     "no_trust_remote_code": "the checkpoint brings code: read it, then set trust_remote_code: true for it",
     "broken": "weights missing, damaged or unknown to transformers: download or save it again",
-    "out_of_memory": "smaller lengths or dtype, more GPUs (resources, model_args: {parallelize: true}) or cpu_offload: true",
+    "out_of_memory": "smaller lengths or dtype, more GPUs (model_args: {parallelize: true}) or cpu_offload: true",
     "length": "the architecture cannot reach the lengths: give smaller ones",
     "text": "no document is long enough: another corpus or smaller lengths",
     "non_finite": "its logits are not finite: try dtype: float32; else the weights are at fault",
@@ -39,6 +39,10 @@ class Failure:
 
     kind: str
     message: str
+
+
+# Of the hub's client and what it is built on.
+UNREACHABLE = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "TransportError", "ConnectionError", "HfHubHTTPError"}
 
 
 def classify(error: BaseException) -> Failure:
@@ -96,13 +100,7 @@ def _kind(error: BaseException) -> str | None:
         return "gated"
     if names & {"RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotFoundError"}:
         return "not_found"
-    if names & {
-        "LocalEntryNotFoundError",
-        "OfflineModeIsEnabled",
-        "TransportError",
-        "ConnectionError",
-        "HfHubHTTPError",
-    }:
+    if names & UNREACHABLE:
         return "hub"
     if "trust_remote_code" in text:
         return "no_trust_remote_code"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import BinaryIO
 
 from longshort.errors import UserError
 from longshort.results import write_atomically
@@ -58,10 +60,8 @@ class Hashes:
     def __init__(self, memory: Path) -> None:
         self.memory = memory
         self.known: dict[str, list[object]] = {}
-        try:
+        with contextlib.suppress(OSError, ValueError, TypeError):  # none yet, or damaged: hashed again
             self.known = dict(json.loads(memory.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            pass  # none yet, or damaged: hashed again
 
     def file(self, path: Path) -> str:
         """Of one file's bytes."""
@@ -71,9 +71,7 @@ class Hashes:
         if known and known[:2] == stamp:
             return str(known[2])
         with path.open("rb") as file:
-            digest = (
-                hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-            )
+            digest = _digest(file)
         self.known[str(path)] = [*stamp, digest]
         return digest
 
@@ -89,9 +87,9 @@ class Hashes:
         write_atomically(self.memory, json.dumps(self.known))
 
 
-def _digest(file: object) -> str:  # Python 3.10
+def _digest(file: BinaryIO) -> str:  # hashlib.file_digest needs Python 3.11
     digest = hashlib.sha256()
-    while block := file.read(2**20):  # type: ignore[attr-defined]  # a binary file
+    while block := file.read(2**20):
         digest.update(block)
     return digest.hexdigest()
 

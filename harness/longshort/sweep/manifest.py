@@ -152,10 +152,7 @@ class _Reader:
         if ("pretrained" in parts) == ("folders" in parts):
             raise entry.error("", "give either pretrained, a name or folder, or folders, a glob of them")
         given = {name: FIELDS[name](self, node) for name, node in parts.items() if name in FIELDS}
-        if "folders" in parts:
-            names = self._folders(parts["folders"])
-        else:
-            names = [self._pretrained(parts["pretrained"])]
+        names = self._folders(parts["folders"]) if "folders" in parts else [self._pretrained(parts["pretrained"])]
         checkpoints = []
         for revision, of_revision in _revisions(parts):
             for name in names:
@@ -232,10 +229,9 @@ def _record_of(folder: str) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text("utf-8"))
         base = record.get("base")
+        has_base = isinstance(base, str) and not base.endswith(".json")  # else a config it was trained from
         own = {
-            "family": Path(str(base)).name
-            if isinstance(base, str) and not base.endswith(".json")
-            else Path(folder).name,
+            "family": Path(base if has_base else folder).name,
             "params": int(record["model"]["num_parameters"]),
             "train_tokens": int(record["tokens_seen"]),
             "train_length": int(record["train_length"]),

@@ -65,12 +65,11 @@ def evaluate(job: Job, say: Say) -> None:
     from longshort.sweep.identity import versions
 
     mine = versions()
-    others = [
-        f"{name} {mine.get(name)} for {version}" for name, version in job.versions.items() if mine.get(name) != version
-    ]
+    others = [f"{name} {mine.get(name)} for {other}" for name, other in job.versions.items() if mine.get(name) != other]
     if others:
         say("failed", **asdict(Failure("versions", f"this worker has {', '.join(others)}")))
         return
+    say("loading")
     start = time.monotonic()
     try:
         import torch  # noqa: F401  # first: its libraries have to be there before others load theirs

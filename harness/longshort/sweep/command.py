@@ -1,0 +1,225 @@
+"""``longshort sweep`` and ``longshort status``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from longshort.errors import UserError
+
+if TYPE_CHECKING:
+    from longshort.sweep.engines import Engine
+    from longshort.sweep.plan import Item
+    from longshort.sweep.store import Folder
+
+EPILOG = """Examples:
+
+longshort sweep small -o small-results --dry-run --gpu a100
+
+longshort sweep checkpoints.yaml -o results
+
+longshort sweep checkpoints.yaml -o results --only 'pythia-*' --failed
+
+longshort sweep paper -o paper-results --engine ray --address auto
+"""
+
+
+class EngineName(str, Enum):
+    """Where workers run."""
+
+    local = "local"
+    ray = "ray"
+
+
+def sweep_command(
+    manifest: Annotated[
+        str, typer.Argument(help="YAML file, or a shipped list: demo, small, pythia, paper, long-context.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the sweep; a rerun goes on in it.")] = Path(
+        "sweep"
+    ),
+    engine: Annotated[EngineName, typer.Option(help="This machine, or a Ray cluster.")] = EngineName.local,
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster: auto, HOST:PORT, ray://HOST:PORT.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="At most so many at once.  [default: what the devices allow]")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what there is to do and what it costs.")
+    ] = False,
+    gpu: Annotated[str, typer.Option(help="The GPU that hours are estimated for.")] = "h100",
+    only: Annotated[list[str] | None, typer.Option(help="Only checkpoints whose name matches; repeatable.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what failed at the last time.")] = False,
+) -> None:
+    """Evaluate many checkpoints; what is in the folder already is not done again.
+
+    Each checkpoint runs in a process of its own, for all its tasks. A rerun does what is missing.
+    """
+    from longshort.sweep.cost import GPUS, cost_of
+    from longshort.sweep.manifest import load_manifest
+    from longshort.sweep.plan import make_plan
+    from longshort.sweep.store import Folder, slug
+
+    if gpu not in GPUS:
+        raise typer.BadParameter(f"'{gpu}' is none of {', '.join(GPUS)}.", param_hint="--gpu")
+    if address and engine is not EngineName.ray:
+        raise typer.BadParameter("it needs --engine ray.", param_hint="--address")
+    checkpoints = load_manifest(manifest)
+    if only:
+        checkpoints = [c for c in checkpoints if any(fnmatchcase(c.name, pattern) for pattern in only)]
+        if not checkpoints:
+            raise UserError(f"--only {' '.join(only)} matches no checkpoint of {manifest}.")
+    folder, console = Folder(output), Console()
+    if dry_run:
+        show_plan(make_plan(checkpoints, folder), gpu, console)
+        return
+    with folder.locked():
+        items = make_plan(checkpoints, folder)
+        if failed:
+            items = _failed_last(items, output)
+
+        def hours(item: Item) -> float:
+            return cost_of(item.checkpoint, list(item.missing), GPUS[gpu]).hours
+
+        items.sort(key=hours, reverse=True)  # the longest first: nobody waits for it at the end
+        for item in items:
+            for task, reason in item.missing.items():
+                if reason:
+                    console.print(f"{item.checkpoint.name}: {task} again: {reason}", soft_wrap=True, markup=False)
+        folder.record(
+            "plan", checkpoints=[[slug(i.checkpoint), i.checkpoint.name, list(i.checkpoint.tasks)] for i in items]
+        )
+        _run(items, folder, _engine(engine, address, workers), {slug(i.checkpoint): hours(i) for i in items}, console)
+
+
+def _engine(name: EngineName, address: str | None, workers: int | None) -> Engine:
+    if name is EngineName.ray:
+        from longshort.sweep.engines.ray import RayEngine
+
+        return RayEngine(address, workers)
+    from longshort.sweep.engines.local import LocalEngine
+
+    return LocalEngine(workers)
+
+
+def _run(items: Sequence[Item], folder: Folder, engine: Engine, hours: dict[str, float], console: Console) -> None:
+    from longshort.sweep.run import run_plan
+    from longshort.sweep.status import failure_lines
+    from longshort.sweep.watch import watching
+
+    try:
+        with watching(console, hours) as watch:
+            progress = run_plan(items, folder, engine, watch)
+    finally:
+        with suppress(UserError):  # nothing measured yet; or told already, result by result
+            folder.write_table()
+    done = sum(state == "done" for state in progress.states.values())
+    before = sum(len(item.done) for item in items)
+    console.print(f"{done} results new, {before} there before, {len(progress.failures)} failed", highlight=False)
+    if progress.failures:
+        rows = ((progress.items[n].checkpoint.name, t, f.kind, f.message) for (n, t), f in progress.failures.items())
+        for line in failure_lines(rows):
+            typer.echo(line, err=True)
+        arguments = [a for a in sys.argv[1:] if a != "--failed"]
+        raise UserError(
+            f"{len(progress.failures)} results are missing. To try only these again: "
+            f"longshort {shlex.join(arguments)} --failed"
+        )
+
+
+def _failed_last(items: Sequence[Item], folder: Path) -> list[Item]:
+    from longshort.sweep.status import states
+
+    names = {state.checkpoint for state in states(folder) if state.state == "failed"}
+    return [item for item in items if item.checkpoint.name in names]
+
+
+def show_plan(items: Sequence[Item], gpu: str, console: Console) -> None:
+    """Print every checkpoint: what is done, what there is to do and why, and what it costs."""
+    from longshort.sweep.cost import GPUS, cost_of
+
+    table = Table(pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("checkpoint", overflow="fold")
+    for column in ("done", "to do", "Mtokens", "PFLOP", "weights GB", "activations GB", "GPU hours"):
+        table.add_column(column, justify="right")
+    total = [0.0, 0.0, 0.0]
+    marks, assumed = [], set()
+    for item in items:
+        cost = cost_of(item.checkpoint, list(item.missing), GPUS[gpu])
+        gpus = max(1, item.checkpoint.resources.gpus or 1)
+        figures = [cost.forward_tokens / 1e6, cost.flops / 1e15, cost.hours * gpus]
+        total = [sum(pair) for pair in zip(total, figures, strict=True)]
+        name = item.checkpoint.name + (" *" if item.checkpoint.gated else "")
+        table.add_row(
+            name,
+            str(len(item.done)),
+            str(len(item.missing)),
+            f"{figures[0]:.3g}",
+            f"{figures[1]:.3g}",
+            f"{cost.weight_bytes / 1e9:.3g}",
+            f"{cost.activation_bytes / 1e9:.3g}",
+            f"{figures[2]:.2g}",
+        )
+        assumed.update(cost.assumed if item.missing else ())
+        if item.checkpoint.gated or item.checkpoint.license:
+            license = item.checkpoint.license or "see its page"
+            marks.append(f"{item.checkpoint.name}: {'gated, ' if item.checkpoint.gated else ''}license {license}")
+        if item.failure:
+            marks.append(f"{item.checkpoint.name}: {item.failure.kind}, {item.failure.message}")
+        marks += [f"{item.checkpoint.name}: {task} again: {why}" for task, why in item.missing.items() if why]
+    console.print(table)
+    for mark in dict.fromkeys(marks):
+        console.print(mark, markup=False, highlight=False, soft_wrap=True)
+    if any(item.checkpoint.gated for item in items):
+        console.print("* gated: ask for access on the model's page, then set HF_TOKEN", highlight=False)
+    done, missing = sum(len(item.done) for item in items), sum(len(item.missing) for item in items)
+    console.print(
+        f"{len(items)} checkpoints: {done} results there, {missing} to do; {total[0]:.3g} Mtokens, "
+        f"{total[1]:.3g} PFLOP, about {total[2]:.2g} hours of one {gpu}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for note in sorted(assumed):
+        console.print(f"assumed: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def status_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a sweep.")],
+    table: Annotated[bool, typer.Option("--table", help="Rebuild results.parquet from the results files.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """What is done, running, failed and missing in a sweep's folder.
+
+    Examples:
+
+    `longshort status sweep`
+
+    `longshort status sweep --table` after copying in results of the stock lm_eval
+    """
+    from longshort.sweep.status import is_running, show, states, to_json
+    from longshort.sweep.store import TABLE, Folder
+
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder. Name one that 'longshort sweep' has written.")
+    if table:
+        print(f"{folder / TABLE}: {Folder(folder).write_table()} rows", file=sys.stderr)
+    if table and not (folder / "status.jsonl").is_file():
+        return
+    found = states(folder)
+    if json:
+        typer.echo(to_json(found))
+        return
+    console = Console()
+    show(found, console)
+    console.print("a sweep is running" if is_running(folder) else "no sweep is running", highlight=False)

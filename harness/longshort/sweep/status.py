@@ -1,0 +1,103 @@
+"""What a sweep folder holds: done, running, failed, missing."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from longshort.errors import UserError
+from longshort.sweep.failures import KINDS
+from longshort.sweep.store import LOCK, STATUS, Folder
+
+
+@dataclass(frozen=True)
+class State:
+    """Of one checkpoint and task: done, running, failed, missing; with what to know of it."""
+
+    checkpoint: str
+    task: str
+    state: str
+    kind: str = ""
+    message: str = ""
+
+
+def states(folder: Path) -> list[State]:
+    """The last that `status.jsonl` tells of each checkpoint and task of the newest plan; done only with its file.
+
+    Raises:
+        UserError: no sweep was run in the folder.
+    """
+    store = Folder(folder)
+    events = store.events()
+    plans = [event for event in events if event["event"] == "plan"]
+    if not plans:
+        raise UserError(f"{folder} is no sweep folder: there is no {STATUS} with a plan in it. Run 'longshort sweep'.")
+    running = is_running(folder)
+    last: dict[tuple[str, str], dict[str, str]] = {}
+    for event in events:
+        if event["event"] in ("started", "done", "failed") and "id" in event:
+            last[event["id"], event["task"]] = event
+    found = []
+    for name, checkpoint, tasks in plans[-1]["checkpoints"]:
+        for task in tasks:
+            event = last.get((name, task), {})
+            if any((folder / "results" / name / task).glob("results_*.json")):
+                found.append(State(checkpoint, task, "done", message="; ".join(event.get("notes") or ())))
+            elif event.get("event") == "failed":
+                found.append(State(checkpoint, task, "failed", event["kind"], event["message"]))
+            elif event.get("event") == "started" and running:
+                found.append(State(checkpoint, task, "running"))
+            else:
+                found.append(State(checkpoint, task, "missing"))
+    return found
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a sweep works in the folder now."""
+    try:
+        with (folder / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def show(found: list[State], console: Console) -> None:
+    """Print a table of counts, then what failed and what helps."""
+    tasks = list(dict.fromkeys(state.task for state in found))
+    table = Table(pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for task in tasks:
+        table.add_column(task, justify="right")
+    counts = Counter((state.state, state.task) for state in found)
+    for name in ("done", "running", "failed", "missing"):
+        table.add_row(name, *(str(counts[name, task]) for task in tasks))
+    console.print(table)
+    for line in failure_lines((s.checkpoint, s.task, s.kind, s.message) for s in found if s.state == "failed"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def failure_lines(failures: Iterator[tuple[str, str, str, str]]) -> list[str]:
+    """By kind: what it means and helps, then whom it befell."""
+    by_kind: dict[str, dict[tuple[str, str], list[str]]] = {}
+    for checkpoint, task, kind, message in failures:
+        by_kind.setdefault(kind, {}).setdefault((checkpoint, message), []).append(task)
+    lines = []
+    for kind, of_kind in by_kind.items():
+        lines.append(f"{kind}: {KINDS.get(kind, KINDS['error'])}")
+        lines += [f"  {checkpoint} ({', '.join(tasks)}): {message}" for (checkpoint, message), tasks in of_kind.items()]
+    return lines
+
+
+def to_json(found: list[State]) -> str:
+    """For programs."""
+    return json.dumps([vars(state) for state in found], indent=2)
