@@ -417,4 +417,5 @@ def _parallel(rank: int, folder: str) -> None:
     parts = wrapped(input_ids=tokens, fused_loss=replace(REQUEST, special=1))
     state = {"gradients": gradients(model, parts.loss), "parts": torch.stack(parts).detach()}
     torch.save(state, f"{folder}/{rank}.pt")
+    del wrapped  # the last to hold the group would end it with the GIL held, which gloo's thread may wait for
     torch.distributed.destroy_process_group()

@@ -42,22 +42,14 @@ class EngineName(str, Enum):
 
 
 def sweep_command(
-    manifest: Annotated[
-        str, typer.Argument(help="YAML file, or a shipped list: demo, small, pythia, paper, long-context.")
-    ],
+    manifest: Annotated[str, typer.Argument(help="YAML file, or one of demo, small, pythia, paper, long-context.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the sweep; a rerun goes on in it.")] = Path(
         "sweep"
     ),
     engine: Annotated[EngineName, typer.Option(help="This machine, or a Ray cluster.")] = EngineName.local,
-    address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster: auto, HOST:PORT, ray://HOST:PORT.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="At most so many at once.  [default: what the devices allow]")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print what there is to do and what it costs.")
-    ] = False,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT.")] = None,
+    workers: Annotated[int | None, typer.Option(help="At most so many.  [default: what devices allow]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what there is to do, and its cost.")] = False,
     gpu: Annotated[str, typer.Option(help="The GPU that hours are estimated for.")] = "h100",
     only: Annotated[list[str] | None, typer.Option(help="Only checkpoints whose name matches; repeatable.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed at the last time.")] = False,
@@ -149,12 +141,13 @@ def show_plan(items: Sequence[Item], gpu: str, console: Console) -> None:
     """Print every checkpoint: what is done, what there is to do and why, and what it costs."""
     from longshort.sweep.cost import GPUS, cost_of
 
-    table = Table(pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title="GB: weights + activations; h: hours of one GPU", title_justify="left", padding=(0, 1, 0, 0))
     table.add_column("checkpoint", overflow="fold")
-    for column in ("done", "to do", "Mtokens", "PFLOP", "weights GB", "activations GB", "GPU hours"):
+    for column in ("done", "to do", "Mtokens", "PFLOP", "GB", "h"):
         table.add_column(column, justify="right")
     total = [0.0, 0.0, 0.0]
-    marks, assumed = [], set()
+    marks: list[str] = []
+    assumed: set[str] = set()
     for item in items:
         cost = cost_of(item.checkpoint, list(item.missing), GPUS[gpu])
         gpus = max(1, item.checkpoint.resources.gpus or 1)
@@ -167,8 +160,7 @@ def show_plan(items: Sequence[Item], gpu: str, console: Console) -> None:
             str(len(item.missing)),
             f"{figures[0]:.3g}",
             f"{figures[1]:.3g}",
-            f"{cost.weight_bytes / 1e9:.3g}",
-            f"{cost.activation_bytes / 1e9:.3g}",
+            f"{cost.weight_bytes / 1e9:.2g}+{cost.activation_bytes / 1e9:.2g}",
             f"{figures[2]:.2g}",
         )
         assumed.update(cost.assumed if item.missing else ())

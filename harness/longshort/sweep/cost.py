@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from longshort.sweep.manifest import Checkpoint
-from longshort.sweep.shape import Shape, named_parameters, read_config, shape_from, shape_of
+from longshort.sweep.shape import USUAL_PARAMETERS, Shape, named_parameters, read_config, shape_from, shape_of
 from longshort.sweep.work import Work, usable_lengths, work_of
 
 __all__ = ["GPUS", "Cost", "Gpu", "Shape", "cost_of", "shape_of"]
 
 UTILISATION = 0.4  # of the peak; what well-tuned code reaches on long passes
-FLOAT32_SHARE = 1 / 16  # of the bf16 peak: 19.5 of the A100's 312 TFLOP/s, 67 of the H100's 989; torch uses no TF32
+FLOAT32_SHARE = 1 / 16  # of the bf16 peak: 19.5 of the A100's 312 TFLOP/s, 67 of the H100's 989; TF32 is off in torch
 LOAD_BYTES_PER_SECOND = 1e9  # weights from a disk or a file server into the GPU
 START_UP = 30.0  # seconds: a new process, its imports, the tokenizer
 STEP_SECONDS_PER_LAYER = 5e-4  # of one generated token: the launch of a layer's kernels, where that takes longest
-HEAD_BYTES = 2**30  # float32 logits alive at once on a GPU, as longshort.scoring.readout.CHUNK_BYTES_DEVICE
+ATTENTION_WIDTHS = 13  # hidden states' worth alive; in transformers 5 12.1 to 12.8 for Llama and GPT-NeoX
+HEAD_BYTES = 2**30  # float32 logits alive at once: longshort.scoring.readout.CHUNK_BYTES_DEVICE
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per parameter
 USUAL_BYTES = 2
 
@@ -70,7 +71,7 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     scored positions, where a pass over T tokens attends T²/2 pairs (all of them: sliding windows are not known of).
 
     Activations: one forward of T tokens, the longest, at batch size 1, without a cache of keys and values, and a
-    chunk of the head after it: T · max(8 · hidden, 2 · hidden + 3 · intermediate) · bytes per number, attention's
+    chunk of the head after it: T · max(13 · hidden, 2 · hidden + 3 · intermediate) · bytes per number, attention's
     and the MLP's share, of one layer, for nothing is kept of the others and attention holds no T² matrix;
     and min(1 GiB, T · vocabulary · 4) · (1 + bytes / 4), the logits in float32 and in the model's own dtype.
 
@@ -88,7 +89,7 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     """
     config = read_config(checkpoint)
     shape = shape_from(checkpoint, config)
-    assumed = [] if shape.known else [_guess(checkpoint, shape)]
+    assumed = [] if shape.known else [_guess(checkpoint)]
     work = Work()
     for task in dict.fromkeys(tasks):
         of_task, assumptions = work_of(task, checkpoint, config)
@@ -116,14 +117,14 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     )
 
 
-def _guess(checkpoint: Checkpoint, shape: Shape) -> str:
+def _guess(checkpoint: Checkpoint) -> str:
+    """A sentence that many checkpoints can share."""
+    source = "the number of parameters its name claims"
     if checkpoint.params:
-        source = ""
-    elif named_parameters(checkpoint):
-        source = ", which its name claims"
-    else:
-        source = ", of which nothing is known"
-    return f"no config.json at hand: the usual shape of {shape.parameters / 1e9:.3g}B parameters{source}"
+        source = "its params"
+    elif not named_parameters(checkpoint):
+        source = f"{USUAL_PARAMETERS / 1e9:g}B parameters, since nothing is known of it"
+    return f"no config.json at hand: the usual shape for {source}"
 
 
 def _bytes_per_number(checkpoint: Checkpoint, own: str) -> int:
@@ -140,5 +141,5 @@ def _bytes_per_weight(checkpoint: Checkpoint, size: int) -> float:
 
 def _activation_bytes(shape: Shape, longest: int, size: int) -> int:
     """See `cost_of`."""
-    forward = longest * max(8 * shape.hidden, 2 * shape.hidden + 3 * shape.intermediate) * size
+    forward = longest * max(ATTENTION_WIDTHS * shape.hidden, 2 * shape.hidden + 3 * shape.intermediate) * size
     return int(forward + min(HEAD_BYTES, longest * shape.vocabulary * 4) * (1 + size / 4))

@@ -70,7 +70,7 @@ class Node:
         """A number, text, truth value, or lists and mappings of them."""
         loader = yaml.SafeLoader("")
         try:
-            return loader.construct_object(self.node, deep=True)  # type: ignore[no-untyped-call]  # no stub has it
+            return loader.construct_object(self.node, deep=True)
         except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError) as error:
             raise self.error("", "this is no plain value") from error
 

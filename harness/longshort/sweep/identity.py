@@ -106,7 +106,7 @@ def resolve_all(
     """
     wanted = {source for checkpoint in checkpoints for source in sources(checkpoint)}
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        found = pool.map(lambda source: _resolve(*source, hashes, recorded.get(source)), wanted)
+        found = pool.map(lambda source: _resolve(source[0], source[1], hashes, recorded.get(source)), wanted)
         return dict(zip(wanted, found, strict=True))
 
 

@@ -21,6 +21,8 @@ from longshort.sweep.document import Node, parse
 RECORD = "longshort.json"
 ADDED = ("peft", "delta")  # what lm-eval puts on a checkpoint
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+SCORED = ("corpus", "lengths", "train_length", "num_docs", "tail_tokens", "seed", "longbench_dir")
+METADATA = (*SCORED, "family", "params", "train_tokens")  # of the tasks, see longshort.lmeval.settings
 OWN_KEYS = ("revision", "revisions", "folders", "pretrained")
 
 
@@ -91,9 +93,7 @@ class Checkpoint:
 
     def metadata(self) -> dict[str, Any]:
         """Settings of longshort's tasks that are given."""
-        names = ("corpus", "lengths", "train_length", "num_docs", "tail_tokens", "seed", "longbench_dir")
-        names += ("family", "params", "train_tokens")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in METADATA if getattr(self, name) is not None}
         return given | {"lengths": list(self.lengths)}
 
 
@@ -230,7 +230,7 @@ def _record_of(folder: str) -> dict[str, Any]:
         record = json.loads(file.read_text("utf-8"))
         base = record.get("base")
         has_base = isinstance(base, str) and not base.endswith(".json")  # else a config it was trained from
-        own = {
+        own: dict[str, Any] = {
             "family": Path(base if has_base else folder).name,
             "params": int(record["model"]["num_parameters"]),
             "train_tokens": int(record["tokens_seen"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -183,7 +182,7 @@ def _corpora(checkpoints: Sequence[Checkpoint], hashes: Hashes, saved: Sequence[
 
 def _task_versions() -> dict[str, Any]:
     """Of longshort's tasks; those of lm-eval's change with its own version."""
-    found = defaultdict(lambda: None)
+    found: dict[str, Any] = {}
     for file in tasks_folder().glob("*.yaml"):
         text = file.read_text("utf-8").replace("!function ", "")
         content = yaml.safe_load(text)

@@ -80,7 +80,7 @@ def work_of(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tup
     window = whole(checkpoint.model_args, ("max_length", "max_model_len")) or whole(config, WINDOW)
     if window is None:
         window = checkpoint.train_length
-        assumed.append(f"LongBench-E in a window of train_length, {window} tokens")
+        assumed.append("LongBench-E in a window of train_length tokens")
     return sum((_longbench(checkpoint, name, window) for name in datasets), Work()), assumed
 
 

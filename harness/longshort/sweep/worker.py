@@ -152,7 +152,8 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.read()
+    # Not sys.stdin: its lock would be held in the processes that lm-eval forks, which then could not end.
+    os.read(0, 1)
     os._exit(1)
 
 

@@ -48,11 +48,11 @@ class RayEngine:
         self._waiting: deque[Request] = deque()
         self._streams: dict[Any, str] = {}
         self._ended: deque[tuple[str, Event]] = deque()
-        self._has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+        self._resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray has no types here
 
     def describe(self) -> str:
         """What it runs on, in a line."""
-        resources = self._ray.cluster_resources()
+        resources = self._resources
         return f"Ray, {resources.get('CPU', 0):.0f} cores and {resources.get('GPU', 0):.0f} GPUs"
 
     def submit(self, request: Request) -> None:
@@ -90,7 +90,7 @@ class RayEngine:
         while self._waiting and (not self._workers or len(self._streams) < self._workers):
             request = self._waiting.popleft()
             resources = request.resources
-            gpus = int(self._has_gpus) if resources.gpus is None else resources.gpus
+            gpus = int(self._resources.get("GPU", 0) > 0) if resources.gpus is None else resources.gpus
             task = self._ray.remote(run_worker).options(
                 num_cpus=resources.cpus,
                 num_gpus=gpus,
