@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "lmeval": {"scoring", "corpora", "results", "errors"},
     "training": {"scoring", "corpora", "look", "errors"},
     "analysis": {"results", "look", "errors"},
+    "sweep": {"lmeval", "results", "errors"},
     "synthetic": {"results", "look", "errors"},
 }
 

@@ -30,6 +30,7 @@ from longshort.errors import OutOfMemory, UserError
 from longshort.lmeval.folder import tasks_folder
 from longshort.lmeval.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.results import write_atomically
+from longshort.scoring.readout import use_smaller_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +107,16 @@ def prepare_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> Prepared
     return Prepared(manager, [built.get(name, name) for name in matching])  # a tag names tasks, not one
 
 
-def load_checkpoint(model_args: Mapping[str, Any], *, batch_size: int | str = 1, device: str | None = None) -> LM:
+def load_checkpoint(
+    model_args: Mapping[str, Any],
+    *,
+    batch_size: int | str = 1,
+    device: str | None = None,
+    chunk_divisor: int = 1,
+) -> LM:
     """Load a checkpoint as lm-eval's ``hf`` backend does, but never with random weights in place of missing ones.
+
+    With a `chunk_divisor` logits take only that part of their usual memory, in this process from now on.
 
     Raises:
         UserError: it cannot be loaded, or lacks weights.
@@ -115,6 +124,7 @@ def load_checkpoint(model_args: Mapping[str, Any], *, batch_size: int | str = 1,
     """
     others = {"batch_size": batch_size, "max_batch_size": None, "device": device or _default_device()}
     name = model_args["pretrained"]
+    use_smaller_chunks(chunk_divisor)
     try:
         with _quiet(), _no_random_weights(str(name)):
             return get_model("hf").create_from_arg_obj(dict(model_args), others)

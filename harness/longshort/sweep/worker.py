@@ -57,7 +57,8 @@ class Job:
 
 def job_from(line: str) -> Job:
     """Read what `Job.to_line` wrote."""
-    return Job(**json.loads(line))
+    values = json.loads(line)
+    return Job(**values | {"tasks": tuple(values["tasks"])})
 
 
 def evaluate(job: Job, say: Say) -> None:
@@ -75,14 +76,11 @@ def evaluate(job: Job, say: Say) -> None:
         import torch  # noqa: F401  # first: its libraries have to be there before others load theirs
 
         from longshort.lmeval import evaluate as lmeval
-        from longshort.scoring.readout import use_smaller_chunks
 
-        if job.memory != "usual":
-            use_smaller_chunks(SMALLER_CHUNKS)
         arguments = job.model_args | (_offload() if job.memory == "offload" else {})
-        batch_size = job.batch_size if job.memory == "usual" else 1
+        batch_size, divisor = (job.batch_size, 1) if job.memory == "usual" else (1, SMALLER_CHUNKS)
         lmeval.require_checkpoint(str(arguments["pretrained"]))
-        lm = lmeval.load_checkpoint(arguments, batch_size=batch_size)
+        lm = lmeval.load_checkpoint(arguments, batch_size=batch_size, chunk_divisor=divisor)
     except Exception as error:  # anything may be wrong with a checkpoint; it is told, by kind
         _tell(error, say)
         return

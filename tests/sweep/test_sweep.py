@@ -1,0 +1,252 @@
+"""Sweeps of tiny checkpoints, through the command line, on both engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from longshort.lmeval.evaluate import evaluate_checkpoint
+from tests.sweep.conftest import events, results, sweep, write_manifest
+
+pytestmark = pytest.mark.xdist_group("sweep")
+
+TASKS = ("longshort_perplexity", "longshort_misalignment")
+BROKEN = {
+    "missing-weights": "broken",
+    "corrupt": "broken",
+    "nan": "non_finite",
+    "brings-code": "no_trust_remote_code",
+    "nowhere": "not_found",
+}
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> subprocess.CompletedProcess[str]:
+    """All checkpoints, sound and broken, on the local engine; the results are in `place`/local."""
+    write_manifest(place, "  - folders: [models/*, broken/*]\n  - pretrained: ./nowhere\n", "all.yaml")
+    return sweep(place, "all.yaml", "-o", "local")
+
+
+def test_broken_checkpoints_are_named_and_the_rest_completes(
+    run: subprocess.CompletedProcess[str], place: Path
+) -> None:
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    failed = {(event["checkpoint"], event["task"]): event["kind"] for event in events(place / "local", "failed")}
+    assert failed == {(name, task): kind for name, kind in BROKEN.items() for task in TASKS}
+    assert not (place / "ran").exists()  # the code of a checkpoint that nobody trusts
+    assert len(results(place / "local")) == 24
+    last = run.stderr.strip().splitlines()[-1]
+    assert last == (
+        "longshort: 10 results are missing. To try only these again: longshort sweep all.yaml -o local --failed"
+    )
+    for name, kind in BROKEN.items():
+        assert name in run.stderr
+        assert f"{kind}:" in run.stderr
+
+
+def test_the_table_has_a_row_per_checkpoint_task_metric_and_length(
+    run: subprocess.CompletedProcess[str], place: Path
+) -> None:
+    table = pd.read_parquet(place / "local" / "results.parquet")
+    assert table["checkpoint"].nunique() == 12
+    assert set(table["task"]) == set(TASKS)
+    assert set(table.loc[table["metric"] == "ppl", "length"]) == {16, 32, 64}
+    before = (place / "local" / "results.parquet").read_bytes()
+    (place / "local" / "results.parquet").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "longshort", "status", str(place / "local"), "--table"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (place / "local" / "results.parquet").read_bytes() == before
+    assert "non_finite" in done.stdout
+
+
+def test_a_sweep_measures_what_an_evaluation_measures(run: subprocess.CompletedProcess[str], place: Path) -> None:
+    metadata = {"corpus": str(place / "text.jsonl"), "lengths": [16, 32, 64], "num_docs": 3, "train_length": 32}
+    alone = evaluate_checkpoint(
+        {"pretrained": str(place / "models" / "gpt2-1"), "dtype": "float32"}, metadata=metadata, device="cpu"
+    )
+    (folder,) = (place / "local" / "results").glob("gpt2-1-*")
+    for task in TASKS:
+        (file,) = (folder / task).glob("results_*.json")
+        saved = json.loads(file.read_text())
+        assert _numbers(saved, task) == pytest.approx(_numbers(alone, task), rel=1e-5)
+        assert saved["configs"][task]["metadata"]["scored"] == alone["configs"][task]["metadata"]["scored"]
+
+
+def test_each_checkpoint_is_loaded_once(run: subprocess.CompletedProcess[str], place: Path) -> None:
+    loaded = [event["checkpoint"] for event in events(place / "local", "loaded")]
+    assert len(loaded) == len(set(loaded)) == 13  # those with NaN can be loaded
+
+
+def test_ray_gives_the_same_numbers(run: subprocess.CompletedProcess[str], place: Path) -> None:
+    write_manifest(place, "  - folders: models/*\n", "sound.yaml")
+    done = sweep(place, "sound.yaml", "-o", "ray", "--engine", "ray")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert results(place / "ray") == results(place / "local")
+    assert not (place / "ray" / "results_ray").exists()
+
+
+def test_a_rerun_does_what_is_missing_and_says_why(
+    run: subprocess.CompletedProcess[str], place: Path, tmp_path: Path
+) -> None:
+    """A damaged file, another family (no number changes), other lengths of one checkpoint, new weights."""
+    models = place / "models"
+    entries = "".join(f"  - {{pretrained: {models}/{name}}}\n" for name in ("llama-1", "llama-2", "gpt2-0"))
+    (tmp_path / "text.jsonl").write_bytes((place / "text.jsonl").read_bytes())
+    write_manifest(tmp_path, entries)
+    first = sweep(tmp_path, "manifest.yaml", "-o", "out")
+    assert first.returncode == 0, first.stderr[-2000:]
+    before = results(tmp_path / "out")
+    again = sweep(tmp_path, "manifest.yaml", "-o", "out")
+    assert again.returncode == 0
+    assert "0 results new, 6 there before, 0 failed" in again.stdout
+
+    (damaged,) = (tmp_path / "out").glob("results/llama-1-*/longshort_perplexity/results_*.json")
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    entries = entries.replace("llama-2}", "llama-2, lengths: [16, 32]}").replace("gpt2-0}", "gpt2-0, family: other}")
+    write_manifest(tmp_path, entries)
+    done = sweep(tmp_path, "manifest.yaml", "-o", "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "3 results new, 3 there before, 0 failed" in done.stdout
+    text = " ".join(done.stdout.split())
+    assert "llama-2: longshort_perplexity again: lengths was [16, 32, 64], is [16, 32]" in text
+    assert "is damaged or incomplete: measured again" in done.stderr
+    after = results(tmp_path / "out")
+    same = [name for name in before if "llama-2" not in name]
+    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+    assert len(list((tmp_path / "out").rglob("outdated_*.json"))) == 2
+    table = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert set(table["family"]) == {"llama-1", "llama-2", "other"}
+
+
+def test_results_made_elsewhere_are_added_by_copying_them_in(
+    run: subprocess.CompletedProcess[str], place: Path, tmp_path: Path
+) -> None:
+    source = next((place / "local" / "results").glob("llama-0-*/longshort_perplexity/results_*.json"))
+    data = json.loads(source.read_text())
+    data["config"]["model_args"]["pretrained"] = "somebody/elses"
+    data.pop("longshort_sweep")
+    (tmp_path / "copied").mkdir()
+    (tmp_path / "copied" / "results_2026-01-01.json").write_text(json.dumps(data))
+    done = subprocess.run(
+        [sys.executable, "-m", "longshort", "status", str(tmp_path), "--table"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(pd.read_parquet(tmp_path / "results.parquet")["checkpoint"]) == {"somebody/elses"}
+
+
+def test_an_interruption_ends_it_in_seconds_and_a_second_sweep_is_refused(place: Path, tmp_path: Path) -> None:
+    write_manifest(place, "  - folders: models/gpt_neox-*\n", "three.yaml")
+    command = [sys.executable, "-m", "longshort", "sweep", "three.yaml", "-o", str(tmp_path / "out"), "--workers", "1"]
+    driver = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    _wait_for(lambda: events(tmp_path / "out", "done"), tmp_path / "out" / "status.jsonl")
+    second = sweep(place, "three.yaml", "-o", str(tmp_path / "out"))
+    assert second.returncode == 1
+    assert f"another sweep works in {tmp_path / 'out'} (process {driver.pid} on" in second.stderr
+    start = time.monotonic()
+    driver.send_signal(signal.SIGINT)
+    _, errors = driver.communicate(timeout=30)
+    assert time.monotonic() - start < 10
+    assert driver.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert events(tmp_path / "out", "interrupted")
+    assert results(tmp_path / "out")
+
+
+@pytest.mark.parametrize("victim", ["driver", "worker"])
+def test_after_a_kill_nothing_is_lost_and_nothing_done_twice(
+    victim: str, run: subprocess.CompletedProcess[str], place: Path, tmp_path: Path
+) -> None:
+    write_manifest(place, "  - folders: models/mistral-*\n", "mistral.yaml")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "longshort", "sweep", "mistral.yaml", "-o", str(out)]
+    driver = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    _wait_for(lambda: events(out, "done"), out / "status.jsonl")
+    workers = _children(driver.pid)
+    assert workers
+    os.kill(driver.pid if victim == "driver" else workers[0], signal.SIGKILL)
+    driver.communicate(timeout=120)
+    saved = {event["key"] for event in events(out, "done")}
+    if victim == "driver":
+        _wait_for(lambda: not any(_alive(pid) for pid in workers), out)
+    done = sweep(place, "mistral.yaml", "-o", str(out))
+    assert done.returncode == 0, done.stderr[-2000:]
+    keys = [event["key"] for event in events(out, "done")]
+    assert len(keys) == len(set(keys)) == 6
+    assert saved <= set(keys)
+    expected = results(place / "local")
+    assert results(out) == {name: value for name, value in expected.items() if "mistral" in name}
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_what_cannot_be_written_is_named_and_the_rest_completes(
+    run: subprocess.CompletedProcess[str], place: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files, as a disk that is full for the greater of the two results."""
+    sizes = {
+        task: next((place / "local" / "results").glob(f"llama-0-*/{task}/results_*.json")).stat().st_size
+        for task in TASKS
+    }
+    small, great = sorted(sizes, key=lambda task: sizes[task])
+    limit = (sizes[small] + sizes[great]) // 2
+    write_manifest(place, "  - folders: models/llama-0\n", "one.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", "longshort", "sweep", "one.yaml", "-o", str(tmp_path)],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "unwritable" in done.stderr
+    (name,) = results(tmp_path)
+    assert name.endswith(small)
+    assert {event["task"] for event in events(tmp_path, "failed")} == {great}
+
+
+def test_a_folder_that_cannot_be_written_is_told(place: Path) -> None:
+    write_manifest(place, "  - folders: models/llama-0\n", "single.yaml")
+    done = sweep(place, "single.yaml", "-o", "/proc/nowhere")
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _numbers(data: dict[str, Any], task: str) -> dict[str, float]:
+    return {name: value for name, value in data["results"][task].items() if isinstance(value, float)}
+
+
+def _wait_for(condition: object, file: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if file.exists() and condition():  # type: ignore[operator]  # a function
+            return
+        time.sleep(0.05)
+    raise AssertionError("it took too long")
+
+
+def _children(pid: int) -> list[int]:
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())  # a thread may have started them
+    return sorted({int(child) for task in tasks for child in (task / "children").read_text().split()})
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
