@@ -67,9 +67,9 @@ def sweep_command(
         raise typer.BadParameter(f"'{gpu}' is none of {', '.join(GPUS)}.", param_hint="--gpu")
     if address and engine is not EngineName.ray:
         raise typer.BadParameter("it needs --engine ray.", param_hint="--address")
-    checkpoints = load_manifest(manifest)
+    checkpoints = everything = load_manifest(manifest)
     if only:
-        checkpoints = [c for c in checkpoints if any(fnmatchcase(c.name, pattern) for pattern in only)]
+        checkpoints = [c for c in everything if any(fnmatchcase(c.name, pattern) for pattern in only)]
         if not checkpoints:
             raise UserError(f"--only {' '.join(only)} matches no checkpoint of {manifest}.")
     folder, console = Folder(output), Console()
@@ -80,6 +80,9 @@ def sweep_command(
         items = make_plan(checkpoints, folder)
         if failed:
             items = _failed_last(items, output)
+            if not items:
+                console.print(f"nothing failed in {output}", highlight=False)
+                return
 
         def hours(item: Item) -> float:
             return cost_of(item.checkpoint, list(item.missing), GPUS[gpu]).hours
@@ -89,9 +92,7 @@ def sweep_command(
             for task, reason in item.missing.items():
                 if reason:
                     console.print(f"{item.checkpoint.name}: {task} again: {reason}", soft_wrap=True, markup=False)
-        folder.record(
-            "plan", checkpoints=[[slug(i.checkpoint), i.checkpoint.name, list(i.checkpoint.tasks)] for i in items]
-        )
+        folder.record("plan", checkpoints=[[slug(c), c.name, list(c.tasks)] for c in everything])
         _run(items, folder, _engine(engine, address, workers), {slug(i.checkpoint): hours(i) for i in items}, console)
 
 
@@ -110,9 +111,13 @@ def _run(items: Sequence[Item], folder: Folder, engine: Engine, hours: dict[str,
     from longshort.sweep.status import failure_lines
     from longshort.sweep.watch import watching
 
+    again = shlex.join(["longshort", *(argument for argument in sys.argv[1:] if argument != "--failed")])
     try:
         with watching(console, hours) as watch:
             progress = run_plan(items, folder, engine, watch)
+    except KeyboardInterrupt as error:
+        typer.echo(f"longshort: interrupted; what is done is kept. To go on: {again}", err=True)
+        raise typer.Exit(130) from error
     finally:
         with suppress(UserError):  # nothing measured yet; or told already, result by result
             folder.write_table()
@@ -123,18 +128,15 @@ def _run(items: Sequence[Item], folder: Folder, engine: Engine, hours: dict[str,
         rows = ((progress.items[n].checkpoint.name, t, f.kind, f.message) for (n, t), f in progress.failures.items())
         for line in failure_lines(rows):
             typer.echo(line, err=True)
-        arguments = [a for a in sys.argv[1:] if a != "--failed"]
-        raise UserError(
-            f"{len(progress.failures)} results are missing. To try only these again: "
-            f"longshort {shlex.join(arguments)} --failed"
-        )
+        raise UserError(f"{len(progress.failures)} results are missing. To try only these again: {again} --failed")
 
 
 def _failed_last(items: Sequence[Item], folder: Path) -> list[Item]:
     from longshort.sweep.status import states
+    from longshort.sweep.store import slug
 
-    names = {state.checkpoint for state in states(folder) if state.state == "failed"}
-    return [item for item in items if item.checkpoint.name in names]
+    failed = {state.id for state in states(folder) if state.state == "failed"}
+    return [item for item in items if slug(item.checkpoint) in failed]
 
 
 def show_plan(items: Sequence[Item], gpu: str, console: Console) -> None:

@@ -21,6 +21,7 @@ from longshort.sweep.store import LOCK, STATUS, Folder
 class State:
     """Of one checkpoint and task: done, running, failed, missing; with what to know of it."""
 
+    id: str
     checkpoint: str
     task: str
     state: str
@@ -49,13 +50,13 @@ def states(folder: Path) -> list[State]:
         for task in tasks:
             event = last.get((name, task), {})
             if any((folder / "results" / name / task).glob("results_*.json")):
-                found.append(State(checkpoint, task, "done", message="; ".join(event.get("notes") or ())))
+                found.append(State(name, checkpoint, task, "done", message="; ".join(event.get("notes") or ())))
             elif event.get("event") == "failed":
-                found.append(State(checkpoint, task, "failed", event["kind"], event["message"]))
+                found.append(State(name, checkpoint, task, "failed", event["kind"], event["message"]))
             elif event.get("event") == "started" and running:
-                found.append(State(checkpoint, task, "running"))
+                found.append(State(name, checkpoint, task, "running"))
             else:
-                found.append(State(checkpoint, task, "missing"))
+                found.append(State(name, checkpoint, task, "missing"))
     return found
 
 
