@@ -19,7 +19,7 @@ KINDS = {
     "text": "no document is long enough: another corpus or smaller lengths",
     "non_finite": "its logits are not finite: try dtype: float32; else the weights are at fault",
     "setting": "a task, corpus or setting is wrong: correct the manifest",
-    "hub": "the hub did not answer: run the same command again",
+    "hub": "the hub did not answer, or offline mode lacks a file: run the same command again, online",
     "versions": "the worker has other library versions: install the same everywhere",
     "timeout": "a longer timeout, or fewer documents and lengths",
     "killed": "its process was killed, often for want of main memory: set resources: {memory: …}",

@@ -154,7 +154,8 @@ def _ask_hub(name: str, revision: str | None, kind: str, recorded: str | None) -
             if failure.kind in ("not_found", "gated"):
                 remedy = f"{kind} '{name}' at revision '{revision or 'main'}': {failure.message}"
                 return Resolved(None, Failure(failure.kind, remedy[:300]))
-    return Resolved(_cached_commit(name, revision or "main", kind) or recorded)
+    # What was measured before stays: a cache may hold an older commit, of another program.
+    return Resolved(recorded or _cached_commit(name, revision or "main", kind))
 
 
 def _cached_commit(name: str, revision: str, kind: str) -> str | None:

@@ -83,15 +83,13 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
         UserError: a local corpus or LongBench file that is not there.
     """
     hashes = Hashes(folder.path / HASHES)
-    saved = {(slug(c), task): folder.saved(c, task) for c in checkpoints for task in c.tasks}
-    recorded = {
-        (result.inputs.get("pretrained", ""), result.inputs.get("revision", "")): result.inputs.get("identity")
-        for result in saved.values()
-        if result
-    }
-    known = {name: commit for name, commit in recorded.items() if commit}
+    saved = folder.all_saved()
+    known: dict[tuple[str, str], str] = {}
+    for inputs in (before.inputs for before in saved.values()):
+        if inputs.get("identity"):
+            known[str(inputs.get("pretrained")), str(inputs.get("revision"))] = inputs["identity"]
     resolved = resolve_all(checkpoints, hashes, known)
-    corpora = _corpora(checkpoints, hashes, [result for result in saved.values() if result])
+    corpora = _corpora(checkpoints, hashes, list(saved.values()))
     archives = {spec: identify_longbench(spec, hashes) for spec in {c.longbench_dir for c in checkpoints}}
     libraries, task_versions = versions(), _task_versions()
     items = []
@@ -103,7 +101,7 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
         }
         item = Item(checkpoint, inputs)
         for task in checkpoint.tasks:
-            result = saved[slug(checkpoint), task]
+            result = saved.get((slug(checkpoint), task))
             reason = None if result is None else why_not(result.inputs, inputs[task])
             if result is not None and reason is None:
                 item.done.append(task)

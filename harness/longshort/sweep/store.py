@@ -95,13 +95,13 @@ class Folder:
 
     def saved(self, checkpoint: Checkpoint, task: str) -> Saved | None:
         """The result in force, or None; what is damaged is none."""
-        for file in sorted(self.result_folder(checkpoint, task).glob("results_*.json")):
-            try:
-                data = json.loads(file.read_text("utf-8"))
-                return Saved(file, dict(data[MARK]["inputs"]), data)
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
-                logger.warning("%s is damaged or incomplete: measured again", file)
-        return None
+        found = map(_read, sorted(self.result_folder(checkpoint, task).glob("results_*.json")))
+        return next((result for result in found if result), None)
+
+    def all_saved(self) -> dict[tuple[str, str], Saved]:
+        """All results in force, by `slug` and task; also those of checkpoints that no manifest names any more."""
+        files = sorted((self.path / "results").glob("*/*/results_*.json"), reverse=True)
+        return {(file.parts[-3], file.parts[-2]): result for file in files if (result := _read(file))}
 
     def save(self, checkpoint: Checkpoint, task: str, inputs: Mapping[str, Any], data: dict[str, Any]) -> Path:
         """Write a result and retire the one it replaces.
@@ -171,6 +171,15 @@ class Folder:
                 log.write(text)
         except OSError:  # a full disk: what is lost is told by results, not by logs
             pass
+
+
+def _read(file: Path) -> Saved | None:
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        return Saved(file, dict(data[MARK]["inputs"]), data)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        logger.warning("%s is damaged or incomplete: measured again", file)
+        return None
 
 
 def now() -> str:
