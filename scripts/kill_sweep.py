@@ -248,7 +248,8 @@ def case(
     faults += wrong + measured_again(place / folder, saved, before)
     faults += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     faults += [f"{name}: other numbers" for name in sorted(found) if found[name] != expected.get(name)]
-    rows = [len(pd.read_parquet(place / name / TABLE)) for name in (folder, "undisturbed_local")]
+    tables = [place / name / TABLE for name in (folder, "undisturbed_local")]
+    rows = [len(pd.read_parquet(table)) if table.exists() else 0 for table in tables]
     faults += [f"{rows[0]} rows in the table instead of {rows[1]}"] if rows[0] != rows[1] else []
     words = [word.rpartition("/")[2] for word in (victim or "").split()]
     name = " ".join(words[: 3 if "-m" in words else 1])
@@ -308,7 +309,10 @@ def undisturbed(place: Path, engine: str) -> float:
 
 def report(rows: Sequence[dict[str, Any]], seconds: dict[str, float], output: Path, seed: int) -> None:
     """Write the table, for programs and for people."""
-    table = pd.DataFrame([row for row in rows if row["killed"] or row["faults"]])
+    rows = [row for row in rows if row["killed"] or row["faults"]]
+    if not rows:
+        return
+    table = pd.DataFrame(rows)
     table["faults"] = ["; ".join(faults) for faults in table["faults"]]
     write_atomically(output / "campaign.csv", table.to_csv(index=False))
     lines = ["| " + " | ".join(row) + " |" for row in [list(table), ["---"] * len(table.columns)]]

@@ -185,3 +185,11 @@ def test_a_damaged_result_is_none(checkpoint: Checkpoint, tmp_path: Path) -> Non
     for content in (file.read_bytes()[:50], b"[]", json.dumps({"results": {}}).encode()):
         file.write_bytes(content)
         assert make_plan([checkpoint], folder)[0].missing == {"longshort_perplexity": None}
+
+
+def test_what_a_killed_driver_left_half_written_is_removed(tmp_path: Path) -> None:
+    left_over = tmp_path / "results" / "model" / "task" / ".0123.tmp"
+    left_over.parent.mkdir(parents=True)
+    left_over.write_text("{")
+    with Folder(tmp_path).locked():
+        assert not left_over.exists()

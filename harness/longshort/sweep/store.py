@@ -85,6 +85,9 @@ class Folder:
                 file.truncate()
                 file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
                 file.flush()
+            for left_over in (self.path / "results").rglob(".*.tmp"):  # of a driver killed while it wrote
+                with contextlib.suppress(OSError):
+                    left_over.unlink()
             yield
 
     # ---- results

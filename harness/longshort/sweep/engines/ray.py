@@ -8,6 +8,8 @@ which Ray itself could not know.
 from __future__ import annotations
 
 import contextlib
+import socket
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +19,7 @@ from longshort.sweep.engines import Request
 from longshort.sweep.engines.local import threads
 from longshort.sweep.process import Event, WorkerProcess
 
-SECONDS_TO_STOP = 10.0
+SECONDS_TO_RETURN = 15.0  # a head that is restarted, as on Kubernetes, is back by then
 
 
 class RayEngine:
@@ -41,10 +43,16 @@ class RayEngine:
             # Devices are hidden from tasks that ask for none only where Ray is told so.
             ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
         except Exception as error:  # ConnectionError, RuntimeError, ValueError, or a bare Exception after a timeout
-            where = f"at {address}" if address else "on this machine"
-            cause = " ".join(str(error).split())[:200]
-            raise UserError(f"Ray {where} does not answer: {cause}. Is 'ray start --head' running?") from error
+            cause = " ".join(str(error).split())[:200].rstrip(".")
+            if address:
+                message = f"Ray at {address} does not answer: {cause}. Is 'ray start --head' running there?"
+            else:
+                message = f"Ray cannot be started on this machine: {cause}. Run the same command again."
+            raise UserError(message) from error
         self._workers = workers
+        self._task = ray.remote(run_worker)  # once: each further export asks the head
+        self._head = "" if (address or "").startswith("ray://") else ray.get_runtime_context().gcs_address
+        self._silent_since: float | None = None
         self._waiting: deque[Request] = deque()
         self._streams: dict[Any, str] = {}
         self._ended: deque[tuple[str, Event]] = deque()
@@ -72,6 +80,7 @@ class RayEngine:
                 ready, _ = ray.wait(list(self._streams), timeout=seconds, fetch_local=False)
             except Exception as error:  # the cluster's head is gone: Ray has no one class for it
                 raise self._lost(error) from error
+            self._look_for_head()
             if not ready:
                 return
             for stream in ready:
@@ -91,7 +100,7 @@ class RayEngine:
             request = self._waiting.popleft()
             resources = request.resources
             gpus = int(self._resources.get("GPU", 0) > 0) if resources.gpus is None else resources.gpus
-            task = self._ray.remote(run_worker).options(
+            task = self._task.options(
                 num_cpus=resources.cpus,
                 num_gpus=gpus,
                 memory=resources.memory,
@@ -108,12 +117,27 @@ class RayEngine:
             event: Event = self._ray.get(next(stream))
         except StopIteration:
             event = {"event": "exit", "code": None, "message": "its Ray task ended early"}
+        except self._ray.exceptions.LocalRayletDiedError as error:  # the driver's own: nothing can be submitted
+            raise self._lost(error) from error
         except self._ray.exceptions.RayError as error:
             event = {"event": "exit", "code": None, "message": f"{type(error).__name__}: {_first_line(error)}"}
         if event["event"] == "exit":
             del self._streams[stream]
             self._submit_waiting()
         yield name, event
+
+    def _look_for_head(self) -> None:
+        """Ray itself would end this process after a minute, without a word of ours."""
+        if not self._head:
+            return
+        host, _, port = self._head.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            self._silent_since = None
+        except OSError as error:
+            self._silent_since = self._silent_since or time.monotonic()
+            if time.monotonic() - self._silent_since > SECONDS_TO_RETURN:
+                raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> UserError:
         return UserError(f"the Ray cluster is gone ({_first_line(error)}). Start it again, then run the same command.")
@@ -129,4 +153,4 @@ def run_worker(line: str, environment: dict[str, str], hours: float | None) -> I
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".)")
