@@ -11,10 +11,7 @@ from longshort.analysis import write_report
 from tests.analysis.analyses import EVIL, copies, many, usual
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium installed: apt-get install chromium"),
-]
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium installed: apt-get install chromium")
 LONG = "x" * 70
 
 

@@ -17,16 +17,19 @@ from tests.lmeval.conftest import run
 
 
 def main() -> None:
-    checkpoint, output, *tasks = sys.argv[1:4]
-    metadata = json.loads(sys.argv[4])
+    """Run the cases of the JSON file named, one after another; write the results beside it, in their order."""
+    file = Path(sys.argv[1])
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    lm = HFLM(pretrained=checkpoint, device="cpu", max_length=metadata.get("max_length"))
-    lm.accelerator = accelerator
-    lm._rank, lm._world_size = accelerator.process_index, accelerator.num_processes
-    results = run(lm, tasks[0].split(","), metadata, log_samples=True)
+    found = []
+    for case in json.loads(file.read_text()):
+        lm = HFLM(pretrained=case["checkpoint"], device="cpu", max_length=case["metadata"].get("max_length"))
+        lm.accelerator = accelerator
+        lm._rank, lm._world_size = accelerator.process_index, accelerator.num_processes
+        found.append(run(lm, case["tasks"], case["metadata"], log_samples=True))
     if accelerator.is_main_process:
-        Path(output).write_text(json.dumps(results, default=str))
+        file.with_name("results.json").write_text(json.dumps(found, default=str))
+    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 
 
 if __name__ == "__main__":

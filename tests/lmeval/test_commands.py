@@ -1,8 +1,11 @@
-"""The stock lm_eval command and `longshort eval`, each in a process of its own, as a user runs them."""
+"""The stock lm_eval command and `longshort eval` as a user runs them; mistakes without a process for each."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from longshort.cli import main
 from longshort.lmeval.folder import tasks_folder
 from tests.lmeval.conftest import values
 
@@ -24,6 +28,22 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
     )
+
+
+def in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`longshort` without the seconds that a process of its own takes to import torch."""
+    logger, stdout, stderr = logging.getLogger("longshort"), io.StringIO(), io.StringIO()
+    handlers = list(logger.handlers)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        patch.setattr(sys, "argv", ["longshort", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+    logger.handlers = handlers
+    return subprocess.CompletedProcess(arguments, int(end.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
 
 def stock(model: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,8 +66,7 @@ def test_longshort_eval_writes_what_stock_lm_eval_writes(llama_bos: Path, corpus
     assert done.returncode == 0, done.stderr[-3000:]
     assert "|ppl@32" in done.stdout.replace(" ", "")
     assert "|±|" in done.stdout.replace(" ", "")
-    ours = command(
-        "longshort",
+    ours = in_process(
         *["eval", str(llama_bos), "--corpus", str(corpus), "--lengths", "16,32", "--num-docs", "4"],
         *["--train-length", "32", "--dtype", "float32", "--device", "cpu", "-o", str(tmp_path / "ours")],
         "--log-samples",
@@ -110,13 +129,19 @@ def test_mistakes_are_one_line_and_an_exit_code(
     arguments = [paths.get(argument, argument) for argument in arguments]
     if arguments[0] == "eval" and "-o" not in arguments:
         arguments += ["-o", str(tmp_path / "out")]
-    done = command("longshort", *arguments)
+    done = in_process(*arguments)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     text = " ".join(done.stderr.replace("│", " ").split())
     assert message in text
     if code == 1:
         assert sum(line.startswith("longshort: ") for line in done.stderr.splitlines()) == 1
+
+
+def test_a_process_ends_with_the_same_line_and_code(tmp_path: Path) -> None:
+    arguments = ["eval", "./no-such-folder", "--corpus", "builtin", "-o", str(tmp_path)]
+    done, same = command("longshort", *arguments), in_process(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (1, same.stdout, same.stderr)
 
 
 def test_help_and_tasks() -> None:

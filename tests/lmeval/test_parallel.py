@@ -15,29 +15,45 @@ from tests.lmeval.conftest import LENGTHS, run, values
 from tests.lmeval.longbench.rows import write_rows
 
 BOTH = ["longshort_perplexity", "longshort_misalignment"]
+GENERATION = ["longshort-longbench-e-samsum", "longshort-longbench-e-lcc"]
+# With the second sizes only the second process has documents for the longer lengths.
+SIZES = [[300, 290, 280, 270, 260], [20, 300, 40, 300, 20]]
 
 
-def two_processes(checkpoint: Path, output: Path, metadata: dict[str, Any], tasks: list[str]) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def cases(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What is evaluated, with the results of two processes, which serve all cases: they take seconds to start."""
+    folder = tmp_path_factory.mktemp("parallel")
+    cases: list[dict[str, Any]] = []
+    for index, sizes in enumerate(SIZES):
+        corpus = folder / f"corpus{index}.jsonl"
+        texts = [" ".join(f"{word * step % 97}" for word in range(size)) for step, size in enumerate(sizes, 3)]
+        corpus.write_text("\n".join(json.dumps({"text": text[:size]}) for text, size in zip(texts, sizes, strict=True)))
+        cases.append({"tasks": BOTH, "metadata": {"corpus": str(corpus), "lengths": LENGTHS, "num_docs": 5}})
+    rows = write_rows(folder / "rows", words=200)
+    # Three rows, each of another bucket: each process lacks what the other has.
+    metadata = {"longbench_dir": str(rows), "pretrained": str(llama), "max_length": 600}
+    cases.append({"tasks": GENERATION, "metadata": metadata})
+    (folder / "cases.json").write_text(json.dumps([case | {"checkpoint": str(llama)} for case in cases]))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
     command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "-m", "tests.lmeval.parallel_worker"]
-    command += [str(checkpoint), str(output), ",".join(tasks), json.dumps(metadata)]
-    root = Path(__file__).parents[2]
     done = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300
+        [*command, str(folder / "cases.json")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(output.read_text())
+    found = json.loads((folder / "results.json").read_text())
+    return [case | {"found": results} for case, results in zip(cases, found, strict=True)]
 
 
-@pytest.mark.parametrize("sizes", [[300, 290, 280, 270, 260], [20, 300, 40, 300, 20]])
-def test_two_processes_equal_one(sizes: list[int], llama: Path, tmp_path: Path) -> None:
-    # With the second sizes only the second process has documents for the longer lengths.
-    corpus = tmp_path / "corpus.jsonl"
-    texts = [" ".join(f"{word * step % 97}" for word in range(size)) for step, size in enumerate(sizes, 3)]
-    corpus.write_text("\n".join(json.dumps({"text": text[:size]}) for text, size in zip(texts, sizes, strict=True)))
-    metadata = {"corpus": str(corpus), "lengths": LENGTHS, "num_docs": 5}
-    expected = run(llama, BOTH, metadata, log_samples=True)
-    actual = two_processes(llama, tmp_path / "results.json", metadata, BOTH)
+@pytest.mark.parametrize("index", [0, 1])
+def test_two_processes_equal_one(index: int, llama: Path, cases: list[dict[str, Any]]) -> None:
+    actual = cases[index]["found"]
+    expected = run(llama, BOTH, cases[index]["metadata"], log_samples=True)
     for task in BOTH:
         assert values(expected, task).keys() == values(actual, task).keys()
         for key, value in expected["results"][task].items():
@@ -48,15 +64,11 @@ def test_two_processes_equal_one(sizes: list[int], llama: Path, tmp_path: Path) 
         assert [row["doc_id"] for row in actual["samples"][task]] == [0, 1, 2, 3, 4]
 
 
-def test_two_processes_generate_what_one_does(llama: Path, tmp_path: Path) -> None:
-    # Three rows, each of another bucket: each process lacks what the other has.
-    tasks = ["longshort-longbench-e-samsum", "longshort-longbench-e-lcc"]
-    rows = write_rows(tmp_path / "rows", words=200)
-    metadata = {"longbench_dir": str(rows), "pretrained": str(llama), "max_length": 600}
-    arguments = {"pretrained": str(llama), "max_length": 600}
-    expected = run(llama, tasks, metadata, log_samples=True, model_args=arguments)
-    actual = two_processes(llama, tmp_path / "results.json", metadata, tasks)
-    for task in tasks:
+def test_two_processes_generate_what_one_does(llama: Path, cases: list[dict[str, Any]]) -> None:
+    metadata, actual = cases[2]["metadata"], cases[2]["found"]
+    arguments = {"pretrained": str(llama), "max_length": metadata["max_length"]}
+    expected = run(llama, GENERATION, metadata, log_samples=True, model_args=arguments)
+    for task in GENERATION:
         assert set(actual["results"][task]) == set(expected["results"][task])
         responses, same = (
             [sample["filtered_resps"] for sample in results["samples"][task]] for results in (actual, expected)

@@ -20,8 +20,6 @@ from tests.checkpoints import save_checkpoint, save_corpus
 from tests.hub import Hub
 from tests.sweep.conftest import events, sweep
 
-pytestmark = pytest.mark.xdist_group("sweep-hub")
-
 TASK = "longshort_perplexity"
 CUT = "model-00001-of-00001.safetensors"  # no other model has a file of this name
 MANIFEST = f"""

@@ -18,8 +18,6 @@ import pytest
 from longshort.lmeval.evaluate import evaluate_checkpoint
 from tests.sweep.conftest import events, results, sweep, write_manifest
 
-pytestmark = pytest.mark.xdist_group("sweep")
-
 TASKS = ("longshort_perplexity", "longshort_misalignment")
 BROKEN = {
     "missing-weights": "broken",

@@ -356,7 +356,8 @@ class Rows(IterableDataset):
 
 
 def test_without_regularizer_it_is_the_stock_trainer_bit_for_bit(tmp_path):
-    config = preset("tiny", output=str(tmp_path / "run"), alpha=0.0, steps=8, resume_every=0)
+    sizes = {"global_batch_size": 4, "batch_size": 4}
+    config = preset("tiny", output=str(tmp_path / "run"), alpha=0.0, steps=4, resume_every=0, **sizes)
     ours = weights(train(config, progress=False))
     base = load_base(config)
     arguments = _training_arguments(config, tmp_path / "stock", progress=False)

@@ -22,7 +22,7 @@ from longshort.results import read_results
 from tests.checkpoints import save_checkpoint
 from tests.lmeval.conftest import run
 from tests.lmeval.longbench.rows import make_row, write_rows
-from tests.lmeval.test_commands import command, stock
+from tests.lmeval.test_commands import in_process, stock
 
 GROUP = "longshort_longbench_e"
 NAME = "longshort-longbench-e-{}"
@@ -175,7 +175,7 @@ def test_all_datasets_through_the_stock_command_line(
     # The same through the command, and as official prediction files.
     assert write_official_predictions(file.parent, tmp_path / "official") == []
     for folder in (file.parent, tmp_path / "official"):
-        done = command("longshort", "score-longbench", str(folder), "-o", str(tmp_path / folder.name))
+        done = in_process("score-longbench", str(folder), "-o", str(tmp_path / folder.name))
         assert done.returncode == 0, done.stderr
         official = json.loads((tmp_path / folder.name / "result.json").read_text())
         assert official == summary.official
@@ -314,7 +314,7 @@ def test_score_longbench_names_what_is_wrong_and_scores_the_rest(tmp_path: Path)
         fields = ("answers", "all_classes", "length")
         lines = [json.dumps({"pred": row["answers"][0]} | {key: row[key] for key in fields}) for row in rows]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
-    done = command("longshort", "score-longbench", str(folder))
+    done = in_process("score-longbench", str(folder))
     assert (done.returncode, [line for line in done.stderr.splitlines() if line.startswith("longshort")]) == (0, [])
     assert json.loads((folder / "result.json").read_text())["qasper"] == {"0-4k": 100.0, "4-8k": 100.0, "8k+": 100.0}
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -323,7 +323,7 @@ def test_score_longbench_names_what_is_wrong_and_scores_the_rest(tmp_path: Path)
     (folder / "trec.jsonl").write_text("")
     (folder / "musique.jsonl").write_text("{}")
     (folder / "lcc.jsonl").write_bytes((folder / "lcc.jsonl").read_bytes() + b"\n\xff\n{")
-    done = command("longshort", "score-longbench", str(folder))
+    done = in_process("score-longbench", str(folder))
     assert done.returncode == 1
     told = [line for line in done.stderr.splitlines() if line.startswith("longshort: ")]
     for words in (
@@ -337,7 +337,7 @@ def test_score_longbench_names_what_is_wrong_and_scores_the_rest(tmp_path: Path)
     assert json.loads((folder / "result.json").read_text())["lcc"] == {"0-4k": 100.0, "4-8k": 100.0, "8k+": 100.0}
     assert "Traceback" not in done.stderr
 
-    done = command("longshort", "score-longbench", str(tmp_path))
+    done = in_process("score-longbench", str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith("longshort: ")
     assert "Name one of its subfolders predictions" in done.stderr

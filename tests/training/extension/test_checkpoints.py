@@ -124,14 +124,12 @@ def rolling(model, tokenizer):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.xdist_group("checkpoints")
 def test_a_fresh_process_finds_the_same_logits(name, dtype, checkpoints):
     expected, _, found = checkpoints
     assert torch.equal(found[f"{name}-{dtype}"]["logits"], expected[f"{name}-{dtype}"])
     assert torch.equal(found[f"{name}-{dtype}"]["again"], expected[f"{name}-{dtype}"])
 
 
-@pytest.mark.xdist_group("checkpoints")
 def test_extensions_differ(checkpoints):
     """Or the tests above would not see one saved as another."""
     expected = [checkpoints[0][f"{extension}-llama-float32"] for extension in (*STOCK[:-1], "clex", "eabf")]
@@ -141,7 +139,6 @@ def test_extensions_differ(checkpoints):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.xdist_group("checkpoints")
 def test_own_code_is_refused_without_trust(name, checkpoints):
     untrusted = checkpoints[2][f"{name}-float32"]["untrusted"]
     if name.startswith(("clex", "eabf")):
@@ -150,7 +147,6 @@ def test_own_code_is_refused_without_trust(name, checkpoints):
         assert untrusted == "loaded"
 
 
-@pytest.mark.xdist_group("checkpoints")
 def test_the_ode_is_loaded_in_float32(checkpoints):
     kept = checkpoints[2]["clex-llama-bfloat16"]["float32"]
     assert kept == ["model.rotary_emb.up", "model.rotary_emb.down"]
@@ -158,7 +154,6 @@ def test_the_ode_is_loaded_in_float32(checkpoints):
 
 
 @pytest.mark.parametrize("extension", [*STOCK, "clex", "eabf"])
-@pytest.mark.xdist_group("checkpoints")
 def test_stock_lm_eval_scores_it(extension, checkpoints):
     _, scores, found = checkpoints
     name = f"{extension}-llama-float32"
