@@ -193,3 +193,7 @@ def test_what_a_killed_driver_left_half_written_is_removed(tmp_path: Path) -> No
     left_over.write_text("{")
     with Folder(tmp_path).locked():
         assert not left_over.exists()
+
+
+def test_a_key_does_not_depend_on_the_order_of_settings() -> None:
+    assert key_of({"a": {"x": 1, "y": 2}, "b": 0}) == key_of({"b": 0, "a": {"y": 2, "x": 1}})

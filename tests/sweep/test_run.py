@@ -149,3 +149,11 @@ def test_the_commit_is_pinned_but_the_name_is_kept() -> None:
     }
     assert job.revision == "step10"
     assert job_from(job.to_line()).model_args == job.model_args
+
+
+def test_what_is_not_pinned_is_loaded_by_its_name() -> None:
+    """A commit that is not known, or an adapter beside the checkpoint: lm-eval knows one revision for both."""
+    for commit, added in ((None, {}), ("c" * 40, {"peft": "owner/adapter"})):
+        checkpoint = Checkpoint("owner/name", revision="step10", tasks=("a",), model_args=added)
+        planned = Item(checkpoint, {"a": {"identity": commit}}, missing={"a": None})
+        assert planned.job().model_args["revision"] == "step10"

@@ -73,8 +73,6 @@ def evaluate(job: Job, say: Say) -> None:
     say("loading")
     start = time.monotonic()
     try:
-        import torch  # noqa: F401  # first: its libraries have to be there before others load theirs
-
         from longshort.lmeval import evaluate as lmeval
 
         arguments = job.model_args | (_offload() if job.memory == "offload" else {})

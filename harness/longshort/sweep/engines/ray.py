@@ -40,7 +40,6 @@ class RayEngine:
             raise UserError("--engine ray needs Ray: pip install 'longshort[ray]'.") from error
         self._ray = ray
         try:
-            # Devices are hidden from tasks that ask for none only where Ray is told so.
             ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
         except Exception as error:  # ConnectionError, RuntimeError, ValueError, or a bare Exception after a timeout
             cause = " ".join(str(error).split())[:200].rstrip(".")
@@ -55,7 +54,6 @@ class RayEngine:
         self._silent_since: float | None = None
         self._waiting: deque[Request] = deque()
         self._streams: dict[Any, str] = {}
-        self._ended: deque[tuple[str, Event]] = deque()
         self._resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray has no types here
 
     def describe(self) -> str:
@@ -72,8 +70,6 @@ class RayEngine:
         """Name and event, as they come; ends when none came for so long."""
         ray = self._ray
         while True:
-            while self._ended:
-                yield self._ended.popleft()
             if not self._streams:
                 return
             try:
