@@ -5,16 +5,27 @@
     python scripts/benchmark.py train
 
 Each measurement is a process of its own; the sides take turns, so that a drift of the machine hits all.
-Memory is the peak above what the process held with the model loaded and warm.
+Memory is the peak above what the process held with the model loaded and warm. Tables go to the terminal, numbers
+with machine, versions and commit to results/benchmarks/.
 """
 
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 
-from benchmarks import perplexity, train
-
-BENCHMARKS = {"perplexity": perplexity.main, "train": train.main}
+BENCHMARKS = (
+    "perplexity",
+    "lengths",
+    "misalignment",
+    "head",
+    "startup",
+    "longbench",
+    "train",
+    "sweep",
+    "correlate",
+    "growth",
+)
 
 
 def main() -> None:
@@ -23,7 +34,7 @@ def main() -> None:
     parser.add_argument("name", choices=BENCHMARKS)
     parser.add_argument("options", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    BENCHMARKS[options.name](options.options)
+    import_module(f"benchmarks.{options.name}").main(options.options)
 
 
 if __name__ == "__main__":
