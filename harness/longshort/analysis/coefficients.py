@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.intp]
 
 MIN_POINTS = 3
-BLOCK = 1 << 18  # numbers of an array of [resamples, points] worked on at once, so that it stays in the cache
+BLOCK = 1 << 18  # numbers of an array of [rows, points] worked on at once, so that it stays in the cache
 NOTHING = 1e-20  # a variance so small, of standardized values, is rounding
 
 
@@ -78,9 +78,8 @@ def spearman(x: Array, y: Array, families: Integers, weights: Array) -> Array:
 
     Arguments and result as in `pearson`.
     """
-    blocks = np.array_split(weights, -(-weights.shape[0] * len(x) // BLOCK))
     sides = [_order(x), _order(y)]
-    return np.concatenate([_spearman(sides, block[:, families]) for block in blocks])
+    return np.concatenate([_spearman(sides, weights[block][:, families]) for block in _blocks(len(weights), len(x))])
 
 
 def _spearman(sides: list[Order], counts: Array) -> Array:
@@ -94,8 +93,11 @@ def _spearman(sides: list[Order], counts: Array) -> Array:
 
 def _order(x: Array) -> Order:
     order = np.argsort(x, kind="stable")
-    _, starts, distinct = np.unique(x[order], return_index=True, return_inverse=True)
-    return Order(order, starts, distinct[np.argsort(order)])
+    ascending = x[order]
+    first = np.concatenate([[True], ascending[1:] > ascending[:-1]])
+    value = np.empty_like(order)
+    value[order] = np.cumsum(first) - 1
+    return Order(order, np.flatnonzero(first), value)
 
 
 def _equal(order: Order, counts: Array) -> Array:
@@ -122,16 +124,32 @@ def kendall(x: Array, y: Array, families: Integers, weights: Array) -> Array:
     """
     order = np.argsort(families, kind="stable")
     starts = np.searchsorted(families[order], np.arange(weights.shape[1]))
-    x, y, families = x[order], y[order], families[order]
-    pairs = np.zeros((len(starts), len(starts)))  # concordant − discordant
-    for family, rows in enumerate(np.split(np.arange(len(x)), starts[1:])):
-        signs = np.sign(x[rows, None] - x) * np.sign(y[rows, None] - y)  # [points of the family, n]
-        pairs[family] = np.add.reduceat(signs.sum(axis=0), starts)
+    families = families[order]
+    sides = [_order(x[order]), _order(y[order])]
+    # Signs of differences are those of ranks, which the smallest integers hold and compare quickest.
+    a, b = (side.value.astype(np.min_scalar_type(len(x))) for side in sides)
+    with_families = [
+        np.add.reduceat(_signs(a, block) * _signs(b, block), starts, axis=1, dtype=np.intp)
+        for block in _blocks(len(x), len(x))
+    ]
+    pairs = np.add.reduceat(np.concatenate(with_families), starts)  # [F, F] concordant − discordant
     across = np.einsum("rf,rf->r", weights @ pairs, weights)
     counts = weights[:, families]  # [R, n]
     total = counts.sum(axis=1)
-    one, other = (total**2 - (_equal(_order(side), counts) ** 2).sum(axis=1) for side in (x, y))  # untied
+    one, other = (total**2 - (_equal(side, counts) ** 2).sum(axis=1) for side in sides)  # untied
     return _ratio(across, one * other, (one > 0) & (other > 0) & (total >= MIN_POINTS))
+
+
+def _signs(ranks: NDArray[np.integer], rows: slice) -> NDArray[np.int8]:
+    """Signs of the differences between some points and all; [rows, n]."""
+    some = ranks[rows, None]
+    return (some > ranks).view(np.int8) - (some < ranks).view(np.int8)
+
+
+def _blocks(count: int, points: int) -> list[slice]:
+    """Parts of `count` rows of so many points each, small enough for the cache."""
+    step = max(1, BLOCK // points)
+    return [slice(start, start + step) for start in range(0, count, step)]
 
 
 def _covariances(values: Array, families: Integers, weights: Array) -> Array:
@@ -139,21 +157,21 @@ def _covariances(values: Array, families: Integers, weights: Array) -> Array:
 
     In two passes, means first: sums of squares less squares of sums would lose digits.
     """
-    sizes = np.bincount(families).astype(float)  # [F]
-    means = np.zeros((len(sizes), values.shape[1]))
-    np.add.at(means, families, values)
-    means /= sizes[:, None]  # [F, d]
+    d = values.shape[1]
+    member = (np.arange(weights.shape[1])[:, None] == families).astype(float)  # [F, n]
+    sizes = member.sum(axis=1)  # [F]
+    means = member @ values / sizes[:, None]  # [F, d]
     rest = values - means[families]
-    within = np.zeros((len(sizes), values.shape[1], values.shape[1]))
-    np.add.at(within, families, rest[:, :, None] * rest[:, None, :])
+    within = member @ (rest[:, :, None] * rest[:, None, :]).reshape(-1, d * d)  # [F, d²]
     counts = weights * sizes  # [R, F]
     total = counts.sum(axis=1)
-    covariances: Array = np.tensordot(weights, within, 1)  # [R, d, d]
+    covariances: Array = (weights @ within).reshape(-1, d, d)
     deviations = [side - (counts @ side / total)[:, None] for side in means.T]  # of [R, F]
     for a, one in enumerate(deviations):
         weighted = counts * one
-        for b, other in enumerate(deviations):
+        for b, other in enumerate(deviations[: a + 1]):
             covariances[:, a, b] += np.einsum("rf,rf->r", weighted, other)
+            covariances[:, b, a] = covariances[:, a, b]
     covariances /= total[:, None, None]
     return covariances
 

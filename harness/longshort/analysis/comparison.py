@@ -12,7 +12,7 @@ import pandas as pd
 from longshort.analysis import coefficients
 from longshort.analysis.correlation import MIN_FAMILIES, MIN_POINTS
 from longshort.analysis.intervals import delete_one, jackknife, percentile, with_replacement
-from longshort.analysis.points import families_of, is_constant, numbered, numbers
+from longshort.analysis.points import Points, is_constant, numbered, points_of
 
 STATISTICS = ["lo", "hi", "jackknife_lo", "jackknife_hi", "p"]
 COLUMNS = [
@@ -87,21 +87,20 @@ def compare(
            difference_jackknife_lo  difference_jackknife_hi  difference_p
         0                    -0.16                     0.63          0.17
     """
+    points = points_of(wide, [*(name for pair in pairs for name in pair), *outcomes], group)
     rows = [
-        _row(wide, predictor, other, outcome, group, resamples, seed)
+        _row(points, predictor, other, outcome, resamples, seed)
         for (predictor, other), outcome in product(pairs, outcomes)
     ]
     table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
     return table
 
 
-def _row(
-    wide: pd.DataFrame, predictor: str, other: str, outcome: str, group: str, resamples: int, seed: int
-) -> dict[str, Any]:
-    columns = [numbers(wide, name) for name in (predictor, other, outcome)]
+def _row(points: Points, predictor: str, other: str, outcome: str, resamples: int, seed: int) -> dict[str, Any]:
+    columns = [points.columns[name] for name in (predictor, other, outcome)]
     all_three = np.isfinite(columns).all(axis=0)
     x, z, y = (values[all_three] for values in columns)
-    families, count = numbered(families_of(wide, group)[all_three])
+    families, count = numbered(points.families[all_three])
     row: dict[str, Any] = dict.fromkeys(COLUMNS, np.nan)
     row |= {"predictor": predictor, "other": other, "outcome": outcome, "n": len(x), "n_families": count}
     row |= {"interval": "", "note": ""}

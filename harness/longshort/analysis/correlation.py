@@ -18,7 +18,7 @@ from longshort.analysis.adjustment import benjamini_hochberg, holm
 from longshort.analysis.attenuation import corrected, reliability
 from longshort.analysis.controls import hold_fixed
 from longshort.analysis.intervals import delete_one, jackknife_of_correlation, naive, percentile, with_replacement
-from longshort.analysis.points import families_of, is_constant, numbered, numbers, standard_errors
+from longshort.analysis.points import Points, is_constant, numbered, points_of
 from longshort.errors import UserError
 
 Array = NDArray[np.float64]
@@ -46,7 +46,6 @@ ADJUST = {"holm": holm, "bh": benjamini_hochberg}
 
 @dataclass(frozen=True)
 class _Settings:
-    group: str
     interval: Interval
     resamples: int
     seed: int
@@ -129,22 +128,22 @@ def correlations(
         raise UserError(f"there is no interval '{interval}'. Choose jackknife or bootstrap.")
     if adjust not in ADJUST:
         raise UserError(f"there is no adjustment '{adjust}'. Choose {' or '.join(ADJUST)}.")
-    settings = _Settings(group, interval, resamples, seed)
-    rows = [_row(wide, predictor, outcome, controls, settings) for predictor, outcome in product(predictors, outcomes)]
+    settings = _Settings(interval, resamples, seed)
+    points = points_of(wide, [*predictors, *outcomes, *controls], group)
+    rows = [
+        _row(points, predictor, outcome, controls, settings) for predictor, outcome in product(predictors, outcomes)
+    ]
     table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
     table["p_adjusted"] = ADJUST[adjust](table["pearson_p"].to_numpy(np.float64))
     return table
 
 
-def _row(
-    wide: pd.DataFrame, predictor: str, outcome: str, controls: Sequence[str], settings: _Settings
-) -> dict[str, Any]:
-    sides = {predictor: numbers(wide, predictor), outcome: numbers(wide, outcome)}
+def _row(points: Points, predictor: str, outcome: str, controls: Sequence[str], settings: _Settings) -> dict[str, Any]:
+    sides = {name: points.columns[name] for name in (predictor, outcome)}
     x, y = sides[predictor], sides[outcome]
     both = np.isfinite(x) & np.isfinite(y)
-    names = families_of(wide, settings.group)
     x, y = x[both], y[both]
-    families, count = numbered(names[both])
+    families, count = numbered(points.families[both])
     row: dict[str, Any] = dict.fromkeys(COLUMNS, np.nan)
     row |= {"predictor": predictor, "outcome": outcome, "n": len(x), "n_families": count}
     row |= {"controls": "", "interval": "", "note": ""}
@@ -167,8 +166,8 @@ def _row(
     if row["interval"] == "naive":
         row["kendall_p"] = float(stats.kendalltau(x, y).pvalue)
 
-    notes += _put_partial(row, wide, controls, both, settings)
-    notes += _put_correction(row, wide, both)
+    notes += _put_partial(row, points, controls, both, settings)
+    notes += _put_correction(row, points, both)
     return row | {"note": "; ".join(notes)}
 
 
@@ -215,10 +214,10 @@ def _put(
 
 
 def _put_partial(
-    row: dict[str, Any], wide: pd.DataFrame, controls: Sequence[str], both: Mask, settings: _Settings
+    row: dict[str, Any], points: Points, controls: Sequence[str], both: Mask, settings: _Settings
 ) -> list[str]:
     """The partial correlation into the row; which controls were left out, and why."""
-    held, known, notes = hold_fixed(wide, controls, row["predictor"], row["outcome"], both)
+    held, known, notes = hold_fixed(points.columns, controls, row["predictor"], row["outcome"], both)
     if not held:
         return notes
     if known.sum() < MIN_POINTS:
@@ -226,10 +225,10 @@ def _put_partial(
     if known.sum() < both.sum():
         notes.append(f"partial over the {known.sum()} checkpoints that have the controls")
     row["controls"] = ", ".join(held)
-    x, y, *z = (numbers(wide, name)[known] for name in (row["predictor"], row["outcome"], *held))
+    x, y, *z = (points.columns[name][known] for name in (row["predictor"], row["outcome"], *held))
     if is_constant(x) or is_constant(y):
         return [*notes, "no partial correlation: one side does not vary where the controls are known"]
-    families, _ = numbered(families_of(wide, settings.group)[known])
+    families, _ = numbered(points.families[known])
     coefficient = functools.partial(coefficients.partial, x, y, np.column_stack(z), families)
     put = _put(row, "partial", coefficient, families, len(held), settings)
     if np.isnan(row["partial"]):
@@ -237,11 +236,11 @@ def _put_partial(
     return notes + put
 
 
-def _put_correction(row: dict[str, Any], wide: pd.DataFrame, both: Mask) -> list[str]:
+def _put_correction(row: dict[str, Any], points: Points, both: Mask) -> list[str]:
     """Reliabilities and the corrected r into the row."""
     notes = []
     for side in ("predictor", "outcome"):
-        values, stderrs = numbers(wide, row[side])[both], standard_errors(wide, row[side])[both]
+        values, stderrs = (points.columns[name][both] for name in (row[side], f"{row[side]}_stderr"))
         row[f"reliability_{side}"] = reliability(values, stderrs)
         if row[f"reliability_{side}"] <= 0:
             notes.append(f"{row[side]} varies no more than its standard errors: r not corrected")

@@ -1,8 +1,9 @@
-"""What a statistic takes from the wide table: numbers of columns, and the family of each checkpoint."""
+"""What statistics take from the wide table: columns as arrays, and the family of each checkpoint."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,47 +12,56 @@ from numpy.typing import NDArray
 from longshort.errors import UserError
 
 Array = NDArray[np.float64]
-Names = NDArray[Any]
+Integers = NDArray[np.intp]
 
 
-def numbers(wide: pd.DataFrame, name: str) -> Array:
-    """A column as floats, NaN where a value is missing.
+@dataclass(frozen=True)
+class Points:
+    """Checkpoints as arrays. Each column is taken from the table once, not for every pair that it is part of.
+
+    Attributes:
+        columns: [n] floats by name, NaN where a value is missing; ``NAME_stderr`` is NaN where there is none.
+        families: [n] the family of each, numbered in the order of their names.
+    """
+
+    columns: dict[str, Array]
+    families: Integers
+
+
+def points_of(wide: pd.DataFrame, names: Iterable[str], group: str) -> Points:
+    """The columns of these names with their standard errors; families as the column `group` has them.
+
+    Checkpoints without a family are one family, which errs on the safe side.
 
     Raises:
-        UserError: there is no such column, or it does not hold numbers.
+        UserError: there is no such column, or one of `names` does not hold numbers.
     """
-    _check(wide, name)
-    try:
-        return wide[name].to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"column '{name}' does not hold numbers. Choose one that does.") from error
-
-
-def standard_errors(wide: pd.DataFrame, name: str) -> Array:
-    """The column ``NAME_stderr``; NaN where there is none."""
-    stderr = f"{name}_stderr"
-    return numbers(wide, stderr) if stderr in wide else np.full(len(wide), np.nan)
-
-
-def families_of(wide: pd.DataFrame, group: str) -> Names:
-    """The name of each checkpoint's family; those without one are one family, which errs on the safe side.
-
-    Raises:
-        UserError: there is no such column.
-    """
+    columns = {}
+    for name in dict.fromkeys(names):
+        columns[name] = _numbers(wide, name)
+        stderr = f"{name}_stderr"
+        columns[stderr] = _numbers(wide, stderr) if stderr in wide else np.full(len(wide), np.nan)
     _check(wide, group)
-    return wide[group].astype(str).to_numpy(dtype=object)
+    return Points(columns, numbered(np.array(wide[group].astype(str), dtype=str))[0])
 
 
-def numbered(families: Names) -> tuple[NDArray[np.intp], int]:
-    """Families numbered from 0 in the order of their names, and how many there are."""
-    names, codes = np.unique(families.astype(str), return_inverse=True)
+def numbered(families: NDArray[np.str_] | Integers) -> tuple[Integers, int]:
+    """Families numbered from 0 in their order, and how many there are."""
+    names, codes = np.unique(families, return_inverse=True)
     return codes, len(names)
 
 
 def is_constant(values: Array) -> bool:
     """Whether all values are one, but for rounding."""
     return len(values) == 0 or bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
+
+
+def _numbers(wide: pd.DataFrame, name: str) -> Array:
+    _check(wide, name)
+    try:
+        return wide[name].to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"column '{name}' does not hold numbers. Choose one that does.") from error
 
 
 def _check(wide: pd.DataFrame, name: str) -> None:
