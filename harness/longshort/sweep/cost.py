@@ -36,9 +36,9 @@ GPUS = {
     "h100": Gpu(989e12, 80 * 10**9, 3.35e12),  # NVIDIA H100 data sheet, SXM; half of "1,979 with sparsity"
     "a100": Gpu(312e12, 80 * 10**9, 2.039e12),  # NVIDIA A100 data sheet, 80GB SXM; "312 | 624 with sparsity"
     "l40s": Gpu(362.05e12, 48 * 10**9, 0.864e12),  # NVIDIA L40S data sheet; "362.05 | 733 with sparsity"
-    "a10g": Gpu(70e12, 24 * 10**9, 0.6e12),  # NVIDIA A10G data sheet; "70 | 140 with sparsity"
+    "a10g": Gpu(70e12, 24 * 10**9, 0.6e12),  # NVIDIA A10G data sheet of AWS; "70 | 140 with sparsity" (the A10: 125)
     "rtx4090": Gpu(165.2e12, 24 * 10**9, 1.008e12),  # NVIDIA Ada white paper; "165.2 | 330.4", float32 sums
-    "t4": Gpu(65e12, 16 * 10**9, 0.32e12),  # NVIDIA T4 data sheet, float16: it has no bf16
+    "t4": Gpu(65e12, 16 * 10**9, 0.3e12),  # NVIDIA T4 data sheet, float16: it has no bf16
 }
 
 
