@@ -44,10 +44,7 @@ def run(model: Any, tasks: list[str], metadata: dict[str, Any], **arguments: Any
     manager = TaskManager(
         include_path=str(tasks_folder()), include_defaults=False, metadata=arguments.get("model_args", {}) | metadata
     )
-    arguments.setdefault("bootstrap_iters", 200)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DISABLE_MULTIPROC", "1")  # or lm-eval starts processes for each metric's bootstrap
-        return simple_evaluate(model=model, tasks=tasks, task_manager=manager, **arguments)
+    return simple_evaluate(model=model, tasks=tasks, task_manager=manager, **arguments)
 
 
 def values(results: dict[str, Any], task: str) -> dict[str, float]:

@@ -12,9 +12,10 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
 
 from longshort.errors import one_line_for_user_errors
-from longshort.lmeval import requests
+from longshort.lmeval import bootstrap, requests
 
 requests.register()
+bootstrap.register()
 one_line_for_user_errors()  # the stock lm_eval command lets exceptions through to the interpreter
 
 
@@ -76,7 +77,7 @@ class LongShortTask(Task):
         raise NotImplementedError
 
     def aggregation(self) -> dict[str, Callable[[list[float]], float]]:
-        """lm-eval's own, for which it computes standard errors."""
+        """By metric: `mean`, for which lm-eval computes standard errors, or `bootstrap.perplexity`."""
         return dict.fromkeys(self.metrics(), mean)
 
     def higher_is_better(self) -> dict[str, bool]:

@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import perplexity
 
 import longshort
 from longshort.corpora import Corpus, Document, fingerprint, open_corpus, select
 from longshort.lmeval import measure, requests
 from longshort.lmeval.base import LongShortTask
+from longshort.lmeval.bootstrap import perplexity
 from longshort.lmeval.measure import Measured
 from longshort.lmeval.settings import settings_from
 
