@@ -138,6 +138,9 @@ def evaluate(
     metadata = {key: value for key, value in given.items() if value is not None}
     settings_from(metadata)  # a mistake is told before torch and lm-eval are imported, which takes seconds
 
+    from longshort.lmeval.libraries import import_libraries
+
+    import_libraries()
     from lm_eval.utils import simple_parse_args_string
 
     from longshort.lmeval.evaluate import evaluate_checkpoint, problems

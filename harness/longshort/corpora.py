@@ -9,6 +9,7 @@ import glob
 import hashlib
 import heapq
 import json
+import os
 import platform
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -166,10 +167,12 @@ def _builtin(split: Split) -> Iterator[Document]:
     except ImportError:  # some distributions leave the manual out
         pass
     library = Path(sysconfig.get_path("stdlib"))
-    for path in library.rglob("*.py"):
-        relative = path.relative_to(library)
-        if not NOT_LIBRARY.intersection(relative.parts):
-            texts[f"library/{relative.as_posix()}"] = path
+    for folder, folders, files in os.walk(library):
+        folders[:] = [name for name in folders if name not in NOT_LIBRARY]  # and what is in them: they may be large
+        for file in files:
+            if file.endswith(".py"):
+                path = Path(folder, file)
+                texts[f"library/{path.relative_to(library).as_posix()}"] = path
     if not texts:
         raise UserError("corpus 'builtin': this Python was installed without its sources. Name a local file.")
     for digest, name in sorted((hashlib.sha256(name.encode()).digest(), name) for name in texts):

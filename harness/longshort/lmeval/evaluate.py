@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import os
 import re
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import tqdm
 from accelerate.utils.memory import should_reduce_batch_size
-from lm_eval import evaluator, simple_evaluate
+from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from lm_eval.loggers import EvaluationTracker
@@ -29,6 +25,7 @@ from lm_eval.utils import handle_non_serializable, hash_string
 from longshort.errors import OutOfMemory, UserError
 from longshort.lmeval.folder import tasks_folder
 from longshort.lmeval.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
+from longshort.lmeval.quiet import quiet
 from longshort.results import write_atomically
 from longshort.scoring.readout import use_smaller_chunks
 
@@ -126,7 +123,7 @@ def load_checkpoint(
     name = model_args["pretrained"]
     use_smaller_chunks(chunk_divisor)
     try:
-        with _quiet(), _no_random_weights(str(name)):
+        with quiet(), _no_random_weights(str(name)):
             return get_model("hf").create_from_arg_obj(dict(model_args), others)
     except UserError:
         raise
@@ -151,7 +148,7 @@ def evaluate_loaded(
     With `log_samples` the per-document values are there as ``samples``.
     """
     tracker = EvaluationTracker()
-    with _quiet():
+    with quiet():
         results: dict[str, Any] | None = simple_evaluate(
             model=lm,
             model_args=dict(model_args),
@@ -233,22 +230,6 @@ def _require_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without a line and a bar for each bootstrapped standard error, and git's complaint outside a repository."""
-    bar, commit = tqdm.tqdm, evaluator.get_git_commit_hash
-    # That metrics differ in their number of documents is told by us, by reason, and kept in the results.
-    logging.getLogger("lm_eval.evaluator_utils").setLevel(logging.ERROR)
-    tqdm.tqdm = partial(bar, disable=True)  # type: ignore[misc,assignment]  # seen by those that import it late
-    evaluator.get_git_commit_hash = _git_commit
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tqdm.tqdm = bar  # type: ignore[misc]  # mypy takes a class for no variable
-        evaluator.get_git_commit_hash = commit
-
-
-@contextlib.contextmanager
 def _no_random_weights(pretrained: str) -> Iterator[None]:
     """transformers fills weights that a checkpoint lacks with random ones, and only logs it: here it is an error."""
 
@@ -267,15 +248,6 @@ def _no_random_weights(pretrained: str) -> Iterator[None]:
         yield
     finally:
         source.removeHandler(handler)
-
-
-def _git_commit() -> str | None:
-    """As lm-eval's: what git says of the working directory."""
-    try:
-        done = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True)
-    except OSError:  # no git
-        return None
-    return done.stdout.strip() or None
 
 
 def _write(results: dict[str, Any], samples: dict[str, list[Any]] | None, output: Path) -> None:

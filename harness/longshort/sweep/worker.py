@@ -73,6 +73,9 @@ def evaluate(job: Job, say: Say) -> None:
     say("loading")
     start = time.monotonic()
     try:
+        from longshort.lmeval.libraries import import_libraries
+
+        import_libraries()
         from longshort.lmeval import evaluate as lmeval
 
         arguments = job.model_args | (_offload() if job.memory == "offload" else {})
