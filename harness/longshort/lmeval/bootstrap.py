@@ -1,9 +1,9 @@
 """The standard error of a perplexity by bootstrap, in milliseconds.
 
 lm-eval draws 100,000 resamples in loops of Python, in a new pool of processes for each metric; a task with
-perplexities at many lengths waits seconds for them. Here the same estimator is drawn with numpy. lm-eval chooses a standard error by the
-aggregating function and keeps the choice in a fixed list, so our perplexities aggregate with a function of our own
-and lm-eval is taught its standard error; it computes everyone else's as ever.
+perplexities at many lengths waits seconds for them. Here the same estimator is drawn with numpy. lm-eval chooses a
+standard error by the aggregating function and keeps the choice in a fixed list, so our perplexities aggregate with a
+function of our own and lm-eval is taught its standard error; it computes everyone else's as ever.
 """
 
 from __future__ import annotations
