@@ -23,6 +23,7 @@ BENCHMARKS = (
     "longbench",
     "train",
     "sweep",
+    "overhead",
     "correlate",
     "growth",
 )

@@ -76,6 +76,7 @@ def evaluate(job: Job, say: Say) -> None:
         from longshort.lmeval.libraries import import_libraries
 
         import_libraries()
+        imports = time.monotonic() - start
         from longshort.lmeval import evaluate as lmeval
 
         arguments = job.model_args | (_offload() if job.memory == "offload" else {})
@@ -85,7 +86,7 @@ def evaluate(job: Job, say: Say) -> None:
     except Exception as error:  # anything may be wrong with a checkpoint; it is told, by kind
         _tell(error, say)
         return
-    say("loaded", seconds=round(time.monotonic() - start, 3))
+    say("loaded", seconds=round(time.monotonic() - start, 3), imports=round(imports, 3))
     for task in job.tasks:
         start = time.monotonic()
         say("started", task=task)

@@ -1,0 +1,122 @@
+"""Twelve tiny checkpoints of four architectures and two tasks: `longshort sweep` against a shell loop of lm_eval.
+
+The loop comes in two forms: a process per checkpoint and task, and one per checkpoint with both tasks. It runs over
+`--loop` of the checkpoints and its time is scaled to all of them; the sweep runs over all. Workers have a core each.
+Both sides read the same text; the values of every checkpoint that the loop has done are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.checkpoints import ARCHITECTURES, save_checkpoint, save_corpus
+from benchmarks.commands import greatest_difference, run_timed, stock, values_in
+from benchmarks.common import ratio, spread, take_turns, write
+
+PER_TASK, PER_CHECKPOINT, SWEEP, ONE_WORKER = SIDES = [
+    "lm_eval per checkpoint and task",
+    "lm_eval per checkpoint",
+    "longshort sweep",
+    "longshort sweep --workers 1",
+]
+LOOPS = (PER_TASK, PER_CHECKPOINT)
+TASKS = ["longshort_perplexity", "longshort_misalignment"]
+SEEDS = 3
+LENGTHS = [16, 32, 64]
+DOCUMENTS = 3
+MANIFEST = f"""
+defaults: {{corpus: text.jsonl, lengths: {LENGTHS}, num_docs: {DOCUMENTS}, dtype: float32, resources: {{cpus: 1}}}}
+checkpoints:
+  - {{folders: models/*}}
+"""
+
+
+def main(arguments: list[str]) -> None:
+    """Measure all sides in turns, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--loop", type=int, default=4, help="checkpoints that the loop does, of 12")
+    parser.add_argument("--runs", type=int, default=3, help="per side")
+    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/sweep.json"))
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # one measurement, in the child
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.side:
+        print(json.dumps(measure(options)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_corpus(folder / "text.jsonl", DOCUMENTS, 40 * max(LENGTHS))
+        (folder / "manifest.yaml").write_text(MANIFEST)
+        for seed in range(SEEDS):
+            for architecture in ARCHITECTURES:
+                model = folder / "models" / f"{seed}-{architecture}"  # the loop's first are one of each
+                save_checkpoint(model, architecture, seed, hidden=32, layers=2, positions=2 * max(LENGTHS))
+        sides = take_turns("sweep", SIDES, options.runs, {"folder": folder, "loop": options.loop})
+        ours = values_in(folder / SWEEP)
+        theirs = {loop: values_in(folder / loop) for loop in LOOPS}
+    rows = summary(sides)
+    for row in rows:
+        if row["scaled"]:
+            row["values_compared"] = len(theirs[row["what"]])
+            row["greatest_relative_difference"] = greatest_difference(ours, theirs[row["what"]])
+    show(rows)
+    write(rows, options, ("loop", "runs"))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run one side's commands, in a folder that does not hold their results yet."""
+    output = options.folder / options.side
+    shutil.rmtree(output, ignore_errors=True)
+    models = sorted((options.folder / "models").iterdir())
+    if options.side in LOOPS:
+        metadata = {"corpus": "text.jsonl", "lengths": LENGTHS, "num_docs": DOCUMENTS}
+        together = [TASKS] if options.side == PER_CHECKPOINT else [[task] for task in TASKS]
+        commands = [
+            stock(f"models/{model.name}", tasks, metadata, f"{options.side}/{model.name}-{number}")
+            for model in models[: options.loop]
+            for number, tasks in enumerate(together)
+        ]
+        times = run_timed(commands, options.folder)
+        return {key: seconds * len(models) / options.loop for key, seconds in times.items()}
+    workers = ["--workers", "1"] if options.side == ONE_WORKER else []
+    return run_timed([["-m", "longshort", "sweep", "manifest.yaml", "-o", options.side, *workers]], options.folder)
+
+
+def summary(sides: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row per side: median and spread, and its time over that of the loops."""
+    rows = []
+    for side, runs in sides.items():
+        row: dict[str, Any] = {"what": side, "runs": len(runs), "scaled": side in LOOPS}
+        row |= spread(runs, "seconds") | spread(runs, "cpu_seconds")
+        for loop in LOOPS:
+            row[f"over {loop}"] = ratio(runs, sides[loop], "seconds")
+            row[f"CPU over {loop}"] = ratio(runs, sides[loop], "cpu_seconds")
+        rows.append(row)
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table."""
+    table = Table(title="12 tiny checkpoints × 2 tasks", title_justify="left")
+    for column in ("what", "seconds (min–max)", "CPU s", "× per task", "× per ckpt", "values differ"):
+        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=column != "what")
+    for row in rows:
+        differ = row.get("greatest_relative_difference")
+        table.add_row(
+            row["what"],
+            f"{row['seconds_median']:.0f} ({row['seconds_min']:.0f}–{row['seconds_max']:.0f})",
+            f"{row['cpu_seconds_median']:.0f}",
+            *(f"{row[f'over {loop}']:.2f}" for loop in LOOPS),
+            "" if differ is None else f"{differ:.0e}",
+        )
+    Console().print(table)
