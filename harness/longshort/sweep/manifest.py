@@ -12,6 +12,7 @@ from longshort.lmeval.settings import settings_from
 from longshort.sweep.document import Node, parse
 from longshort.sweep.fields import ADDED, FIELDS, SOURCES, Place, refuse_unknown
 from longshort.sweep.fields import Resources as Resources
+from longshort.sweep.names import plain_name, told_apart
 from longshort.sweep.origins import folders, own_record, revisions
 
 SCORED = ("corpus", "lengths", "train_length", "num_docs", "tail_tokens", "seed", "longbench_dir")
@@ -29,6 +30,7 @@ class Checkpoint:
         cpu_offload: the last resort where memory runs out.
         gated, license: for people.
         line: of its entry in the manifest.
+        label: its name for people, where its own would be that of another.
     """
 
     pretrained: str
@@ -55,6 +57,7 @@ class Checkpoint:
     gated: bool = False
     license: str | None = None
     line: int = 0
+    label: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -63,10 +66,8 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """For people: a hub name with its revision, or a folder's last part."""
-        name = Path(self.pretrained).name if self.is_local else self.pretrained
-        added = "".join(f"+{Path(str(self.model_args[key])).name}" for key in ADDED if self.model_args.get(key))
-        return name + added + ("" if self.revision == "main" else f"@{self.revision}")
+        """For people, see `longshort.sweep.names`."""
+        return self.label or plain_name(self)
 
     def metadata(self) -> dict[str, Any]:
         """Settings of longshort's tasks that are given."""
@@ -115,7 +116,7 @@ def _read(top: Node, place: Place) -> list[Checkpoint]:
     if not found:
         raise parts["checkpoints"].error("the list is empty. Add '- pretrained: NAME'")
     _refuse_twins(found, top.file)
-    return found
+    return told_apart(found)
 
 
 def _fields(parts: Mapping[str, Node], place: Place) -> dict[str, Any]:

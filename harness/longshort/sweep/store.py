@@ -20,6 +20,7 @@ from typing import Any
 from longshort.errors import UserError
 from longshort.results import read, write_atomically
 from longshort.sweep.manifest import Checkpoint
+from longshort.sweep.names import plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +50,21 @@ def slug(checkpoint: Checkpoint) -> str:
     """A folder's name for a checkpoint on a corpus: readable, and never that of another."""
     added = [str(checkpoint.model_args.get(name)) for name in ("peft", "delta")]
     identity = json.dumps([checkpoint.pretrained, checkpoint.revision, *added, checkpoint.corpus])
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", checkpoint.name)[-80:].strip("._")
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", plain_name(checkpoint))[-80:].strip("._")
     return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 class Folder:
-    """A sweep's folder, on disk."""
+    """A sweep's folder, on disk.
+
+    Attributes:
+        path: of it.
+        is_complete: False once something could not be recorded, as on a full disk.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.is_complete = True  # what is recorded, by this process
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -145,7 +152,9 @@ class Folder:
                     file.write(b"\n")  # a line that a crash cut off
                 file.write(line.encode() + b"\n")
         except OSError as error:
-            logger.warning("%s cannot be written: %s", self.path / STATUS, error.strerror or error)
+            if self.is_complete:  # told once
+                logger.warning("%s cannot be written: %s", self.path / STATUS, error.strerror or error)
+            self.is_complete = False
 
     def events(self) -> list[dict[str, Any]]:
         """What `status.jsonl` tells; lines that a crash cut off are left out."""

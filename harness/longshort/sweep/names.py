@@ -1,0 +1,71 @@
+"""Names of checkpoints for people: short, and never that of another in the same manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from longshort.sweep.fields import ADDED
+
+if TYPE_CHECKING:
+    from longshort.sweep.manifest import Checkpoint
+
+
+def plain_name(checkpoint: Checkpoint, short: Mapping[str, str] | None = None) -> str:
+    """A hub name or a folder's last part, with adapters and the revision.
+
+    Args:
+        checkpoint: of a manifest.
+        short: other names for some of the names and paths it is made of.
+    """
+    short = short or {}
+    first, *added = _sources(checkpoint)
+    name = short.get(first) or (PurePath(first).name if checkpoint.is_local else first)
+    name += "".join(f"+{short.get(source) or PurePath(source).name}" for source in added)
+    return name + ("" if checkpoint.revision == "main" else f"@{checkpoint.revision}")
+
+
+def told_apart(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The same checkpoints; where several would have one name, with as much of their paths as tells them apart."""
+    alike: dict[str, set[tuple[str, ...]]] = {}
+    for checkpoint in checkpoints:
+        alike.setdefault(plain_name(checkpoint), set()).add(_sources(checkpoint))
+    clashing = {name for name, sources in alike.items() if len(sources) > 1}
+    paths = {path for name in clashing for sources in alike[name] for path in sources}
+    short = _suffixes(paths, {path for checkpoint in checkpoints for path in _sources(checkpoint)})
+    names = [
+        plain_name(checkpoint, short if plain_name(checkpoint) in clashing else None) for checkpoint in checkpoints
+    ]
+    corpora: dict[str, set[str]] = {}
+    for name, checkpoint in zip(names, checkpoints, strict=True):
+        corpora.setdefault(name, set()).add(checkpoint.corpus)
+    labelled = []
+    for name, checkpoint in zip(names, checkpoints, strict=True):
+        others = corpora[name]
+        label = f"{name} on {_suffixes(others, others)[checkpoint.corpus]}" if len(others) > 1 else name
+        labelled.append(checkpoint if label == plain_name(checkpoint) else replace(checkpoint, label=label))
+    return labelled
+
+
+def _sources(checkpoint: Checkpoint) -> tuple[str, ...]:
+    added = (checkpoint.model_args.get(name) for name in ADDED)
+    return (checkpoint.pretrained, *(str(source) for source in added if source))
+
+
+def _suffixes(paths: Collection[str], every: Collection[str]) -> dict[str, str]:
+    """As many of each path's last parts as no other of `every` ends in; a name on the hub stays whole."""
+    ends = Counter(end for path in every for end in _ends(path))
+    found = {}
+    for path in paths:
+        own = [end for end in _ends(path)[:-1] if ends[end] == 1] if PurePath(path).is_absolute() else []
+        found[path] = "/".join(own[0]) if own else path
+    return found
+
+
+def _ends(path: str) -> list[tuple[str, ...]]:
+    """Its last part, its last two, …, all of it."""
+    parts = PurePath(path).parts
+    return [parts[-count:] for count in range(1, len(parts) + 1)]
