@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from longshort.sweep.engines import Request
 from longshort.sweep.manifest import Checkpoint
-from longshort.sweep.plan import Item
+from longshort.sweep.plan import Item, to_run
 from longshort.sweep.process import Event
 from longshort.sweep.run import Progress, run_plan
 from longshort.sweep.store import Folder, slug
@@ -94,11 +95,21 @@ def test_a_task_that_never_fits_does_not_take_the_others_with_it(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("event", "kind"), [([KILLED], "killed"), ([failed("hub"), EXIT], "hub")])
-def test_what_may_pass_is_tried_once_more(tmp_path: Path, event: list[Event], kind: str) -> None:
+def test_what_may_pass_is_tried_once_more(
+    tmp_path: Path, event: list[Event], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     progress, _ = play(tmp_path / "again", [item("m", "a")], [[event, [result("a"), EXIT]]])
     assert not progress.failures
     progress, _ = play(tmp_path / "twice", [item("m", "a")], [[event, event]])
     assert kinds(progress) == {"a": kind}
+
+
+def test_what_is_not_there_offline_is_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    progress, engine = play(tmp_path, [item("m", "a")], [[[failed("hub"), EXIT]]])
+    assert kinds(progress) == {"a": "hub"}
+    assert len(engine.jobs) == 1
 
 
 @pytest.mark.parametrize("kind", ["broken", "gated", "not_found", "no_trust_remote_code", "versions"])
@@ -120,6 +131,33 @@ def test_one_failing_task_leaves_the_others(tmp_path: Path) -> None:
     progress, _ = play(tmp_path, items, script)
     assert kinds(progress) == {"a": "setting"}
     assert sorted(progress.states.values()) == ["done", "done", "failed"]
+
+
+def test_two_entries_of_one_checkpoint_both_run(tmp_path: Path) -> None:
+    """As a benchmark with a limit of its own beside the perplexity."""
+    items = [item("m", "a"), item("m", "b", limit=2), item("n", "a")]
+    assert list(to_run(items)) == [
+        slug(items[0].checkpoint),
+        f"{slug(items[0].checkpoint)}+2",
+        slug(items[2].checkpoint),
+    ]
+    engine = Scripted({name: [[result(task), EXIT]] for name, task in zip(to_run(items), "aba", strict=True)})
+    progress = run_plan(items, Folder(tmp_path), engine, lambda progress, line: None)
+    assert list(progress.states.values()) == ["done"] * 3
+    assert len(list(tmp_path.rglob("results_*.json"))) == 3
+    assert {event["id"] for event in events(tmp_path, "done")} == {slug(one.checkpoint) for one in items}
+
+
+def test_the_time_of_every_worker_is_recorded(tmp_path: Path) -> None:
+    start: Event = {"event": "starting"}
+    scripts = [[[start, KILLED], [start, result("a"), EXIT]], [[start, result("a"), EXIT]]]
+    play(tmp_path, [item("m", "a"), item("n", "a")], scripts)
+    ended = events(tmp_path, "ended")
+    assert [event["checkpoint"] for event in ended] == ["m", "n", "m"]
+    assert all(event["seconds"] >= 0 for event in ended)
+    (finished,) = events(tmp_path, "finished")
+    assert finished["workers"] == 1
+    assert finished["seconds"] >= max(event["seconds"] for event in ended)
 
 
 def test_a_process_that_ends_without_a_word(tmp_path: Path) -> None:

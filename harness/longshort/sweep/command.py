@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -47,8 +46,11 @@ def sweep_command(
         "sweep"
     ),
     engine: Annotated[EngineName, typer.Option(help="This machine, or a Ray cluster.")] = EngineName.local,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT.")] = None,
-    workers: Annotated[int | None, typer.Option(help="At most so many.  [default: what devices allow]")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster's head, HOST:PORT; auto on its nodes.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="At most so many.  [default: what devices allow]")] = None,
+    node_wait: Annotated[
+        float, typer.Option(min=0, help="Minutes to wait for a Ray node with the resources that are asked for.")
+    ] = 1.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what there is to do, and its cost.")] = False,
     gpu: Annotated[str, typer.Option(help="The GPU that hours are estimated for.")] = "h100",
     only: Annotated[list[str] | None, typer.Option(help="Only checkpoints whose name matches; repeatable.")] = None,
@@ -60,7 +62,8 @@ def sweep_command(
     """
     from longshort.sweep.cost import GPUS, cost_of
     from longshort.sweep.manifest import load_manifest
-    from longshort.sweep.plan import make_plan
+    from longshort.sweep.names import plain_name
+    from longshort.sweep.plan import make_plan, to_run
     from longshort.sweep.store import Folder, slug
 
     if gpu not in GPUS:
@@ -69,7 +72,7 @@ def sweep_command(
         raise typer.BadParameter("it needs --engine ray.", param_hint="--address")
     checkpoints = everything = load_manifest(manifest)
     if only:
-        checkpoints = [c for c in everything if any(fnmatchcase(c.name, pattern) for pattern in only)]
+        checkpoints = [c for c in everything if any(fnmatchcase(n, p) for n in (c.name, plain_name(c)) for p in only)]
         if not checkpoints:
             raise UserError(f"--only {' '.join(only)} matches no checkpoint of {manifest}.")
     folder, console = Folder(output), Console()
@@ -93,14 +96,15 @@ def sweep_command(
                 if reason:
                     console.print(f"{item.checkpoint.name}: {task} again: {reason}", soft_wrap=True, markup=False)
         folder.record("plan", checkpoints=[[slug(c), c.name, list(c.tasks)] for c in everything])
-        _run(items, folder, _engine(engine, address, workers), {slug(i.checkpoint): hours(i) for i in items}, console)
+        expected = {name: hours(item) for name, item in to_run(items).items()}
+        _run(items, folder, _engine(engine, address, workers, node_wait), expected, console)
 
 
-def _engine(name: EngineName, address: str | None, workers: int | None) -> Engine:
+def _engine(name: EngineName, address: str | None, workers: int | None, node_wait: float) -> Engine:
     if name is EngineName.ray:
         from longshort.sweep.engines.ray import RayEngine
 
-        return RayEngine(address, workers)
+        return RayEngine(address, workers, node_wait * 60)
     from longshort.sweep.engines.local import LocalEngine
 
     return LocalEngine(workers)
@@ -112,6 +116,8 @@ def _run(items: Sequence[Item], folder: Folder, engine: Engine, hours: dict[str,
     from longshort.sweep.watch import watching
 
     again = shlex.join(["longshort", *(argument for argument in sys.argv[1:] if argument != "--failed")])
+    if hours:
+        console.print(f"{len(hours)} checkpoints to run; {engine.describe()}", highlight=False)
     try:
         with watching(console, hours) as watch:
             progress = run_plan(items, folder, engine, watch)
@@ -119,8 +125,7 @@ def _run(items: Sequence[Item], folder: Folder, engine: Engine, hours: dict[str,
         typer.echo(f"longshort: interrupted; what is done is kept. To go on: {again}", err=True)
         raise typer.Exit(130) from error
     finally:
-        with suppress(UserError):  # nothing measured yet; or told already, result by result
-            folder.write_table()
+        problem = _write_table(folder)
     done = sum(state == "done" for state in progress.states.values())
     before = sum(len(item.done) for item in items)
     console.print(f"{done} results new, {before} there before, {len(progress.failures)} failed", highlight=False)
@@ -128,7 +133,21 @@ def _run(items: Sequence[Item], folder: Folder, engine: Engine, hours: dict[str,
         rows = ((progress.items[n].checkpoint.name, t, f.kind, f.message) for (n, t), f in progress.failures.items())
         for line in failure_lines(rows):
             typer.echo(line, err=True)
-        raise UserError(f"{len(progress.failures)} results are missing. To try only these again: {again} --failed")
+        # What could not be recorded is not known to have failed.
+        again = f"{again} --failed" if folder.is_complete else again
+        raise UserError(f"{len(progress.failures)} results are missing. To try only these again: {again}")
+    if problem:
+        raise UserError(f"{problem} Then run: longshort status {shlex.quote(str(folder.path))} --table")
+
+
+def _write_table(folder: Folder) -> str | None:
+    """Rebuild the table; return why it cannot be written."""
+    try:
+        folder.write_table()
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            return str(error)
+    return None  # without a result there is no table
 
 
 def _failed_last(items: Sequence[Item], folder: Path) -> list[Item]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,6 +113,18 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
         items.append(item)
     _remember(hashes, folder)
     return items
+
+
+def to_run(items: Sequence[Item]) -> dict[str, Item]:
+    """Those that lack something, each by a name of its own: its `slug`, numbered where several entries share it."""
+    found: dict[str, Item] = {}
+    count: Counter[str] = Counter()
+    for item in items:
+        if item.missing:
+            name = slug(item.checkpoint)
+            count[name] += 1
+            found[name if count[name] == 1 else f"{name}+{count[name]}"] = item
+    return found
 
 
 def relabel(items: Sequence[Item], folder: Folder) -> int:

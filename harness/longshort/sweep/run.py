@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from huggingface_hub import constants
+
 from longshort.errors import UserError
 from longshort.sweep.engines import Engine, Request
 from longshort.sweep.failures import Failure
-from longshort.sweep.plan import Item, relabel
+from longshort.sweep.plan import Item, relabel, to_run
 from longshort.sweep.process import Event
 from longshort.sweep.store import Folder, key_of, slug
 
@@ -29,10 +31,10 @@ class Progress:
     """Where a sweep stands; what is watched.
 
     Attributes:
-        items: by name, in the order in which they run.
+        items: by a name of their own, in the order in which they run.
         states: of each checkpoint and task: waiting, loading, running, done, or failed with its kind.
         failures: of each checkpoint and task that has no result.
-        seconds: how long each finished checkpoint took.
+        seconds: how long each checkpoint's worker took, the last one.
         notes: what was left out of results that are there.
     """
 
@@ -65,7 +67,7 @@ def run_plan(items: Sequence[Item], folder: Folder, engine: Engine, watch: Watch
     Raises:
         KeyboardInterrupt: interrupted.
     """
-    progress = Progress({slug(item.checkpoint): item for item in items if item.missing})
+    progress = Progress(to_run(items))
     driver = _Driver(progress, folder, engine, watch)
     relabelled = relabel(items, folder)
     if relabelled:
@@ -74,6 +76,8 @@ def run_plan(items: Sequence[Item], folder: Folder, engine: Engine, watch: Watch
     with _interrupts():
         try:
             driver.run()
+            seconds = round(time.monotonic() - progress.started, 3)
+            folder.record("finished", seconds=seconds, workers=driver.most_at_once)
         except KeyboardInterrupt:
             engine.stop()
             folder.record("interrupted")
@@ -89,7 +93,8 @@ class _Driver:
         self.memory = dict.fromkeys(progress.items, "usual")
         self.again: dict[str, set[str]] = {name: set() for name in progress.items}  # kinds retried once
         self.last: dict[str, tuple[str | None, Failure]] = {}  # task, why the present attempt came to nothing
-        self.since: dict[str, float] = {}
+        self.since: dict[str, float] = {}  # start of each worker that runs
+        self.most_at_once = 0
 
     def run(self) -> None:
         waiting = set()
@@ -122,11 +127,15 @@ class _Driver:
         item, kind = self.progress.items[name], event["event"]
         if kind == "log":
             self.folder.log(item.checkpoint, event["text"])
-        elif kind == "loading":
+        elif kind == "note":
+            self.watch(self.progress, f"{item.checkpoint.name}: {event['message']}")
+        elif kind == "starting":
             self.since[name] = time.monotonic()
+            self.most_at_once = max(self.most_at_once, len(self.since))
+        elif kind == "loading":
             self._set(name, self.progress.unfinished(name), "loading")
         elif kind == "loaded":
-            self.folder.record("loaded", checkpoint=item.checkpoint.name, seconds=event["seconds"])
+            self._record(name, "loaded", seconds=event["seconds"])
         elif kind == "started":
             self._record(name, "started", task=event["task"])
             self._set(name, [event["task"]], "running")
@@ -172,7 +181,8 @@ class _Driver:
     def _exit(self, name: str, event: Event) -> bool:
         left = self.progress.unfinished(name)
         if name in self.since:
-            self.progress.seconds[name] = time.monotonic() - self.since[name]
+            self.progress.seconds[name] = time.monotonic() - self.since.pop(name)
+            self._record(name, "ended", seconds=round(self.progress.seconds[name], 3))
         if not left:
             return True
         task, failure = self.last.get(name) or (None, _died(event))
@@ -196,6 +206,8 @@ class _Driver:
             following = {"usual": "small", "small": "offload" if offload else None}.get(self.memory[name])
             self.memory[name] = following or self.memory[name]
             return following is not None
+        if failure.kind == "hub" and constants.HF_HUB_OFFLINE:  # what is not here now will not be in a minute
+            return False
         if failure.kind in ("killed", "hub") and failure.kind not in self.again[name]:
             self.again[name].add(failure.kind)
             return True
@@ -211,7 +223,8 @@ class _Driver:
 
     def _record(self, name: str, event: str, **values: Any) -> None:
         checkpoint = self.progress.items[name].checkpoint
-        self.folder.record(event, checkpoint=checkpoint.name, revision=checkpoint.revision, id=name, **values)
+        about = {"checkpoint": checkpoint.name, "revision": checkpoint.revision, "id": slug(checkpoint)}
+        self.folder.record(event, **about, **values)
 
 
 def _died(event: Event) -> Failure:

@@ -27,8 +27,17 @@ class Request:
     hours: float | None
 
 
+def refusal(name: str, message: str) -> list[tuple[str, Event]]:
+    """The events of a request that cannot be met."""
+    failed = {"event": "failed", "kind": "setting", "message": message}
+    return [(name, failed), (name, {"event": "exit", "code": 0, "stopped": None})]
+
+
 class Engine(Protocol):
-    """Runs workers until told to stop; every submitted one ends in an ``exit`` event."""
+    """Runs workers until told to stop; every submitted one ends in an ``exit`` event.
+
+    Beside a worker's own events there are ``starting``, the first, and ``note``, a line for people.
+    """
 
     def describe(self) -> str:
         """What it runs on, in a line."""

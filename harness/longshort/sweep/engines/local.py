@@ -10,8 +10,7 @@ import threading
 from collections.abc import Iterator
 from queue import Empty, Queue
 
-from longshort.errors import UserError
-from longshort.sweep.engines import Request
+from longshort.sweep.engines import Request, refusal
 from longshort.sweep.manifest import Resources
 from longshort.sweep.process import Event, WorkerProcess
 
@@ -21,14 +20,9 @@ class LocalEngine:
 
     Args:
         workers: at most so many at once; by default what the resources allow.
-
-    Raises:
-        UserError: a number of workers below 1.
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        if workers is not None and workers < 1:
-            raise UserError(f"--workers {workers}: at least 1.")
         self.gpus = visible_gpus()
         self.cpus = available_cpus()
         self.memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -47,10 +41,11 @@ class LocalEngine:
         """Run a worker as soon as there is room, in the order they were given."""
         wanted = self._gpus_for(request.resources)
         if wanted > len(self.gpus) or (request.resources.memory or 0) > self.memory:
-            lacking = f"{wanted} GPUs" if wanted > len(self.gpus) else f"{(request.resources.memory or 0) / 1e9:.0f} GB"
-            message = f"it asks for {lacking}, more than this machine has"
-            self._events.put((request.name, {"event": "failed", "kind": "setting", "message": message}))
-            self._events.put((request.name, {"event": "exit", "code": 0, "stopped": None}))
+            asked, there = f"{(request.resources.memory or 0) / 1e9:.3g} GB", f"{self.memory / 1e9:.3g} GB"
+            if wanted > len(self.gpus):
+                asked, there = f"{wanted} GPUs", f"{len(self.gpus)}"
+            for event in refusal(request.name, f"it asks for {asked}, more than this machine has ({there})"):
+                self._events.put(event)
             return
         self._waiting.append(request)
         self._start_waiting()
@@ -87,6 +82,7 @@ class LocalEngine:
             environment = threads(request.resources) | {"CUDA_VISIBLE_DEVICES": ",".join(devices)}
             process = WorkerProcess(request.line, environment, request.hours)
             self._running[request.name] = request, process, devices
+            self._events.put((request.name, {"event": "starting"}))
             threading.Thread(target=self._listen, args=(request.name, process), daemon=True).start()
 
     def _fits(self, resources: Resources) -> bool:
