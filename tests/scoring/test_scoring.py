@@ -11,8 +11,10 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from longshort.scoring import score_prefix, score_suffixes
+from longshort.scoring import prefix, score_prefix, score_suffixes
+from longshort.scoring import readout as readout_module
 from longshort.scoring.readout import readout
 from tests.models import CONFIGS, LLAMA_LIKE, VOCAB, dense_log_probabilities, random_tokens, tiny_model
 
@@ -29,6 +31,15 @@ def dense_suffixes(model: nn.Module, tokens: torch.Tensor, lengths: list[int], c
     return torch.stack(rows)
 
 
+@pytest.fixture(params=["default", "small"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU, or with so little cache that a row of logits is cut, and every position compared alone."""
+    if request.param == "small":
+        monkeypatch.setitem(prefix.VOCABULARY_BLOCK, "cpu", 16)
+        monkeypatch.setitem(readout_module.CACHE_BYTES, "cpu", 1)
+
+
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prefix_equals_dense(name: str) -> None:
     model, tokens = tiny_model(name), random_tokens(2, 33)
@@ -42,6 +53,7 @@ def test_prefix_equals_dense(name: str) -> None:
     torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_suffixes_equal_dense(name: str) -> None:
     model, tokens = tiny_model(name), random_tokens(2, 26)
@@ -142,23 +154,65 @@ def test_falls_back_to_full_logits_with_one_warning(caplog: pytest.LogCaptureFix
     assert "Falling back to full logits" in caplog.text
 
 
-class CountingHead(nn.Linear):
-    """Remembers the largest number of positions it was ever given."""
+class RowsOfLogits(TorchDispatchMode):
+    """Remembers the greatest number of rows [V] of any tensor that was made."""
 
-    largest = 0
+    most = 0
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        self.largest = max(self.largest, states[..., 0].numel())
-        return super().forward(states)
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.shape[-1:] == (VOCAB,):
+            self.most = max(self.most, result.numel() // VOCAB)
+        return result
 
 
-def test_logits_of_more_than_a_chunk_are_never_alive() -> None:
-    model, tokens = tiny_model("llama"), random_tokens(2, 200)
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_logits_of_more_than_a_chunk_are_never_alive(name: str) -> None:
+    model, tokens = tiny_model(name), random_tokens(2, 200)
     readout(model, tokens)
-    model.lm_head = CountingHead(32, VOCAB, bias=False)
-    score_prefix(model, tokens, chunk_size=8)
-    score_suffixes(model, tokens, [150, 199], 140, chunk_size=4)
-    assert model.lm_head.largest == 16
+    with RowsOfLogits() as rows:
+        score_prefix(model, tokens, chunk_size=8)
+        score_suffixes(model, tokens, [150, 199], 140, chunk_size=4, pairs=[(0, 1)])
+    assert 16 <= rows.most <= 32  # 4 positions of 2 documents, 2 contexts, and as much again to work in
+
+
+# Heads that are one matrix, and those that are followed by a cap or a scale or have no matrix of their own.
+PLAIN = {name: name not in ("gemma2", "cohere", "granite") for name in CONFIGS}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("sharpness", [0.01, 8.0])
+def test_a_head_is_taken_for_a_plain_matrix_only_where_it_is_one(name: str, sharpness: float) -> None:
+    """With small weights a cap bends no logit of the model's own: it has to be tried with greater ones."""
+    model, tokens = tiny_model(name, sharpness=sharpness), random_tokens(1, 16)
+    assert (readout(model, tokens).linear is not None) == PLAIN[name]
+
+
+def test_a_gentle_cap_on_small_logits_is_noticed() -> None:
+    config = transformers.Gemma2Config(**CONFIGS["gemma2"].to_diff_dict() | {"final_logit_softcapping": 30.0})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert readout(model, random_tokens(1, 16)).linear is None
+
+
+def test_a_head_that_was_exchanged_is_not_the_one_that_was_tried() -> None:
+    model, tokens = tiny_model("llama"), random_tokens(1, 20)
+    score_prefix(model, tokens)
+    model.set_output_embeddings(nn.Linear(32, VOCAB, bias=True))
+    expected = -dense_log_probabilities(model, tokens[:, :-1]).gather(-1, tokens[:, 1:, None])[..., 0]
+    assert readout(model, tokens).linear is None
+    torch.testing.assert_close(score_prefix(model, tokens).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bias_of_minus_infinity_removes_a_token() -> None:
+    """As models do that pad their vocabulary: the first block may hold nothing else."""
+    model, tokens = tiny_model("gptj"), random_tokens(1, 20)
+    with torch.no_grad():
+        model.lm_head.bias[:3] = -torch.inf
+    expected = -dense_log_probabilities(model, tokens[:, :-1]).gather(-1, tokens[:, 1:, None])[..., 0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(prefix.VOCABULARY_BLOCK, "cpu", 2)
+        torch.testing.assert_close(score_prefix(model, tokens).double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_peft_adapter_is_part_of_the_model() -> None:

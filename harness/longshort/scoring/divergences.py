@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor
 
+Work = tuple[Tensor | None, Tensor | None]
+
 
 def entropy(log_p: Tensor) -> Tensor:
     """H(p) = -Σ p log p.  [..., V] → [...]."""
@@ -39,10 +41,27 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def jeffreys(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p‖q) + KL(q‖p) = Σ (p - q)(log p - log q): no term is negative.  [..., V], [..., V] → [...]."""
-    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
+    return jeffreys_from(log_p.exp(), log_q.exp(), log_p, log_q)
 
 
 def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     """½ KL(p‖m) + ½ KL(q‖m) with m = (p + q) / 2.  [..., V], [..., V] → [...]."""
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    return (kl(log_p, log_m) + kl(log_q, log_m)) / 2
+    return jensen_shannon_from(log_p.exp(), log_q.exp(), log_p, log_q)
+
+
+def jeffreys_from(p: Tensor, q: Tensor, log_p: Tensor, log_q: Tensor, work: Work = (None, None)) -> Tensor:
+    """`jeffreys`, of those who have the probabilities as well.  4 × [..., V] → [...].
+
+    With two tensors [..., V] to work in, nothing else of that size is made.
+    """
+    a, b = work
+    return torch.mul(torch.sub(p, q, out=a), torch.sub(log_p, log_q, out=b), out=a).sum(-1)
+
+
+def jensen_shannon_from(p: Tensor, q: Tensor, log_p: Tensor, log_q: Tensor, work: Work = (None, None)) -> Tensor:
+    """`jensen_shannon`, likewise.  4 × [..., V] → [...]."""
+    a, b = work
+    both = torch.clamp_min(torch.add(p, q, out=a), torch.finfo(p.dtype).tiny, out=a)  # terms of less are 0 anyway
+    log_m = torch.sub(torch.log(both, out=a), math.log(2), out=a)
+    first = torch.mul(torch.sub(log_p, log_m, out=b), p, out=b).sum(-1)
+    return (first + torch.mul(torch.sub(log_q, log_m, out=b), q, out=b).sum(-1)) / 2

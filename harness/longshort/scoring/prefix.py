@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longshort.scoring.readout import chunk_positions, evaluating, input_device, readout
+from longshort.scoring.readout import chunk_positions, evaluating, input_device, linear_into, readout
+
+# A block of logits that a CPU keeps in its cache; a GPU is better served by few, large products.
+VOCABULARY_BLOCK = {"cpu": 2048}
+STREAMED_ROWS = 1024
 
 
 @torch.no_grad()
@@ -31,6 +35,11 @@ def score_prefix(model: nn.Module, tokens: Tensor, *, chunk_size: int | None = N
     with evaluating(model):
         # The last position predicts nothing here, but where positions depend on the length it counts.
         states = head.states(tokens, keep=length)[:, :-1]  # [B, N-1, H]
+        block = VOCABULARY_BLOCK.get(states.device.type)
+        if head.linear is not None and block:
+            rows = batch * chunk_size if chunk_size else STREAMED_ROWS
+            parts = zip(states.flatten(0, 1).split(rows), tokens[:, 1:].flatten().split(rows), strict=True)
+            return torch.cat([_streamed(head.linear, *part, block) for part in parts]).view(batch, length - 1)
         chunk_size = chunk_size or chunk_positions(batch, head.vocab_size, states.device)
         chunks = []
         for start in range(0, length - 1, chunk_size):
@@ -46,3 +55,27 @@ def _negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
     top = logits.amax(-1, keepdim=True)
     target = logits.gather(-1, targets[..., None]) - top
     return (logits.sub_(top).exp_().sum(-1, keepdim=True).log() - target).squeeze(-1)
+
+
+def _streamed(linear: nn.Linear, states: Tensor, targets: Tensor, block: int) -> Tensor:
+    """The same from a plain head, a block of the vocabulary at a time, while it is in the processor's cache.
+
+    The sum of exponentials is kept relative to the greatest logit so far, as in online softmax (Milakov and
+    Gimelshein, 2018).  [n, H], [n] → [n].
+    """
+    rows = len(states)
+    top = states.new_full((rows, 1), torch.finfo(states.dtype).min)  # not -inf, which may be a logit
+    mass = states.new_zeros(rows, 1)
+    target = states.new_zeros(rows, 1)
+    buffer = states.new_empty(rows * block)
+    for start in range(0, linear.out_features, block):
+        weight = linear.weight[start : start + block]
+        bias = None if linear.bias is None else linear.bias[start : start + block]
+        width = len(weight)
+        logits = linear_into(buffer[: rows * width].view(rows, width), states, weight, bias)  # [n, block]
+        index = targets[:, None] - start
+        inside = (index >= 0) & (index < width)
+        target = torch.where(inside, logits.gather(1, index.clamp(0, width - 1)), target)
+        before, top = top, torch.maximum(top, logits.amax(1, keepdim=True))
+        mass = mass * (before - top).exp() + logits.sub_(top).exp_().sum(1, keepdim=True)
+    return (mass.log() - (target - top)).squeeze(1)

@@ -8,12 +8,14 @@ logit scales, divisors, pre-head norms. Logits [T × V] are never held.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from longshort.scoring.rope import rope_parameters
 
@@ -23,10 +25,12 @@ PROBE_TOKENS = 16
 # Head over a chunk and head over all positions differ by the order of summation only.
 PROBE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 PROBE_TOLERANCE_HALF = 3e-2
+PROBE_MAGNITUDES = (1.0, 200.0)  # greatest logit of the states that a head is tried with
 
 # Logits of a chunk and what is computed from them stay below this; fewer positions make the head slower.
 CHUNK_BYTES = {"cpu": 128 * 2**20}
 CHUNK_BYTES_DEVICE = 1024 * 2**20
+CACHE_BYTES = {"cpu": 2 * 2**20}  # small enough for the cache, great enough for what an operation costs to start
 _divisor = 1
 
 READOUT = "_longshort_readout"  # kept on the model itself, so that both are freed together
@@ -49,6 +53,7 @@ class Readout:
         self.model = model
         self._call = call or model
         self.body: nn.Module | None = None
+        self._linear: nn.Linear | None = None
         self._output: Any = None  # what the body returns, a form to put other hidden states into
         # transformers' dynamic RoPE keeps the frequencies of the longest sequence it has read; one token resets.
         kinds = rope_parameters(getattr(model, "config", None))
@@ -59,6 +64,7 @@ class Readout:
             self.body, self._output = _find_body(model, self._call, tokens) or (None, None)
             difference = self._probe(tokens, expected)
         tolerance = PROBE_TOLERANCE.get(expected.dtype, PROBE_TOLERANCE_HALF)
+        self._linear = self._plain_head(tolerance) if difference <= tolerance else None
         if difference > tolerance:
             self.body = None
             logger.warning(
@@ -67,6 +73,14 @@ class Readout:
                 type(model).__name__,
                 difference,
             )
+
+    @property
+    def linear(self) -> nn.Linear | None:
+        """The head, where it is one float32 matrix with nothing after it, and still the one that was tried."""
+        known = self._linear
+        if known is None or known.weight.dtype != torch.float32:
+            return None
+        return known if known is self.model.get_output_embeddings() else None  # type: ignore[operator]
 
     def states(self, tokens: Tensor, keep: int, **inputs: Any) -> Tensor:
         """Read `tokens` once; return the states of the last `keep` positions.  [B, T] → [B, keep, H].
@@ -92,12 +106,20 @@ class Readout:
             handle.remove()
         return captured[0]
 
-    def logits(self, states: Tensor) -> Tensor:
+    def logits(self, states: Tensor, buffer: Tensor | None = None) -> Tensor:
         """The model's own head, with all that follows it; the caller may write into the result.
+
+        Where the head is a plain matrix, the result lies in `buffer` (float32, at least B·C·V elements) if one is
+        given: fresh memory for every chunk costs a CPU more than a pass over it.
 
         [B, C, H] → [B, C, V], float32 whatever the model's dtype.
         """
-        return self.head(states).to(torch.float32, copy=self.body is None)
+        linear = self.linear
+        if linear is None or buffer is None:
+            return self.head(states).to(torch.float32, copy=self.body is None)
+        shape = (*states.shape[:2], self.vocab_size)
+        out = buffer[: math.prod(shape)].view(-1, self.vocab_size)  # [B·C, V]
+        return linear_into(out, states.flatten(0, 1), linear.weight, linear.bias).view(shape)
 
     def head(self, states: Tensor) -> Tensor:
         """The same in the model's own dtype; not to be written into.  [B, C, H] → [B, C, V]."""
@@ -107,6 +129,35 @@ class Readout:
         with _body_returns(self.body, _with_hidden(self._output, states)):
             logits: Tensor = forward(self._call, placeholder).logits
         return logits
+
+    @torch.no_grad()
+    def _plain_head(self, tolerance: float) -> nn.Linear | None:
+        """The output embedding, if the model's head is that and nothing else, for states small and large.
+
+        Caps and scales that follow it show at large logits if not at the probe's.
+        """
+        linear = getattr(self.model, "get_output_embeddings", lambda: None)()
+        if type(linear) is not nn.Linear or linear.weight.dtype != torch.float32:
+            return None
+        if linear.weight.is_meta or hasattr(linear, "_hf_hook") or linear._forward_hooks or linear._forward_pre_hooks:
+            return None  # offloaded or spread: its own forward knows how
+        weight = linear.weight
+        generator = torch.Generator().manual_seed(0)
+        direction = torch.randn(1, PROBE_TOKENS, weight.shape[1], generator=generator).to(weight)  # [1, P, H]
+        size = functional.linear(direction, weight).abs().max().float().clamp_min(1e-30)
+        for magnitude in PROBE_MAGNITUDES:
+            states = direction * (magnitude / size).to(weight)
+            try:
+                expected = self.head(states)
+            except (IndexError, RuntimeError, TypeError, ValueError):
+                return None
+            plain = functional.linear(states, weight, linear.bias)
+            if plain.shape != expected.shape or not torch.isfinite(expected).all():
+                return None
+            scale = expected.abs().max().float().clamp_min(1e-30)
+            if float((plain - expected).abs().max().float() / scale) > tolerance:
+                return None
+        return linear
 
     def _probe(self, tokens: Tensor, expected: Tensor) -> float:
         """Largest difference from the model's own logits, relative to their size, over unequal chunks."""
@@ -144,6 +195,13 @@ def forward(model: Callable[..., Any], tokens: Tensor, **inputs: Any) -> Any:
     return model(input_ids=tokens, use_cache=False, **inputs)
 
 
+def linear_into(out: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer whose result lies in `out`.  [N, H], [V, H], [V] → [N, V]."""
+    if bias is None:
+        return torch.mm(states, weight.T, out=out)
+    return torch.addmm(bias, states, weight.T, out=out)
+
+
 def input_device(model: nn.Module) -> torch.device:
     """Where tokens must lie: the device of the input embedding (models may be spread over several)."""
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
@@ -175,6 +233,12 @@ def chunk_positions(buffers: int, vocab_size: int, device: torch.device) -> int:
     """Positions per chunk such that `buffers` float32 rows of [V] for each of them stay in budget."""
     budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES_DEVICE) // _divisor
     return max(1, budget // (buffers * vocab_size * 4))
+
+
+def cached_positions(rows: int, vocab_size: int, device: torch.device) -> int | None:
+    """Positions whose `rows` float32 rows of [V] stay in a processor's cache; None where that is of no use."""
+    size = CACHE_BYTES.get(device.type)
+    return None if size is None else max(1, size // (rows * vocab_size * 4))
 
 
 def without_adapter(model: nn.Module) -> nn.Module:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from longshort.scoring.divergences import jeffreys, jensen_shannon
-from longshort.scoring.readout import Readout, chunk_positions, evaluating, input_device, readout
+from longshort.scoring.divergences import jeffreys_from, jensen_shannon_from
+from longshort.scoring.readout import cached_positions, chunk_positions, evaluating, input_device, readout
 
 
 @dataclass(frozen=True)
@@ -85,44 +85,53 @@ def score_suffixes(
             window = tokens[:, total - 1 - length : total - 1].clone()  # [B, l]
             window[:, : len(prefix)] = torch.tensor(prefix, dtype=window.dtype, device=window.device)
             states.append(head.states(window, keep=num_targets))  # [B, K, H]
-        buffers = batch * (2 * len(lengths) + (3 if pairs else 0))  # log p, p; temporaries of a pair
-        chunk_size = chunk_size or chunk_positions(buffers, head.vocab_size, states[0].device)
         stacked = torch.stack([state.to(states[0].device) for state in states])  # [M, B, K, H]
-        chunks = [
-            _compare(head, stacked[:, :, start : start + chunk_size], chunk_targets, pairs)
-            for start, chunk_targets in zip(
-                range(0, num_targets, chunk_size), targets.split(chunk_size, dim=1), strict=True
-            )
-        ]
+        del states
+        rows, vocabulary, device = len(lengths) * batch, head.vocab_size, stacked.device
+        spare = rows + (2 * batch if pairs else 0)  # probabilities, and room to compare pairs
+        few = cached_positions(rows, vocabulary, device)
+        buffers = rows + spare if few is None else rows
+        chunk_size = min(num_targets, chunk_size or chunk_positions(buffers, vocabulary, device))
+        few = min(chunk_size, few or chunk_size)
+        buffer = stacked.new_empty(rows * chunk_size * vocabulary) if head.linear is not None else None
+        work = torch.empty(spare // batch, batch, few, vocabulary, device=device)
+        chunks = []
+        for start in range(0, num_targets, chunk_size):
+            part, of = stacked[:, :, start : start + chunk_size], targets[:, start : start + chunk_size]
+            logits = head.logits(part.flatten(0, 1), buffer).unflatten(0, (len(lengths), batch))  # [M, B, C, V]
+            # One product for many positions; then a few at a time, which stay in a CPU's cache.
+            for group, some in zip(logits.split(few, dim=2), of.split(few, dim=1), strict=True):
+                chunks.append(_compare(group, some, pairs, work[:, :, : some.shape[1]]))
     return SuffixScores(*(torch.cat(parts, dim=-1) for parts in zip(*chunks, strict=True)))
 
 
-def _compare(head: Readout, states: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
-    """The fields of SuffixScores for C positions.  states: [M, B, C, H]; targets: [B, C]."""
-    contexts, batch, positions = states.shape[:3]
-    log_p = head.logits(states.flatten(0, 1))  # [M·B, C, V], one product for all contexts
-    log_p.sub_(log_p.amax(-1, keepdim=True))
-    p = log_p.exp()  # up to its sum
-    mass = p.sum(-1, keepdim=True)
-    log_p.sub_(mass.log())
-    p, log_p, mass = (tensor.unflatten(0, (contexts, batch)) for tensor in (p, log_p, mass))  # [M, B, C, ..]
-    index = targets.to(log_p.device).expand(contexts, -1, -1)[..., None]
-    nll = -log_p.gather(-1, index).squeeze(-1).movedim(0, 1)  # [B, M, C]
-    # H(p_i, p_j) = logsumexp(z_j) - Σ_v p_i z_j = -Σ_v p_i log p_j: all pairs in one batched product.
-    products = p.permute(1, 2, 0, 3) @ log_p.permute(1, 2, 3, 0)  # [B, C, M, M]
-    cross_entropy = -(products / mass.permute(1, 2, 0, 3)).movedim(1, -1)  # [B, M, M, C]
-    del p
+def _compare(z: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], work: Tensor) -> tuple[Tensor, ...]:
+    """The fields of SuffixScores for C positions, written over the logits.
+
+    z: [M, B, C, V]; targets: [B, C]; work: [M + 2, B, C, V], to write into (M, where there are no pairs).
+    """
+    contexts, batch, positions = z.shape[:3]
+    z.sub_(z.amax(-1, keepdim=True))
+    p = torch.exp(z, out=work[:contexts])  # up to its sum
+    mass = p.sum(-1, keepdim=True)  # [M, B, C, 1]
+    index = targets.to(z.device).expand(contexts, -1, -1)[..., None]
+    nll = (mass.log() - z.gather(-1, index)).squeeze(-1).movedim(0, 1)  # [B, M, C]
+    # H(p_i, p_j) = log mass_j - Σ_v p_i z_j: all pairs in one batched product, and no term is negative.
+    products = p.permute(1, 2, 0, 3) @ z.permute(1, 2, 3, 0)  # [B, C, M, M]
+    mass_of = mass.permute(1, 2, 0, 3)  # [B, C, M, 1]
+    cross_entropy = (mass_of.log().mT - products / mass_of).movedim(1, -1)  # [B, M, M, C]
     entropy = cross_entropy.diagonal(dim1=1, dim2=2).movedim(-1, 1)  # [B, M, C]
+    if not pairs:
+        return nll, entropy, cross_entropy, *(nll.new_empty(batch, 0, positions) for _ in range(3))
+    p, log_p = p.div_(mass), z.sub_(mass.log())
+    scratch = (work[-2], work[-1])
     compared = [
-        torch.stack([function(log_p[i], log_p[j]) for i, j in pairs], dim=1)  # [B, P, C]
-        if pairs
-        else nll.new_empty(batch, 0, positions)
-        for function in (jeffreys, jensen_shannon, _same_top_token)
+        (
+            jeffreys_from(p[i], p[j], log_p[i], log_p[j], scratch),
+            jensen_shannon_from(p[i], p[j], log_p[i], log_p[j], scratch),
+            # NaN where either is not finite
+            (log_p[i].argmax(-1) == log_p[j].argmax(-1)).float() + 0 * (entropy[:, i] + entropy[:, j]),
+        )
+        for i, j in pairs
     ]
-    return nll, entropy, cross_entropy, *compared
-
-
-def _same_top_token(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """1 where both put the most mass on the same token, NaN where either is not finite.  [..., V] → [...]."""
-    same = (log_p.argmax(-1) == log_q.argmax(-1)).float()
-    return same + 0 * (log_p.amax(-1) + log_q.amax(-1))
+    return nll, entropy, cross_entropy, *(torch.stack(values, dim=1) for values in zip(*compared, strict=True))
