@@ -58,8 +58,23 @@ def test_everything_is_written_and_again_the_same(tmp_path):
     assert np.corrcoef(wide["sce"], wide["log_ppl@256"])[0, 1] == pytest.approx(row["pearson"])
     assert len(pd.read_csv(results / "analysis" / "measurements.csv")) == 10 * (15 + 12 + 4)
 
+    for kind in ("png", "svg"):  # of an earlier run with other outcomes
+        earlier = tmp_path / "again" / "figures" / f"scatter_sce_log_ppl@128.{kind}"
+        earlier.parent.mkdir(parents=True, exist_ok=True)
+        earlier.write_text("")
     again = subprocess.run(
-        [sys.executable, "-m", "longshort", "correlate", str(results), *FEW, "-o", str(tmp_path / "again")],
+        [
+            sys.executable,
+            "-X",
+            "importtime",
+            "-m",
+            "longshort",
+            "correlate",
+            str(results),
+            *FEW,
+            "-o",
+            str(tmp_path / "again"),
+        ],
         env=os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -67,6 +82,9 @@ def test_everything_is_written_and_again_the_same(tmp_path):
     assert again.returncode == 0, again.stderr
     assert "is damaged" in again.stderr
     assert files(tmp_path / "again") == made
+    imported = {line.rpartition("|")[2].strip() for line in again.stderr.splitlines() if "import time:" in line}
+    assert "matplotlib" in imported
+    assert not imported & {"torch", "transformers", "lm_eval", "scipy.stats", "matplotlib.pyplot"}
 
 
 def test_strict_stops_and_writes_nothing(tmp_path):

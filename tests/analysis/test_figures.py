@@ -70,14 +70,16 @@ def test_scatter_of_many_checkpoints(tmp_path):
             "y": generator.normal(size=60),
         }
     )
-    texts = texts_in(scatter(wide, "x", "y", tmp_path / "many.png")[1])
+    (file,) = scatter(wide, "x", "y", tmp_path / "many.svg")
+    assert list(tmp_path.iterdir()) == [file]  # a suffix asks for this kind alone
+    texts = texts_in(file)
     assert not {"c0", "family0"} & set(texts)
     assert {"x", "y"} <= set(texts)
 
 
 @pytest.mark.parametrize("metric", ["ppl", "ppl_tail"])
 def test_perplexity_by_length(tidy, tmp_path, metric):
-    texts = check(perplexity_by_length(tidy, tmp_path / "by_length.svg", metric), tmp_path, "by_length")
+    texts = check(perplexity_by_length(tidy, tmp_path / "by_length", metric), tmp_path, "by_length")
     assert {"plain-alpha0", "yarn-alpha0.5", "2048", "16384", "perplexity per token"} <= set(texts)
     assert any("trained at 4096" in text for text in texts)
 

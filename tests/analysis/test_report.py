@@ -1,5 +1,6 @@
 """What the report says: its numbers are those of the tables, its words those of the numbers."""
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -58,7 +59,7 @@ def page(file):
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    monkeypatch.setattr("longshort.analysis.report._figures", lambda analysis: ([], []))
+    monkeypatch.setattr("longshort.analysis.report._figures", lambda *_: ([], []))
 
 
 def words(text):
@@ -215,6 +216,19 @@ def test_settings_notes_and_figures_are_told(made, page):
     images = [attributes for tag, attributes in page.elements if tag == "img"]
     assert len(images) == 5
     assert all(image["src"].startswith("data:image/svg+xml;base64,") and image["alt"] for image in images)
+
+
+def test_figures_that_are_drawn_already_are_shown_as_they_are(made, tmp_path):
+    names = ["perplexity_by_length", "misalignment_curve_sce", "misalignment_curve_jeffreys", "misalignment_matrix_sce"]
+    drawn = [tmp_path / f"{name}.{kind}" for name in ["forest", *names] for kind in ("png", "svg")]
+    for file in drawn:
+        file.write_text(f"<svg>{file.name}</svg>")
+    page = Page(write_report(made, tmp_path / "r.html", drawn).read_text("utf-8"))
+    sources = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
+    shown = [base64.b64decode(source.partition("base64,")[2]).decode() for source in sources]
+    assert shown[1:] == [f"<svg>{name}.svg</svg>" for name in names]
+    assert "<svg>forest" not in shown[0]  # it has all pairs, the report's those of the main outcomes
+    assert shown[0].count("</text>") > 10
 
 
 def test_nothing_is_fetched_and_no_name_is_markup(file, page):

@@ -329,7 +329,7 @@ def test_names_and_roles_for_assistive_technology(open_page):
 
 
 def test_a_thousand_checkpoints_stay_usable(open_page, tmp_path, monkeypatch):
-    monkeypatch.setattr("longshort.analysis.report._figures", lambda analysis: ([], []))
+    monkeypatch.setattr("longshort.analysis.report._figures", lambda *_: ([], []))
     written = write_report(copies(many(50), 20), tmp_path / "many.html")
     assert written.stat().st_size < 4e6
     page = open_page(written.as_uri())
@@ -349,7 +349,7 @@ def test_a_thousand_checkpoints_stay_usable(open_page, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_without_a_value_is_no_point(open_page, made, tmp_path, monkeypatch):
-    monkeypatch.setattr("longshort.analysis.report._figures", lambda analysis: ([], []))
+    monkeypatch.setattr("longshort.analysis.report._figures", lambda *_: ([], []))
     wide = made.wide.copy()
     wide.loc[0, "sce"], wide.loc[1, "log_ppl@16384"] = np.nan, np.inf
     page = open_page(write_report(replace(made, wide=wide), tmp_path / "gaps.html").as_uri())
@@ -360,7 +360,7 @@ def test_a_checkpoint_without_a_value_is_no_point(open_page, made, tmp_path, mon
 
 
 def test_an_analysis_without_pairs_opens(open_page, made, tmp_path, monkeypatch):
-    monkeypatch.setattr("longshort.analysis.report._figures", lambda analysis: ([], []))
+    monkeypatch.setattr("longshort.analysis.report._figures", lambda *_: ([], []))
     wide = made.wide[["checkpoint", "revision", "family", "params"]]
     empty = replace(made, wide=wide, correlations=made.correlations.iloc[:0], comparisons=made.comparisons.iloc[:0])
     page = open_page(write_report(empty, tmp_path / "empty.html").as_uri())

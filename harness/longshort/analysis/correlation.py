@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from longshort.analysis import coefficients
 from longshort.analysis.adjustment import benjamini_hochberg, holm
@@ -164,6 +163,8 @@ def _row(points: Points, predictor: str, outcome: str, controls: Sequence[str], 
         coefficient = functools.partial(getattr(coefficients, name), x, y, families)
         notes += _put(row, name, coefficient, families, 0, settings)
     if row["interval"] == "naive":
+        from scipy import stats  # half a second, which most analyses need not wait
+
         row["kendall_p"] = float(stats.kendalltau(x, y).pvalue)
 
     notes += _put_partial(row, points, controls, both, settings)

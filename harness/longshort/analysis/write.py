@@ -38,7 +38,10 @@ def write_analysis(analysis: Analysis, folder: str | Path) -> list[Path]:
     for name, text in content.items():
         write_atomically(folder / name, text)
     figures = _draw(analysis, folder / "figures")
-    return [*(folder / name for name in content), *figures, write_report(analysis, folder / "report.html")]
+    for file in (folder / "figures").glob("scatter_*"):
+        if file not in figures:  # of an earlier analysis with other predictors or outcomes
+            file.unlink()
+    return [*(folder / name for name in content), *figures, write_report(analysis, folder / "report.html", figures)]
 
 
 def main_pairs(analysis: Analysis) -> list[tuple[str, str]]:

@@ -23,11 +23,11 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
 
     Args:
         correlations: the table of `longshort.analysis.correlations`.
-        path: the figure's file; ``.png`` and ``.svg`` take the place of its suffix or are added.
+        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
         coefficient: ``pearson``, ``spearman``, ``kendall`` or ``partial``.
 
     Returns:
-        The two files written.
+        The files written.
 
     Raises:
         UserError: no pair has a coefficient, or the files cannot be written.

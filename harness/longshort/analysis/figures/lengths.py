@@ -41,12 +41,12 @@ def perplexity_by_length(
 
     Args:
         tidy: the table of `longshort.results.read_results`.
-        path: the figure's file; ``.png`` and ``.svg`` take the place of its suffix or are added.
+        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
         metric: ``ppl``, or ``ppl_tail`` for the fixed-target view.
         corpus: which corpus's measurements to draw; needed where there are several.
 
     Returns:
-        The two files written.
+        The files written.
 
     Raises:
         UserError: no such values, several corpora, or the files cannot be written.
@@ -65,12 +65,12 @@ def misalignment_curve(
 
     Args:
         tidy: the table of `longshort.results.read_results`.
-        path: the figure's file; ``.png`` and ``.svg`` take the place of its suffix or are added.
+        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
         metric: one of `longshort.analysis.tables.MISALIGNMENT_METRICS`.
         corpus: which corpus's measurements to draw; needed where there are several.
 
     Returns:
-        The two files written.
+        The files written.
 
     Raises:
         UserError: no such values, several corpora, or the files cannot be written.

@@ -32,12 +32,12 @@ def misalignment_matrix(
 
     Args:
         tidy: the table of `longshort.results.read_results`, with the metrics ``METRIC@L1-L2``.
-        path: the figure's file; ``.png`` and ``.svg`` take the place of its suffix or are added.
+        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
         metric: ``sce_between`` or ``jeffreys_between``, in nats.
         corpus: which corpus's measurements to draw; needed where there are several.
 
     Returns:
-        The two files written.
+        The files written.
 
     Raises:
         UserError: no such values, several corpora, or the files cannot be written.

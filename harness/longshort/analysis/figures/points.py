@@ -39,10 +39,10 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
         wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
         predictor: column of the horizontal axis.
         outcome: column of the vertical axis.
-        path: the figure's file; ``.png`` and ``.svg`` take the place of its suffix or are added.
+        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
 
     Returns:
-        The two files written.
+        The files written.
 
     Raises:
         UserError: no checkpoint has both values, or the files cannot be written.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINE_STYLES = ("-", "--", ":", "-.")
 MAX_LEGEND = 24
+KINDS = ("png", "svg")
 
 STYLE = look.STYLE | {
     "legend.fontsize": 9,
@@ -46,16 +47,16 @@ def new_figure(width: float = 7.5, height: float = 4.8) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> list[Path]:
-    """Write a figure as PNG and as SVG, each in one piece; returns the two paths."""
+    """Write a figure as PNG and as SVG, or as the one that the path's suffix names; returns the paths."""
     path = Path(path)
-    stem = path.name.removesuffix(path.suffix) if path.suffix in (".png", ".svg") else path.name
-    written = []
-    for kind in ("png", "svg"):
+    files = [path] if path.suffix in (".png", ".svg") else [path.with_name(f"{path.name}.{kind}") for kind in KINDS]
+    for file in files:
+        kind = file.suffix[1:]
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-        written.append(path.with_name(f"{stem}.{kind}"))
-        write_atomically(written[-1], buffer.getvalue())
-    return written
+        figure.set_layout_engine("none")  # all is in its place: finding it again takes as long as drawing
+        write_atomically(file, buffer.getvalue())
+    return files
 
 
 def short_names(rows: pd.DataFrame) -> list[str]:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -51,7 +51,7 @@ PRINTED = {"predictor", "outcome", "n", "n_families", "pearson", "spearman", "pa
 MAX_PRINTED = 9
 
 
-def write_report(analysis: Analysis, path: str | Path) -> Path:
+def write_report(analysis: Analysis, path: str | Path, drawn: Iterable[Path] = ()) -> Path:
     """Write the report of an analysis.
 
     The file asks for nothing over the network and runs no script but its own. Figures that cannot be drawn from
@@ -60,6 +60,7 @@ def write_report(analysis: Analysis, path: str | Path) -> Path:
     Args:
         analysis: what was found.
         path: the file to write, usually ``report.html``.
+        drawn: figures of this analysis, named as `longshort.analysis.write_analysis` does; others are drawn here.
 
     Returns:
         The path.
@@ -68,7 +69,7 @@ def write_report(analysis: Analysis, path: str | Path) -> Path:
         UserError: the file cannot be written.
     """
     path = Path(path)
-    drawn, missing = _figures(analysis)
+    shown, missing = _figures(analysis, drawn)
     style, script = (_part(name) for name in ("style.css", "script.js"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(_part("template.html")).render(
@@ -83,7 +84,7 @@ def write_report(analysis: Analysis, path: str | Path) -> Path:
         findings=findings(analysis),
         pairs=len(analysis.correlations),
         intervals=sorted({*analysis.correlations.get("interval", pd.Series(dtype=str)).dropna()} - {""}),
-        figures=drawn,
+        figures=shown,
         beside=beside_reported(analysis),
         reported=METHODS_TABLE,
         measured=measured_checkpoints(analysis.wide),
@@ -184,29 +185,46 @@ def _setting(value: Any) -> str:
     return "none" if value is None or value == "" else str(value)
 
 
-def _figures(analysis: Analysis) -> tuple[list[dict[str, str]], list[str]]:
+def _figures(analysis: Analysis, drawn: Iterable[Path]) -> tuple[list[dict[str, str]], list[str]]:
     """The figures that can be drawn, as SVG in data URLs, and why the others cannot."""
+    known = {file.stem: file for file in drawn if file.suffix == ".svg"}
     table, corpus = analysis.correlations, analysis.settings.get("corpus")
     main = table[table["outcome"].isin(headline_outcomes(analysis))].head(MAX_FOREST)
-    wanted: list[tuple[str, Callable[[Path], list[Path]]]] = [
-        ("The correlations with their 95 % intervals", partial(figures.forest, main)),
-        ("Perplexity by length", partial(figures.perplexity_by_length, analysis.tidy, corpus=corpus)),
-        ("Misalignment (SCE) by length", partial(figures.misalignment_curve, analysis.tidy, corpus=corpus)),
+    wanted: list[tuple[str, str, Callable[..., list[Path]]]] = [
         (
+            "forest" if len(main) == len(table) else "forest_main",
+            "The correlations with their 95 % intervals",
+            partial(figures.forest, main),
+        ),
+        (
+            "perplexity_by_length",
+            "Perplexity by length",
+            partial(figures.perplexity_by_length, analysis.tidy, corpus=corpus),
+        ),
+        (
+            "misalignment_curve_sce",
+            "Misalignment (SCE) by length",
+            partial(figures.misalignment_curve, analysis.tidy, corpus=corpus),
+        ),
+        (
+            "misalignment_curve_jeffreys",
             "Misalignment without its entropy part (Jeffreys divergence) by length",
             partial(figures.misalignment_curve, analysis.tidy, metric="jeffreys", corpus=corpus),
         ),
-        ("Misalignment between all lengths", partial(figures.misalignment_matrix, analysis.tidy, corpus=corpus)),
+        (
+            "misalignment_matrix_sce",
+            "Misalignment between all lengths",
+            partial(figures.misalignment_matrix, analysis.tidy, corpus=corpus),
+        ),
     ]
-    drawn, missing = [], []
-    for caption, draw in wanted:
-        with TemporaryDirectory() as folder:
+    shown, missing = [], []
+    with TemporaryDirectory() as folder:
+        for name, caption, draw in wanted:
             try:
-                svg = draw(path=Path(folder) / "figure.svg")[1].read_bytes()  # type: ignore[call-arg]  # partials differ
+                file = known[name] if name in known else draw(path=Path(folder) / f"{name}.svg")[0]
             except UserError as error:
                 missing.append(f"Figure “{caption}”: {error}")
             else:
-                drawn.append(
-                    {"caption": caption, "source": f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"}
-                )
-    return drawn, missing
+                source = f"data:image/svg+xml;base64,{base64.b64encode(file.read_bytes()).decode()}"
+                shown.append({"caption": caption, "source": source})
+    return shown, missing
