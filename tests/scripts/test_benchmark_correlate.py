@@ -1,0 +1,72 @@
+"""The benchmark of the correlations: its two sides agree, and it would tell if they did not."""
+
+import json
+from argparse import Namespace
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longshort.analysis.correlation import COLUMNS, correlations
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    return import_module("benchmarks.correlate")
+
+
+@pytest.mark.parametrize("interval", ["jackknife", "bootstrap"])
+def test_the_loop_gives_the_same_numbers(benchmark, interval):
+    wide, predictors, outcomes = benchmark.checkpoint_table(28, 5, 3, 2)
+    assert wide[outcomes[-1]].isna().any()
+    options = {"interval": interval, "resamples": 60}
+    loop, ours = (
+        f(wide, predictors, outcomes, benchmark.CONTROLS, **options) for f in (benchmark.scipy_loop, correlations)
+    )
+    numbers = set(COLUMNS) - {"predictor", "outcome", "controls", "interval", "note"}
+    assert set(loop) == numbers | {"predictor", "outcome"}
+    count, difference = benchmark.compared(loop.to_dict("list"), ours.to_dict("list"))
+    assert count == 6 * len(numbers)
+    assert difference < 1e-12
+    assert ours["partial"].notna().all()
+    assert set(ours["controls"]) == {"nll, log_params", "log_params"}
+
+
+def test_a_difference_is_found(benchmark):
+    names = {"predictor": ["x"], "outcome": ["y"]}
+    one = names | {"pearson": [0.5], "kendall": [np.nan]}
+    assert benchmark.compared(one, one) == (2, 0)
+    assert benchmark.compared(one, one | {"pearson": [0.75]}) == (2, 0.25)
+    assert benchmark.compared(one, one | {"kendall": [0.5]}) == (2, np.inf)
+    assert benchmark.compared(one, one | {"predictor": ["z"]})[1] == np.inf
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-6])
+def test_it_runs_at_a_tiny_size_and_fails_where_the_sides_differ(benchmark, monkeypatch, capsys, shift):
+    def measure_here(name, side, arguments):
+        result = benchmark.measure(Namespace(side=side, **arguments))
+        if side == benchmark.OURS:
+            result["values"]["spearman_lo"][0] += shift
+        return result
+
+    written = []
+    monkeypatch.setattr("benchmarks.common.run_child", measure_here)
+    monkeypatch.setattr(benchmark, "PAIRS", {"jackknife": (2, 2), "bootstrap": (1, 1)})
+    monkeypatch.setattr(benchmark, "write", lambda rows, *_: written.extend(json.loads(json.dumps(rows))))
+    monkeypatch.setenv("COLUMNS", "100")
+    arguments = ["--sizes", "20:5", "--resamples", "50", "--runs", "2"]
+    if shift:
+        with pytest.raises(SystemExit, match="the two sides differ by more than"):
+            benchmark.main(arguments)
+    else:
+        benchmark.main(arguments)
+    assert [(row["interval"], row["pairs"], row["checkpoints"]) for row in written] == [
+        ("jackknife", 4, 20),
+        ("bootstrap", 1, 20),
+    ]
+    assert all(row["seconds_ratio"] > 0 for row in written)
+    shown = capsys.readouterr().out
+    assert "jackknife" in shown
+    assert max(map(len, shown.splitlines())) <= 100
