@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,6 +170,7 @@ def summary(size: str, interval: str, sides: dict[str, list[dict[str, Any]]]) ->
     """Median and spread of each side, ours over the loop's, and by how much their numbers differ at most."""
     checkpoints, families = map(int, size.split(":"))
     row: dict[str, Any] = {"checkpoints": checkpoints, "families": families, "interval": interval}
+    row["scipy"] = version("scipy")
     for side, runs in sides.items():
         if "error" in runs[-1]:
             sys.exit(f"benchmark.py correlate: {side} {runs[-1]['error']}")
