@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,57 @@ defaults:
   dtype: float32
   resources: {cpus: 1}
 """
+
+
+# A checkpoint whose code tells where it runs, then waits for a file; it is slow on a node that is called second.
+CODE = """
+import json, os, time
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+
+names = ("CUDA_VISIBLE_DEVICES", "NODE", "OMP_NUM_THREADS")
+Path({folder!r}, f"{{os.getpid()}}.json").write_text(json.dumps({{name: os.environ.get(name) for name in names}}))
+while not Path({gate!r}).exists():
+    time.sleep(0.05)
+
+
+class Own(LlamaConfig):
+    model_type = "own"
+
+
+class OwnModel(LlamaForCausalLM):
+    config_class = Own
+
+    def __init__(self, config):
+        super().__init__(config)
+        if os.environ.get("NODE") == "second":
+            self.model.register_forward_pre_hook(lambda *_: time.sleep(0.3))
+"""
+
+
+def save_reporting(place: Path, name: str, seed: int = 0, gate: str = "") -> None:
+    """A checkpoint models/NAME that writes reports/NAME/PID.json when it is loaded, then waits for the file `gate`."""
+    folder = save_checkpoint(place / "models" / name, seed=seed)
+    (place / "reports" / name).mkdir(parents=True)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    code = CODE.format(folder=str(place / "reports" / name), gate=str(place / gate))
+    (folder / "own.py").write_text(code)
+
+
+def reports(place: Path, name: str) -> list[dict[str, Any]]:
+    """What a checkpoint of `save_reporting` told, the earliest first."""
+    files = sorted((place / "reports" / name).iterdir(), key=lambda file: file.stat().st_mtime)
+    return [json.loads(file.read_text()) for file in files if file.stat().st_size]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Until it is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
 
 
 def sweep(folder: Path, *arguments: str, seconds: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -10,17 +9,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.checkpoints import save_checkpoint, save_corpus
-from tests.sweep.conftest import events, sweep
+from tests.sweep.conftest import events, reports, save_reporting, sweep, wait_for
 
 TASKS = ("longshort_perplexity", "longshort_misalignment")
 DEFAULTS = """
@@ -32,30 +29,6 @@ defaults:
   dtype: float32
   trust_remote_code: true
 checkpoints:
-"""
-# A checkpoint whose code tells where it runs, waits for a file, and is slow on the second node.
-CODE = """
-import json, os, time
-from pathlib import Path
-from transformers import LlamaConfig, LlamaForCausalLM
-
-names = ("CUDA_VISIBLE_DEVICES", "NODE", "OMP_NUM_THREADS")
-Path({folder!r}, f"{{os.getpid()}}.json").write_text(json.dumps({{name: os.environ.get(name) for name in names}}))
-while not Path({gate!r}).exists():
-    time.sleep(0.05)
-
-
-class Own(LlamaConfig):
-    model_type = "own"
-
-
-class OwnModel(LlamaForCausalLM):
-    config_class = Own
-
-    def __init__(self, config):
-        super().__init__(config)
-        if os.environ["NODE"] == "second":
-            self.model.register_forward_pre_hook(lambda *_: time.sleep(0.3))
 """
 
 
@@ -129,29 +102,6 @@ def cluster() -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.05)
-
-
-def save_reporting(place: Path, name: str, gate: str, seed: int) -> None:
-    """A checkpoint that writes reports/NAME/PID.json when it is loaded, then waits for the file `gate`."""
-    folder = save_checkpoint(place / "models" / name, seed=seed)
-    (place / "reports" / name).mkdir(parents=True)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    code = CODE.format(folder=str(place / "reports" / name), gate=str(place / gate))
-    (folder / "own.py").write_text(code)
-
-
-def reports(place: Path, name: str) -> list[dict[str, Any]]:
-    files = sorted((place / "reports" / name).iterdir(), key=lambda file: file.stat().st_mtime)
-    return [json.loads(file.read_text()) for file in files if file.stat().st_size]
-
-
 def test_without_its_token_a_cluster_refuses_in_one_line(cluster: Cluster, tmp_path: Path) -> None:
     save_corpus(tmp_path / "text.jsonl", num_docs=1, num_bytes=100)
     save_checkpoint(tmp_path / "model")
@@ -166,7 +116,7 @@ def test_without_its_token_a_cluster_refuses_in_one_line(cluster: Cluster, tmp_p
 def test_work_is_placed_on_gpus_and_a_lost_node_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
     save_corpus(tmp_path / "text.jsonl", num_docs=2, num_bytes=500)
     for seed, name in enumerate(("one", "two", "none")):
-        save_reporting(tmp_path, name, "m.yaml" if name == "none" else "gate", seed)
+        save_reporting(tmp_path, name, seed, gate="m.yaml" if name == "none" else "gate")
     (tmp_path / "m.yaml").write_text(
         DEFAULTS
         + "  - {pretrained: models/one, resources: {cpus: 1}}\n"
@@ -210,7 +160,7 @@ def test_work_is_placed_on_gpus_and_a_lost_node_loses_nothing(cluster: Cluster, 
 def test_a_head_that_disappears_is_told_in_one_line(cluster: Cluster, tmp_path: Path) -> None:
     """The last test of the cluster."""
     save_corpus(tmp_path / "text.jsonl", num_docs=2, num_bytes=500)
-    save_reporting(tmp_path, "held", "never", 0)
+    save_reporting(tmp_path, "held", gate="never")
     (tmp_path / "m.yaml").write_text(DEFAULTS + "  - {pretrained: models/held, resources: {cpus: 1}}\n")
     driver = cluster.sweep(tmp_path, "m.yaml", "-o", "out")
     wait_for(lambda: reports(tmp_path, "held"))

@@ -135,7 +135,7 @@ class _Driver:
         elif kind == "loading":
             self._set(name, self.progress.unfinished(name), "loading")
         elif kind == "loaded":
-            self._record(name, "loaded", seconds=event["seconds"])
+            self._record(name, "loaded", seconds=event["seconds"], imports=event.get("imports"))
         elif kind == "started":
             self._record(name, "started", task=event["task"])
             self._set(name, [event["task"]], "running")
