@@ -69,9 +69,13 @@ def run_plan(items: Sequence[Item], folder: Folder, engine: Engine, watch: Watch
     """
     progress = Progress(to_run(items))
     driver = _Driver(progress, folder, engine, watch)
-    relabelled = relabel(items, folder)
-    if relabelled:
-        watch(progress, f"{relabelled} results took over what the manifest says about their checkpoint")
+    try:
+        relabelled = relabel(items, folder)
+    except UserError as error:  # no reason not to measure what can be
+        watch(progress, f"what the manifest says about checkpoints is not in all their results: {error}")
+    else:
+        if relabelled:
+            watch(progress, f"{relabelled} results took over what the manifest says about their checkpoint")
     folder.record("sweep", jobs=len(progress.items), engine=engine.describe())
     with _interrupts():
         try:

@@ -80,18 +80,17 @@ class Folder:
             raise UserError(
                 f"{self.path} cannot be written: {error.strerror or error}. Choose another folder with -o."
             ) from error
-        with os.fdopen(descriptor, "r+") as file:
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:  # a full disk shall not be met again when it closes
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                who = file.read().strip() or "another process"
+                who = file.read().decode(errors="replace").strip() or "another process"
                 raise UserError(
                     f"another sweep works in {self.path} ({who}). Wait for it, or choose another folder with -o."
                 ) from error
             with contextlib.suppress(OSError):  # a full disk: who holds it is only for people
                 file.truncate()
-                file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
-                file.flush()
+                file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}".encode())
             for left_over in (self.path / "results").rglob(".*.tmp"):  # of a driver killed while it wrote
                 with contextlib.suppress(OSError):
                     left_over.unlink()
