@@ -66,6 +66,8 @@ def main(arguments: list[str]) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One side, one size and interval: seconds of the clock and of the processor, and every number found."""
+    import scipy.stats  # noqa: F401  # the loop's, before the clock starts
+
     from longshort.analysis.correlation import correlations
 
     checkpoints, families = map(int, options.sizes.split(":"))
