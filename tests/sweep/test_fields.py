@@ -15,7 +15,7 @@ OWN = {"longshort_perplexity", "longshort_misalignment", "longshort_longbench_e"
 
 def test_every_field_of_a_checkpoint_can_be_given():
     names = {field.name for field in fields(Checkpoint)}
-    assert names - {"pretrained", "revision", "line"} == set(FIELDS)
+    assert names - {"pretrained", "revision", "line", "label"} == set(FIELDS)
 
 
 def test_lengths_as_text(tmp_path):

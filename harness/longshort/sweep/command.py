@@ -179,12 +179,15 @@ def show_plan(items: Sequence[Item], gpu: str, console: Console) -> None:
             name,
             str(len(item.done)),
             str(len(item.missing)),
-            f"{figures[0]:.3g}",
-            f"{figures[1]:.3g}",
-            f"{cost.weight_bytes / 1e9:.2g}+{cost.activation_bytes / 1e9:.2g}",
-            f"{figures[2]:.2g}",
+            _figure(figures[0]),
+            _figure(figures[1]),
+            f"{_figure(cost.weight_bytes / 1e9, 2)}+{_figure(cost.activation_bytes / 1e9, 2)}",
+            _figure(figures[2], 2),
         )
         assumed.update(cost.assumed if item.missing else ())
+        needed, there = (cost.weight_bytes + cost.activation_bytes) / 1e9, gpus * GPUS[gpu].memory / 1e9
+        if item.missing and needed > there:
+            marks.append(f"{item.checkpoint.name}: needs {needed:.0f} GB, {gpus} × {gpu} has {there:.0f} GB")
         if item.checkpoint.gated or item.checkpoint.license:
             license = item.checkpoint.license or "see its page"
             marks.append(f"{item.checkpoint.name}: {'gated, ' if item.checkpoint.gated else ''}license {license}")
@@ -198,13 +201,17 @@ def show_plan(items: Sequence[Item], gpu: str, console: Console) -> None:
         console.print("* gated: ask for access on the model's page, then set HF_TOKEN", highlight=False)
     done, missing = sum(len(item.done) for item in items), sum(len(item.missing) for item in items)
     console.print(
-        f"{len(items)} checkpoints: {done} results there, {missing} to do; {total[0]:.3g} Mtokens, "
-        f"{total[1]:.3g} PFLOP, about {total[2]:.2g} hours of one {gpu}",
+        f"{len(items)} checkpoints: {done} results there, {missing} to do; {_figure(total[0])} Mtokens, "
+        f"{_figure(total[1])} PFLOP, about {_figure(total[2])} hours of one {gpu}",
         highlight=False,
         soft_wrap=True,
     )
     for note in sorted(assumed):
         console.print(f"assumed: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _figure(value: float, digits: int = 3) -> str:
+    return f"{value:,.0f}" if value >= 10**digits else f"{value:.{digits}g}"
 
 
 def status_command(

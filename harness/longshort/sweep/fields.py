@@ -75,7 +75,7 @@ class Place:
             return False
 
 
-def refuse_unknown(parts: Mapping[str, Node], known: Iterable[str]) -> None:
+def refuse_unknown(parts: Mapping[str, Node], known: Iterable[str], what: str = "field") -> None:
     """Refuse a name that is not known, with the one it may be meant for.
 
     Raises:
@@ -86,7 +86,7 @@ def refuse_unknown(parts: Mapping[str, Node], known: Iterable[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             advice = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
-            raise value.error(f"there is no such field; {advice}")
+            raise value.error(f"there is no such {what}; {advice}")
 
 
 @lru_cache
@@ -110,6 +110,8 @@ def _tasks(_: Place, node: Node) -> tuple[str, ...]:
             if not names:
                 known = ", ".join(name for name in own_tasks() if name.startswith("longshort_"))
                 raise node.error(f"'{pattern}' matches none of longshort's tasks: {known}")
+        elif pattern.startswith("longshort"):  # all others are lm-eval's, which a worker knows
+            refuse_unknown({pattern: node}, own_tasks(), "task of longshort")
         found += [name for name in names if name not in found]
     if not found:
         raise node.error("there is no task. Name at least one, as longshort_misalignment")

@@ -89,7 +89,8 @@ def load_manifest(name_or_path: str) -> list[Checkpoint]:
         UserError: no such file, or a mistake in it, with its line and field.
     """
     path = Path(name_or_path)
-    if not path.is_file() and name_or_path in shipped():
+    is_shipped = not path.is_file() and name_or_path in shipped()
+    if is_shipped:
         path, here = shipped()[name_or_path], Path.cwd()
     else:
         here = path.absolute().parent
@@ -101,7 +102,14 @@ def load_manifest(name_or_path: str) -> list[Checkpoint]:
         raise UserError(
             f"manifest '{name_or_path}' cannot be read: {cause}. Name a YAML file, or a shipped one: {known}."
         ) from error
-    return _read(parse(text, name_or_path), Place(here))
+    top = parse(text, name_or_path)
+    try:
+        return _read(top, Place(here))
+    except UserError as error:
+        if not is_shipped:
+            raise
+        # It is right, but what it wants may not be here, as its description tells.
+        raise UserError(f"{error} {top.mapping()['description'].text()}") from error
 
 
 def _read(top: Node, place: Place) -> list[Checkpoint]:

@@ -186,8 +186,11 @@ def _corpora(checkpoints: Sequence[Checkpoint], hashes: Hashes, saved: Sequence[
         if result.inputs.get("corpus_identity"):
             before[result.inputs["settings"]["corpus"]] = result.inputs["corpus_identity"]
     found = {}
-    for spec in {checkpoint.corpus for checkpoint in checkpoints}:
-        found[spec] = identify_corpus(spec, hashes, before.get(spec))
+    for spec, line in {checkpoint.corpus: checkpoint.line for checkpoint in reversed(checkpoints)}.items():
+        try:
+            found[spec] = identify_corpus(spec, hashes, before.get(spec))
+        except UserError as error:
+            raise UserError(f"line {line} of the manifest, {error}") from error
     return found
 
 
