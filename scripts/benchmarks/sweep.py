@@ -2,13 +2,16 @@
 
 The loop comes in two forms: a process per checkpoint and task, and one per checkpoint with both tasks. It runs over
 `--loop` of the checkpoints and its time is scaled to all of them; the sweep runs over all. Workers have a core each.
-Both sides read the same text; the values of every checkpoint that the loop has done are compared.
+Both sides read the same text. The values of the loop's checkpoints are compared with the sweep's: as timed, where
+the loop has as many threads as the machine, and once more with one thread, as a worker has; the number of threads
+changes the order of sums.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,14 +22,15 @@ from rich.table import Table
 
 from benchmarks.checkpoints import ARCHITECTURES, save_checkpoint, save_corpus
 from benchmarks.commands import greatest_difference, run_timed, stock, values_in
-from benchmarks.common import ratio, spread, take_turns, write
+from benchmarks.common import ratio, run_child, spread, take_turns, write
 
 PER_TASK, PER_CHECKPOINT, SWEEP, ONE_WORKER = SIDES = [
-    "lm_eval per checkpoint and task",
+    "lm_eval per task",
     "lm_eval per checkpoint",
     "longshort sweep",
-    "longshort sweep --workers 1",
+    "sweep --workers 1",
 ]
+ONE_THREAD = "lm_eval, one thread"  # not timed, compared
 LOOPS = (PER_TASK, PER_CHECKPOINT)
 TASKS = ["longshort_perplexity", "longshort_misalignment"]
 SEEDS = 3
@@ -47,7 +51,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--loop", type=int, default=4, help="checkpoints that the loop does, of 12")
     parser.add_argument("--runs", type=int, default=3, help="per side")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/sweep.json"))
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # one measurement, in the child
+    parser.add_argument("--side", choices=[*SIDES, ONE_THREAD], help=argparse.SUPPRESS)  # one measurement, in the child
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.side:
@@ -61,12 +65,15 @@ def main(arguments: list[str]) -> None:
             for architecture in ARCHITECTURES:
                 model = folder / "models" / f"{seed}-{architecture}"  # the loop's first are one of each
                 save_checkpoint(model, architecture, seed, hidden=32, layers=2, positions=2 * max(LENGTHS))
-        sides = take_turns("sweep", SIDES, options.runs, {"folder": folder, "loop": options.loop})
+        where = {"folder": folder, "loop": options.loop}
+        sides = take_turns("sweep", SIDES, options.runs, where)
+        run_child("sweep", ONE_THREAD, where)
         ours = values_in(folder / SWEEP)
-        theirs = {loop: values_in(folder / loop) for loop in LOOPS}
+        theirs = {loop: values_in(folder / loop) for loop in (*LOOPS, ONE_THREAD)}
     rows = summary(sides)
+    rows.append({"what": ONE_THREAD})
     for row in rows:
-        if row["scaled"]:
+        if row["what"] in theirs:
             row["values_compared"] = len(theirs[row["what"]])
             row["greatest_relative_difference"] = greatest_difference(ours, theirs[row["what"]])
     show(rows)
@@ -78,9 +85,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     output = options.folder / options.side
     shutil.rmtree(output, ignore_errors=True)
     models = sorted((options.folder / "models").iterdir())
-    if options.side in LOOPS:
+    if options.side == ONE_THREAD:
+        os.environ["OMP_NUM_THREADS"] = "1"
+    if options.side in (*LOOPS, ONE_THREAD):
         metadata = {"corpus": "text.jsonl", "lengths": LENGTHS, "num_docs": DOCUMENTS}
-        together = [TASKS] if options.side == PER_CHECKPOINT else [[task] for task in TASKS]
+        together = [[task] for task in TASKS] if options.side == PER_TASK else [TASKS]
         commands = [
             stock(f"models/{model.name}", tasks, metadata, f"{options.side}/{model.name}-{number}")
             for model in models[: options.loop]
@@ -107,16 +116,20 @@ def summary(sides: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """The table."""
-    table = Table(title="12 tiny checkpoints × 2 tasks", title_justify="left")
-    for column in ("what", "seconds (min–max)", "CPU s", "× per task", "× per ckpt", "values differ"):
-        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=column != "what")
+    table = Table(
+        title="12 tiny checkpoints × 2 tasks; values: relative difference from the sweep",
+        title_justify="left",
+    )
+    for column in ("what", "seconds (min–max)", "CPU s", "× per task", "× per ckpt", "values"):
+        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
     for row in rows:
+        times = [""] * 4
+        if "runs" in row:
+            times = [
+                f"{row['seconds_median']:.0f} ({row['seconds_min']:.0f}–{row['seconds_max']:.0f})",
+                f"{row['cpu_seconds_median']:.0f}",
+                *(f"{row[f'over {loop}']:.2f}" for loop in LOOPS),
+            ]
         differ = row.get("greatest_relative_difference")
-        table.add_row(
-            row["what"],
-            f"{row['seconds_median']:.0f} ({row['seconds_min']:.0f}–{row['seconds_max']:.0f})",
-            f"{row['cpu_seconds_median']:.0f}",
-            *(f"{row[f'over {loop}']:.2f}" for loop in LOOPS),
-            "" if differ is None else f"{differ:.0e}",
-        )
+        table.add_row(row["what"], *times, "" if differ is None else f"{differ:.0e}")
     Console().print(table)

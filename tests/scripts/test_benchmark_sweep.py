@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from benchmarks import overhead, sweep
 
 
-@pytest.mark.parametrize(("side", "count"), [(sweep.PER_TASK, 6), (sweep.PER_CHECKPOINT, 3)])
+@pytest.mark.parametrize(("side", "count"), [(sweep.PER_TASK, 6), (sweep.PER_CHECKPOINT, 3), (sweep.ONE_THREAD, 3)])
 def test_the_loop_is_scaled_to_all_checkpoints(
     side: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -25,9 +26,11 @@ def test_the_loop_is_scaled_to_all_checkpoints(
         return {"seconds": 1.0 * len(commands), "cpu_seconds": 2.0 * len(commands)}
 
     monkeypatch.setattr(sweep, "run_timed", timed)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     times = sweep.measure(argparse.Namespace(side=side, folder=tmp_path, loop=3))
     assert times == {"seconds": 4.0 * count, "cpu_seconds": 8.0 * count}
     assert len(run) == count
+    assert os.environ["OMP_NUM_THREADS"] == ("1" if side == sweep.ONE_THREAD else "7")
     tasks = [command[command.index("--tasks") + 1] for command in run]
     assert sum(len(names.split(",")) for names in tasks) == 3 * len(sweep.TASKS)
 
