@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from longshort.scoring import prefix, score_prefix, score_suffixes
 from longshort.scoring import readout as readout_module
 from longshort.scoring.readout import readout
+from longshort.scoring.suffixes import top_token
 from tests.models import CONFIGS, LLAMA_LIKE, VOCAB, dense_log_probabilities, random_tokens, tiny_model
 
 LENGTHS = [9, 24, 17]
@@ -282,3 +283,10 @@ def test_a_scored_model_can_be_freed() -> None:
     del model
     gc.collect()
     assert alive() is None
+
+
+@pytest.mark.parametrize("size", [1, 5, 12, 13, 255, 256, 257, 1000])
+def test_the_top_token_is_the_first_of_equals(size: int) -> None:
+    values = torch.randint(0, 4, (40, 3, size), generator=torch.Generator().manual_seed(size)).float()
+    expected = [[row.tolist().index(max(row.tolist())) for row in rows] for rows in values]
+    assert top_token(values).tolist() == expected

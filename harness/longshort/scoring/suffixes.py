@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from longshort.scoring.divergences import jeffreys_from, jensen_shannon_from
 from longshort.scoring.readout import cached_positions, chunk_positions, evaluating, input_device, readout
 
+ARGMAX_BLOCK = 256
+
 
 @dataclass(frozen=True)
 class SuffixScores:
@@ -124,14 +126,32 @@ def _compare(z: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], work:
     if not pairs:
         return nll, entropy, cross_entropy, *(nll.new_empty(batch, 0, positions) for _ in range(3))
     p, log_p = p.div_(mass), z.sub_(mass.log())
-    scratch = (work[-2], work[-1])
+    scratch, top = (work[-2], work[-1]), top_token(p)  # [M, B, C]
     compared = [
         (
             jeffreys_from(p[i], p[j], log_p[i], log_p[j], scratch),
             jensen_shannon_from(p[i], p[j], log_p[i], log_p[j], scratch),
             # NaN where either is not finite
-            (log_p[i].argmax(-1) == log_p[j].argmax(-1)).float() + 0 * (entropy[:, i] + entropy[:, j]),
+            (top[i] == top[j]).float() + 0 * (entropy[:, i] + entropy[:, j]),
         )
         for i, j in pairs
     ]
     return nll, entropy, cross_entropy, *(torch.stack(values, dim=1) for values in zip(*compared, strict=True))
+
+
+def top_token(values: Tensor) -> Tensor:
+    """Index of the greatest value, the first of equals: argmax by way of blocks, which on a CPU takes a tenth.
+
+    [..., V] → [...].
+    """
+    width = values.shape[-1] // ARGMAX_BLOCK * ARGMAX_BLOCK
+    if not width:
+        return values.argmax(-1)
+    blocks = values[..., :width].unflatten(-1, (-1, ARGMAX_BLOCK))  # [..., V // block, block]
+    block = blocks.amax(-1).argmax(-1, keepdim=True)  # [..., 1]
+    inside = blocks.gather(-2, block[..., None].expand(*block.shape, ARGMAX_BLOCK)).argmax(-1)
+    first: Tensor = block * ARGMAX_BLOCK + inside
+    if width < values.shape[-1]:
+        rest, index = values[..., width:].max(-1, keepdim=True)
+        first = torch.where(rest > values.gather(-1, first), index + width, first)
+    return first.squeeze(-1)

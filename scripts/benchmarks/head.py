@@ -1,0 +1,57 @@
+"""The output head with all that is taken from its logits, against the floor: one plain product of the same size.
+
+Of N positions: their negative log-likelihood; entropies, cross-entropies, jeffreys, js and agreement of N/2 pairs;
+the matrix of five contexts at N/5 positions. The body of the model is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from benchmarks.scoring import Benchmark, head_product
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PRODUCT, LIKELIHOOD, PAIR, MATRIX = SIDES = "product", "likelihood", "pair", "matrix of 5"
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print the table, write the JSON."""
+    BENCHMARK.main(arguments)
+
+
+def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Mapping[str, Callable[[], float]]:
+    """The body returns what it holds already, so that only the head is measured."""
+    import torch
+
+    from longshort.scoring import score_prefix, score_suffixes
+    from longshort.scoring.readout import readout
+
+    length = tokens.shape[1] - 1
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, length + 1, options.hidden, generator=generator).to(model.lm_head.weight)
+    head = readout(model, tokens[:, :16])
+    head.states = lambda tokens, keep, **inputs: states[:, -keep:]  # type: ignore[method-assign]
+
+    def pair() -> float:
+        scores = score_suffixes(model, tokens, [length, length - 1], length // 2, pairs=[(0, 1)])
+        return float(scores.cross_entropy.mean())
+
+    def matrix() -> float:
+        lengths = [length - shorter for shorter in range(5)]
+        return float(score_suffixes(model, tokens, lengths, length // 5).cross_entropy.mean())
+
+    return {
+        PRODUCT: lambda: head_product(model, length),
+        LIKELIHOOD: lambda: float(score_prefix(model, tokens).mean()),
+        PAIR: pair,
+        MATRIX: matrix,
+    }
+
+
+BENCHMARK = Benchmark(
+    "head", __doc__, SIDES, dict.fromkeys(SIDES[1:], (PRODUCT,)), actions, ("128x2:4096", "512x2:4096", "2048x1:4096")
+)

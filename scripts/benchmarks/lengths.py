@@ -1,0 +1,53 @@
+"""Perplexity at five lengths of two documents: ours, from one pass, against a pass at the greatest alone.
+
+Ours includes the probe that tells, once per model, whether one pass may be read at all lengths. The third side is a
+pass per length. Lengths are 1/16, 1/8, 1/4, 1/2 and all of the tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from benchmarks.scoring import Benchmark
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ALL, LONGEST, EACH = "one pass", "longest", "each"
+DOCUMENTS = 2
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print the table, write the JSON."""
+    BENCHMARK.main(arguments)
+
+
+def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Mapping[str, Callable[[], float]]:
+    """Each side returns the log-perplexity at the greatest length."""
+    import numpy as np
+
+    from longshort.lmeval.documents import EncodedDocument
+    from longshort.lmeval.measure import PASS_PER_LENGTH, SINGLE_PASS, measure_prefixes
+
+    length = tokens.shape[1] - 1
+    lengths = [length // 16, length // 8, length // 4, length // 2, length]
+    document = EncodedDocument("text", tokens[0, :-1].cpu(), np.arange(1.0, length + 1))
+
+    def read(lengths: list[int], passes: str | None) -> float:
+        for _ in range(DOCUMENTS):
+            (measured,) = measure_prefixes(model, [document], lengths, [], passes)
+            passes = measured.passes
+        return -measured.values[f"ppl@{length}"]
+
+    return {
+        ALL: lambda: read(lengths, None),
+        LONGEST: lambda: read([length], SINGLE_PASS),
+        EACH: lambda: read(lengths, PASS_PER_LENGTH),
+    }
+
+
+BENCHMARK = Benchmark(
+    "lengths", __doc__, (ALL, LONGEST, EACH), {ALL: (LONGEST, EACH)}, actions, ("128x2:4096,16384", "512x4:4096")
+)

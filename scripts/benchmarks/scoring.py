@@ -1,0 +1,195 @@
+"""What the benchmarks of scoring share: a random Llama, one measurement in a process of its own, table and JSON.
+
+Ratios are medians over pairs of neighbouring runs. CPU seconds are of all threads together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import limit_memory, memory_now, memory_peak, out_of_memory, ratio, spread, take_turns, write
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PASSED = ("intermediate", "heads", "kv_heads", "dtype")  # from the parent to a measurement
+FLOOR = "floor"  # work that no way of computing it can leave out
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Sides that do the same work.
+
+    Attributes:
+        name: of the module, and of its JSON.
+        about: for --help.
+        sides: what is measured; one of them may be FLOOR.
+        references: of a side, those that it is set against.
+        actions: from the options, the model and its tokens [1, N+1], what each side does; it returns a number by
+            which the sides can be compared.
+        cases: HIDDENxLAYERS:TOKENS,TOKENS …, by default.
+    """
+
+    name: str
+    about: str
+    sides: Sequence[str]
+    references: Mapping[str, Sequence[str]]
+    actions: Callable[[argparse.Namespace, nn.Module, Tensor], Mapping[str, Callable[[], float]]]
+    cases: Sequence[str] = ("128x2:1024,4096", "512x4:1024,4096")
+
+    def main(self, arguments: list[str]) -> None:
+        """Measure every side in every case, print the table, write the JSON."""
+        options = self._options(arguments)
+        if options.side:
+            print(json.dumps(self._measure(options)))
+            return
+        rows = []
+        for case, vocabulary in itertools.product(_cases(options.cases), map(int, options.vocabulary.split(","))):
+            given = case | {"vocabulary": vocabulary}
+            values = given | {name: getattr(options, name) for name in PASSED if getattr(options, name)}
+            child = {name.replace("_", "-"): value for name, value in values.items()}
+            rows.append(given | self._summary(take_turns(self.name, list(self.sides), options.runs, child)))
+        self._show(rows, options)
+        write(rows, options, (*PASSED, "runs"))
+
+    def _options(self, arguments: list[str]) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(
+            prog=f"benchmark.py {self.name}",
+            description=self.about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("--cases", nargs="+", default=self.cases, help="each HIDDENxLAYERS:TOKENS,TOKENS,…")
+        parser.add_argument("--vocabulary", default="32000,128256", help="sizes, comma-separated")
+        parser.add_argument("--intermediate", type=int, help="8/3 of hidden by default")
+        parser.add_argument("--heads", type=int, default=8)
+        parser.add_argument("--kv-heads", type=int, help="as many as heads by default")
+        parser.add_argument("--dtype", default="float32")
+        parser.add_argument("--runs", type=int, default=3, help="processes per side and case")
+        parser.add_argument("--output", type=Path, default=Path(f"results/benchmarks/{self.name}.json"))
+        for name in ("--side", "--hidden", "--layers", "--tokens"):  # one measurement, in the child
+            parser.add_argument(name, type=str if name == "--side" else int, help=argparse.SUPPRESS)
+        return parser.parse_args(arguments)
+
+    def _measure(self, options: argparse.Namespace) -> dict[str, Any]:
+        import torch
+
+        length = options.tokens
+        model = random_llama(options, length)
+        device = next(model.parameters()).device
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(97, 123, (1, length + 1), generator=generator).to(device)  # letters of a byte tokenizer
+        with torch.no_grad():
+            self.actions(options, model, tokens[:, :65])[options.side]()  # warm
+            return timed(self.actions(options, model, tokens)[options.side], device.type)
+
+    def _summary(self, sides: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        for side, runs in sides.items():
+            if "error" in runs[-1]:
+                row[side] = {"error": runs[-1]["error"]}
+                continue
+            row[side] = spread(runs, "seconds") | spread(runs, "cpu_seconds") | spread(runs, "bytes")
+            row[side] |= {"value": runs[-1]["value"], "runs": len(runs)}
+            for reference in self.references.get(side, ()):
+                others = sides[reference]
+                if "error" not in others[-1]:
+                    row[side][f"time over {reference}"] = ratio(runs, others, "seconds")
+                    row[side][f"cpu over {reference}"] = ratio(runs, others, "cpu_seconds")
+                    memory = max(1, spread(others, "bytes")["bytes_median"])
+                    row[side][f"memory over {reference}"] = row[side]["bytes_median"] / memory
+        return row
+
+    def _show(self, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
+        table = Table(title=f"{self.name}, random Llama, {options.dtype}")
+        for column in (
+            "model",
+            "vocabulary",
+            "tokens",
+            "what",
+            "seconds (min–max)",
+            "MiB*",
+            "time × (CPU ×)",
+            "memory ×",
+        ):
+            table.add_column(
+                column, justify="right" if column in ("vocabulary", "tokens", "MiB*") else "left", no_wrap=True
+            )
+        for row in rows:
+            for side in self.sides:
+                model = f"{row['hidden']} × {row['layers']}"
+                cell, case = row[side], (model, f"{row['vocabulary']:,}", f"{row['tokens']:,}", side)
+                if "error" in cell:
+                    table.add_row(*case, cell["error"])
+                    continue
+                known = [name for name in self.references.get(side, ()) if f"time over {name}" in cell]
+                table.add_row(
+                    *case,
+                    f"{cell['seconds_median']:.2f} ({cell['seconds_min']:.2f}–{cell['seconds_max']:.2f})",
+                    f"{cell['bytes_median'] / 2**20:,.0f}",
+                    "\n".join(f"{cell[f'time over {n}']:.2f} {n}" for n in known),
+                    "\n".join(f"{cell[f'memory over {n}']:.3f}" for n in known),
+                )
+        Console().print(table, "model: hidden size × layers; * peak above the loaded model", sep="\n")
+
+
+def random_llama(options: argparse.Namespace, length: int) -> nn.Module:
+    """A Llama with random weights, on the GPU where there is one."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=int(options.vocabulary),
+        hidden_size=options.hidden,
+        intermediate_size=options.intermediate or options.hidden * 8 // 3,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        num_key_value_heads=options.kv_heads or options.heads,
+        max_position_embeddings=length,
+        dtype=options.dtype,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(device):
+        return LlamaForCausalLM(config).to(getattr(torch, options.dtype)).eval()
+
+
+def timed(action: Callable[[], float], device: str) -> dict[str, Any]:
+    """Seconds, CPU seconds, peak bytes above what was held before, and what the action returns."""
+    before = memory_now(device)
+    limit_memory()
+    start, processor = time.perf_counter(), time.process_time()
+    try:
+        value = action()  # a float: a GPU has ended its work
+    except (RuntimeError, MemoryError) as error:
+        return out_of_memory(error)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - processor
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "bytes": memory_peak(device) - before, "value": value}
+
+
+def head_product(model: nn.Module, rows: int) -> float:
+    """The model's head over so many positions, as plain products of 256 rows, and nothing else."""
+    import torch
+
+    weight = model.lm_head.weight
+    states = torch.ones(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
+    return sum(float(torch.mm(part, weight.T)[0, 0]) for part in states.split(256))
+
+
+def _cases(texts: Sequence[str]) -> list[dict[str, int]]:
+    """Hidden size, layers and tokens of each case."""
+    found = []
+    for text in texts:
+        shape, _, tokens = text.partition(":")
+        hidden, _, layers = shape.partition("x")
+        found += [{"hidden": int(hidden), "layers": int(layers), "tokens": int(part)} for part in tokens.split(",")]
+    return found

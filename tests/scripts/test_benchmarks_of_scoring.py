@@ -1,0 +1,62 @@
+"""The benchmarks of scoring, at tiny size: every side runs, and sides that do the same work agree."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+from benchmarks import head, lengths, misalignment, perplexity
+from benchmarks.scoring import Benchmark, random_llama
+
+SHAPE = {"vocabulary": 300, "hidden": 16, "layers": 1, "heads": 2, "dtype": "float32"}
+OPTIONS = Namespace(**SHAPE, intermediate=None, kv_heads=None)
+
+
+def values(benchmark: Benchmark) -> dict[str, float]:
+    model = random_llama(OPTIONS, 96)
+    tokens = torch.randint(97, 123, (1, 97), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = {side: action() for side, action in benchmark.actions(OPTIONS, model, tokens).items()}
+    assert found.keys() == set(benchmark.sides)
+    return found
+
+
+def test_perplexity() -> None:
+    """lm-eval puts a token before the text and scores the first one too: close, not equal."""
+    found = values(perplexity.BENCHMARK)
+    assert found[perplexity.STOCK] == pytest.approx(found[perplexity.OURS], rel=0.05)
+
+
+def test_lengths() -> None:
+    found = values(lengths.BENCHMARK)
+    assert len(set(found.values())) == 1
+
+
+def test_misalignment() -> None:
+    found = values(misalignment.BENCHMARK)
+    for side in (misalignment.OURS, misalignment.DENSE_ALL):
+        assert found[side] == pytest.approx(found[misalignment.DENSE], rel=1e-5)
+
+
+def test_head() -> None:
+    assert values(head.BENCHMARK)[head.LIKELIHOOD] > 0
+
+
+def test_the_command_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    output = tmp_path / "lengths.json"
+    shape = ["--cases", "16x1:128", "--vocabulary", "300", "--heads", "2", "--runs", "1", "--output", str(output)]
+    lengths.main(shape)
+    assert '"time over longest"' in output.read_text()
+
+
+def test_no_gpu_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no GPU here"):
+        perplexity.main(["--gpu"])
