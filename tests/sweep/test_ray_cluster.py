@@ -157,13 +157,22 @@ def test_work_is_placed_on_gpus_and_a_lost_node_loses_nothing(cluster: Cluster, 
     assert reports(tmp_path, "one")[0]["OMP_NUM_THREADS"] == "1"
 
 
-def test_a_head_that_disappears_is_told_in_one_line(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_interruption_ends_it_and_a_head_that_disappears_is_told_in_one_line(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     """The last test of the cluster."""
     save_corpus(tmp_path / "text.jsonl", num_docs=2, num_bytes=500)
     save_reporting(tmp_path, "held", gate="never")
     (tmp_path / "m.yaml").write_text(DEFAULTS + "  - {pretrained: models/held, resources: {cpus: 1}}\n")
     driver = cluster.sweep(tmp_path, "m.yaml", "-o", "out")
     wait_for(lambda: reports(tmp_path, "held"))
+    driver.send_signal(signal.SIGINT)
+    _, errors = driver.communicate(timeout=30)
+    assert driver.returncode == 130
+    assert errors.splitlines()[-1].startswith("longshort: interrupted; what is done is kept. To go on: longshort sweep")
+
+    driver = cluster.sweep(tmp_path, "m.yaml", "-o", "out")
+    wait_for(lambda: len(reports(tmp_path, "held")) == 2)
     os.killpg(cluster.nodes["head"].pid, signal.SIGKILL)
     _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 1

@@ -67,9 +67,10 @@ def reach(address: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of Ray says, in short; of one that a task raised, what it raised."""
+    """What an exception says, in short; of Ray's for one that a task raised, what that says."""
+    error = getattr(error, "cause", None) or error
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1 if lines[0].startswith("ray::") else 0].strip()[:200].rstrip(".)")
+    return lines[0][:200].rstrip(".)")
 
 
 def _require_listener(address: str) -> None:
@@ -110,7 +111,7 @@ def _advice(address: str, error: BaseException) -> str:
             f"Ray at {address} asks for its token. Put the head's ~/.ray/auth_token in the same place here, "
             "set RAY_AUTH_MODE=token, then run the same command."
         )
-    if "No module named" in told:
-        return f"Ray at {address} cannot run longshort: {first_line(error)}. Install the same on every node."
+    if "No module named" in told or "failed to import" in told:
+        return f"Ray at {address}: a node cannot import longshort. Install the same on every node."
     end = "" if (line := first_line(error)).endswith("?") else "."
     return f"Ray at {address} cannot be used: {line}{end}"

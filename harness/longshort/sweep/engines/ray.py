@@ -83,8 +83,9 @@ class RayEngine:
     def stop(self) -> None:
         """End all workers within seconds."""
         self._waiting.clear()
-        for stream in list(self._streams):
+        for stream in self._streams:
             self._cancel(stream)
+        self._streams.clear()  # to cancel one after the shutdown would start Ray again
         self._ray.shutdown()
 
     def _submit_waiting(self) -> None:
