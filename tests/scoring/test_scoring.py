@@ -290,3 +290,16 @@ def test_the_top_token_is_the_first_of_equals(size: int) -> None:
     values = torch.randint(0, 4, (40, 3, size), generator=torch.Generator().manual_seed(size)).float()
     expected = [[row.tolist().index(max(row.tolist())) for row in rows] for rows in values]
     assert top_token(values).tolist() == expected
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_a_bf16_model_is_as_far_from_float32_as_its_own_logits_are(name: str) -> None:
+    """Statistics are float32: what bfloat16 costs is the model's rounding alone, which is bounded here."""
+    model, tokens = tiny_model(name, sharpness=2.0), random_tokens(4, 40)
+    exact = score_prefix(model, tokens)
+    half = model.to(torch.bfloat16)
+    own = -dense_log_probabilities(half, tokens[:, :-1]).gather(-1, tokens[:, 1:, None])[..., 0]
+    half.__dict__.pop(readout_module.READOUT)
+    difference = (score_prefix(half, tokens) - exact).abs()
+    assert float(difference.mean()) < 1.1 * float((own - exact).abs().mean()) + 1e-4
+    assert float(difference.max()) < 0.1
