@@ -120,7 +120,7 @@ def write_manifest(folder: Path, entries: str, name: str = "manifest.yaml") -> P
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve sound checkpoints of four architectures in models/, broken ones in broken/, and a corpus."""
+    """Twelve sound checkpoints of four architectures in models/, two in limited/, broken ones in broken/, a corpus."""
     place = tmp_path_factory.mktemp("sweep")
     save_corpus(place / "text.jsonl", num_docs=3, num_bytes=700)
     shapes: dict[str, dict[str, object]] = {
@@ -132,6 +132,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for architecture, shape in shapes.items():
         for seed in range(3):
             save_checkpoint(place / "models" / f"{architecture}-{seed}", model_type=architecture, seed=seed, **shape)
+    shutil.copytree(place / "models" / "gpt2-0", place / "limited" / "short")  # it has 64 positions
+    shutil.copytree(place / "models" / "llama-0", place / "limited" / "slow")
     sound = place / "models" / "llama-0"
     for name in ("missing-weights", "corrupt", "nan", "brings-code"):
         shutil.copytree(sound, place / "broken" / name)

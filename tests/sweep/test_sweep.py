@@ -25,13 +25,17 @@ BROKEN = {
     "nan": "non_finite",
     "brings-code": "no_trust_remote_code",
     "nowhere": "not_found",
+    "short": "length",
+    "slow": "timeout",
 }
 
 
 @pytest.fixture(scope="module")
 def run(place: Path) -> subprocess.CompletedProcess[str]:
     """All checkpoints, sound and broken, on the local engine; the results are in `place`/local."""
-    write_manifest(place, "  - folders: [models/*, broken/*]\n  - pretrained: ./nowhere\n", "all.yaml")
+    entries = "  - folders: [models/*, broken/*]\n  - pretrained: ./nowhere\n"
+    entries += "  - {pretrained: limited/short, lengths: [128]}\n  - {pretrained: limited/slow, timeout: 0.0001}\n"
+    write_manifest(place, entries, "all.yaml")
     return sweep(place, "all.yaml", "-o", "local")
 
 
@@ -46,7 +50,7 @@ def test_broken_checkpoints_are_named_and_the_rest_completes(
     assert len(results(place / "local")) == 24
     last = run.stderr.strip().splitlines()[-1]
     assert last == (
-        "longshort: 10 results are missing. To try only these again: longshort sweep all.yaml -o local --failed"
+        "longshort: 14 results are missing. To try only these again: longshort sweep all.yaml -o local --failed"
     )
     for name, kind in BROKEN.items():
         assert name in run.stderr
@@ -85,7 +89,7 @@ def test_a_sweep_measures_what_an_evaluation_measures(run: subprocess.CompletedP
 
 def test_each_checkpoint_is_loaded_once(run: subprocess.CompletedProcess[str], place: Path) -> None:
     loaded = [event["checkpoint"] for event in events(place / "local", "loaded")]
-    assert len(loaded) == len(set(loaded)) == 13  # those with NaN can be loaded
+    assert len(loaded) == len(set(loaded)) == 14  # those with NaN, and what is too short, can be loaded
 
 
 def test_ray_gives_the_same_numbers(run: subprocess.CompletedProcess[str], place: Path) -> None:
