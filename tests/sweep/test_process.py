@@ -48,17 +48,17 @@ def test_the_job_reaches_it_and_events_and_log_come_back(tmp_path: Path, monkeyp
 def test_when_its_hours_are_over_it_ends_though_it_will_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ignores SIGTERM, and so does its child, which holds the pipes open."""
     child = tmp_path / "child"
-    script = f"trap '' TERM\nsleep 60 & echo $! > {child}\nwhile :; do sleep 0.1; done"
+    script = f"trap '' TERM\nsleep 300 & echo $! > {child}\nwhile :; do sleep 0.1; done"
     start_ = time.monotonic()
     *_, last = start(tmp_path, monkeypatch, script, hours=0.3 / 3600)
     assert last == {"event": "exit", "code": -9, "stopped": "timeout"}
-    assert time.monotonic() - start_ < 30  # 2.3 s, not the child's 60
+    assert time.monotonic() - start_ < 30  # 2.3 s, not the child's 300
     wait_for(lambda: not is_alive(int(child.read_text())), 10)
 
 
 def test_what_it_has_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child = tmp_path / "child"
-    events = list(start(tmp_path, monkeypatch, f"sleep 60 & echo $! > {child}\necho crashed >&2\nkill -SEGV $$"))
+    events = list(start(tmp_path, monkeypatch, f"sleep 300 & echo $! > {child}\necho crashed >&2\nkill -SEGV $$"))
     assert events[-1] == {"event": "exit", "code": -11, "stopped": None}
     wait_for(lambda: not is_alive(int(child.read_text())), 10)
 
