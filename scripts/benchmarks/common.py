@@ -9,6 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def out_of_memory(error: BaseException) -> dict[str, str]:
     return {"error": "out of memory" if "memory" in str(error).lower() else str(error)[:200]}
 
 
-def run_child(name: str, side: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def run_child(name: str, arguments: dict[str, Any], side: str) -> dict[str, Any]:
     """One measurement of a benchmark in a fresh process."""
     print(f"{side}, {arguments} …", file=sys.stderr)
     command = [sys.executable, str(SCRIPT), name, "--side", side]
@@ -72,13 +73,13 @@ def run_child(name: str, side: str, arguments: dict[str, Any]) -> dict[str, Any]
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def take_turns(name: str, sides: list[str], runs: int, arguments: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def take_turns(sides: list[str], runs: int, run: Callable[[str], dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """`runs` measurements of each side in alternation; a side that failed once is not tried again."""
     done: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(runs):
         for side, results in done.items():
             if not results or "error" not in results[-1]:
-                results.append(run_child(name, side, arguments))
+                results.append(run(side))
     return done
 
 

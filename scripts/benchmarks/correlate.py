@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import ratio, spread, take_turns, write
+from benchmarks.common import ratio, run_child, spread, take_turns, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> None:
     rows = []
     for size, interval in product(options.sizes.split(","), PAIRS):
         arguments_of_child = {"sizes": size, "interval": interval, "resamples": options.resamples}
-        sides = take_turns("correlate", SIDES, options.runs, arguments_of_child)
+        sides = take_turns(SIDES, options.runs, partial(run_child, "correlate", arguments_of_child))
         rows.append(summary(size, interval, sides))
     show(rows, options)
     write(rows, options, ("resamples", "runs"))

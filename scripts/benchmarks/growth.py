@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     rows = []
     for axis in options.axes:
         for value in (value for value in AXES[axis] if not options.most or value <= options.most):
-            runs = [run_child("growth", axis, {"value": value} | shape) for _ in range(options.runs)]
+            runs = [run_child("growth", {"value": value} | shape, axis) for _ in range(options.runs)]
             if "error" in runs[-1]:
                 rows.append({"axis": axis, "value": value, "error": runs[-1]["error"]})
                 continue

@@ -53,5 +53,5 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
 
 
 BENCHMARK = Benchmark(
-    "head", __doc__, SIDES, dict.fromkeys(SIDES[1:], (PRODUCT,)), actions, ("128x2:4096", "512x2:4096", "2048x1:4096")
+    "head", __doc__, SIDES, dict.fromkeys(SIDES[1:], (PRODUCT,)), actions, ("128x1:4096", "512x1:4096", "2048x1:1024")
 )

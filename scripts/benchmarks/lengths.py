@@ -48,6 +48,4 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
     }
 
 
-BENCHMARK = Benchmark(
-    "lengths", __doc__, (ALL, LONGEST, EACH), {ALL: (LONGEST, EACH)}, actions, ("128x2:4096,16384", "512x4:4096")
-)
+BENCHMARK = Benchmark("lengths", __doc__, (ALL, LONGEST, EACH), {ALL: (LONGEST, EACH)}, actions, ("512x4:4096",))

@@ -19,6 +19,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +28,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import ratio, spread, take_turns, write
+from benchmarks.common import ratio, run_child, spread, take_turns, write
 from longshort.lmeval.longbench.scores import DATASETS
 
 OFFICIAL, OURS = SIDES = ["official", "longshort"]
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> None:
     with TemporaryDirectory() as folder:
         rows = write_predictions(Path(folder) / "pred_e" / MODEL, options.rows)
         paths = {"official": scorer, "predictions": folder}
-        sides = take_turns("longbench", SIDES, options.runs, paths)
+        sides = take_turns(SIDES, options.runs, partial(run_child, "longbench", paths))
     row = summary(sides) | {"predictions": rows} | versions(scorer)
     show(row)
     write([row], options, ("rows", "runs"))

@@ -13,6 +13,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.checkpoints import save_checkpoint, save_corpus
-from benchmarks.common import spread, take_turns, write
+from benchmarks.common import run_child, spread, take_turns, write
 
 SIDE = "longshort sweep --workers 1"
 LENGTHS = (256, 512, 1024)
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> None:
             f"defaults: {{corpus: text.jsonl, lengths: {list(LENGTHS)}, num_docs: {options.documents}, dtype: float32,"
             " resources: {cpus: 2}}\ncheckpoints:\n  - {folders: models/*}\n"
         )
-        runs = take_turns("overhead", [SIDE], options.runs, {"folder": folder})[SIDE]
+        runs = take_turns([SIDE], options.runs, partial(run_child, "overhead", {"folder": folder}))[SIDE]
     row = summary(runs)
     show(row)
     write([row], options, (*SHAPE, "runs"))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 STOCK, OURS = "lm-eval", "longshort"
-CASES = ("128x2:1024,4096,32768", "512x4:1024,4096")
+CASES = ("128x2:1024,4096,32768", "512x4:4096")
 ONE_BILLION = {  # the shape of Llama-3.2-1B
     "cases": "2048x16:4096,8192,16384,32768,65536",
     "intermediate": 8192,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
+import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from benchmarks.common import limit_memory, memory_now, memory_peak, out_of_memo
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PASSED = ("intermediate", "heads", "kv_heads", "dtype")  # from the parent to a measurement
+SETTINGS = ("intermediate", "heads", "kv_heads", "dtype", "runs")
 FLOOR = "floor"  # work that no way of computing it can leave out
 
 
@@ -45,22 +47,20 @@ class Benchmark:
     sides: Sequence[str]
     references: Mapping[str, Sequence[str]]
     actions: Callable[[argparse.Namespace, nn.Module, Tensor], Mapping[str, Callable[[], float]]]
-    cases: Sequence[str] = ("128x2:1024,4096", "512x4:1024,4096")
+    cases: Sequence[str]
 
     def main(self, arguments: list[str]) -> None:
         """Measure every side in every case, print the table, write the JSON."""
+        import transformers  # noqa: F401
+
         options = self._options(arguments)
-        if options.side:
-            print(json.dumps(self._measure(options)))
-            return
         rows = []
         for case, vocabulary in itertools.product(_cases(options.cases), map(int, options.vocabulary.split(","))):
             given = case | {"vocabulary": vocabulary}
-            values = given | {name: getattr(options, name) for name in PASSED if getattr(options, name)}
-            child = {name.replace("_", "-"): value for name, value in values.items()}
-            rows.append(given | self._summary(take_turns(self.name, list(self.sides), options.runs, child)))
+            run = partial(self._in_a_fork, argparse.Namespace(**vars(options) | given))
+            rows.append(given | self._summary(take_turns(list(self.sides), options.runs, run)))
         self._show(rows, options)
-        write(rows, options, (*PASSED, "runs"))
+        write(rows, options, SETTINGS)
 
     def _options(self, arguments: list[str]) -> argparse.Namespace:
         parser = argparse.ArgumentParser(
@@ -76,11 +76,24 @@ class Benchmark:
         parser.add_argument("--dtype", default="float32")
         parser.add_argument("--runs", type=int, default=3, help="processes per side and case")
         parser.add_argument("--output", type=Path, default=Path(f"results/benchmarks/{self.name}.json"))
-        for name in ("--side", "--hidden", "--layers", "--tokens"):  # one measurement, in the child
-            parser.add_argument(name, type=str if name == "--side" else int, help=argparse.SUPPRESS)
         return parser.parse_args(arguments)
 
-    def _measure(self, options: argparse.Namespace) -> dict[str, Any]:
+    def _in_a_fork(self, options: argparse.Namespace, side: str) -> dict[str, Any]:
+        """A measurement in a process of its own, with the memory of no other, but without another's imports."""
+        print(f"{side}, {options.hidden} × {options.layers}, {options.vocabulary}, {options.tokens} …", file=sys.stderr)
+        context = multiprocessing.get_context("fork")  # nothing has run in the parent: no threads, no CUDA
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=lambda: sender.send(self._measure(options, side)))
+        process.start()
+        sender.close()
+        try:
+            result: dict[str, Any] = receiver.recv()
+        except EOFError:
+            result = {"error": "its process ended"}
+        process.join()
+        return result
+
+    def _measure(self, options: argparse.Namespace, side: str) -> dict[str, Any]:
         import torch
 
         length = options.tokens
@@ -89,8 +102,8 @@ class Benchmark:
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(97, 123, (1, length + 1), generator=generator).to(device)  # letters of a byte tokenizer
         with torch.no_grad():
-            self.actions(options, model, tokens[:, :65])[options.side]()  # warm
-            return timed(self.actions(options, model, tokens)[options.side], device.type)
+            self.actions(options, model, tokens[:, :65])[side]()  # warm
+            return timed(self.actions(options, model, tokens)[side], device.type)
 
     def _summary(self, sides: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
         row: dict[str, Any] = {}

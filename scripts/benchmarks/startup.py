@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ def main(arguments: list[str]) -> None:
             folder / "model", "llama", 0, hidden=options.hidden, layers=options.layers, positions=max(LENGTHS)
         )
         for side in SIDES:
-            run_child("startup", side, {"folder": folder})
-        sides = take_turns("startup", SIDES, options.runs, {"folder": folder})
+            run_child("startup", {"folder": folder}, side)
+        sides = take_turns(SIDES, options.runs, partial(run_child, "startup", {"folder": folder}))
         difference = greatest_difference(*(values_in(folder / side) for side in (OURS, STOCK)))
     rows = summary(sides)
     show(rows, difference)

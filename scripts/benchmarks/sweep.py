@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def main(arguments: list[str]) -> None:
                 model = folder / "models" / f"{seed}-{architecture}"  # the loop's first are one of each
                 save_checkpoint(model, architecture, seed, hidden=32, layers=2, positions=2 * max(LENGTHS))
         where = {"folder": folder, "loop": options.loop}
-        sides = take_turns("sweep", SIDES, options.runs, where)
-        run_child("sweep", ONE_THREAD, where)
+        sides = take_turns(SIDES, options.runs, partial(run_child, "sweep", where))
+        run_child("sweep", where, ONE_THREAD)
         ours = values_in(folder / SWEEP)
         theirs = {loop: values_in(folder / loop) for loop in (*LOOPS, ONE_THREAD)}
     rows = summary(sides)

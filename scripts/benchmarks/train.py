@@ -11,13 +11,24 @@ import argparse
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import limit_memory, memory_now, memory_peak, out_of_memory, ratio, spread, take_turns, write
+from benchmarks.common import (
+    limit_memory,
+    memory_now,
+    memory_peak,
+    out_of_memory,
+    ratio,
+    run_child,
+    spread,
+    take_turns,
+    write,
+)
 
 PLAIN, FUSED, DENSE = SIDES = ["plain", "fused", "dense"]
 SHAPE = ("length", "batch", "hidden", "layers", "steps")
@@ -45,7 +56,7 @@ def main(arguments: list[str]) -> None:
     rows = []
     shape = {name: getattr(options, name) for name in SHAPE}
     for vocabulary in map(int, options.vocabulary.split(",")):
-        sides = take_turns("train", SIDES, options.runs, {"vocabulary": vocabulary} | shape)
+        sides = take_turns(SIDES, options.runs, partial(run_child, "train", {"vocabulary": vocabulary} | shape))
         rows.append(summary(vocabulary, sides))
     show(rows, options)
     write(rows, options, (*SHAPE, "runs"))

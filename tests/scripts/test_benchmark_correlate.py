@@ -45,14 +45,14 @@ def test_a_difference_is_found(benchmark):
 
 @pytest.mark.parametrize("shift", [0.0, 1e-6])
 def test_it_runs_at_a_tiny_size_and_fails_where_the_sides_differ(benchmark, monkeypatch, capsys, shift):
-    def measure_here(name, side, arguments):
+    def measure_here(name, arguments, side):
         result = benchmark.measure(Namespace(side=side, **arguments))
         if side == benchmark.OURS:
             result["values"]["spearman_lo"][0] += shift
         return result
 
     written = []
-    monkeypatch.setattr("benchmarks.common.run_child", measure_here)
+    monkeypatch.setattr(benchmark, "run_child", measure_here)
     monkeypatch.setattr(benchmark, "PAIRS", {"jackknife": (2, 2), "bootstrap": (1, 1)})
     monkeypatch.setattr(benchmark, "write", lambda rows, *_: written.extend(json.loads(json.dumps(rows))))
     monkeypatch.setenv("COLUMNS", "100")

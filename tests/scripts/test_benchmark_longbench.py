@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_files(benchmark, tmp_path):
 
 @pytest.mark.parametrize("shift", [0, 0.01])
 def test_it_runs_at_a_tiny_size_and_fails_where_the_results_differ(benchmark, monkeypatch, capsys, tmp_path, shift):
-    def measure_here(name, side, arguments):
+    def measure_here(name, arguments, side):
         with monkeypatch.context() as patch:
             patch.delitem(benchmark.sys.modules, "eval", raising=False)
             patch.setattr("sys.path", [*benchmark.sys.path])
@@ -73,7 +73,7 @@ def test_it_runs_at_a_tiny_size_and_fails_where_the_results_differ(benchmark, mo
             return benchmark.measure(Namespace(side=side, **arguments))
 
     written = []
-    monkeypatch.setattr("benchmarks.common.run_child", measure_here)
+    monkeypatch.setattr(benchmark, "run_child", measure_here)
     monkeypatch.setattr(benchmark, "PACKAGES", ("rouge",))
     monkeypatch.setattr(benchmark, "write", lambda rows, *_: written.extend(json.loads(json.dumps(rows))))
     monkeypatch.setenv("COLUMNS", "100")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -48,12 +50,18 @@ def test_head() -> None:
     assert values(head.BENCHMARK)[head.LIKELIHOOD] > 0
 
 
-def test_the_command_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    output = tmp_path / "lengths.json"
-    shape = ["--cases", "16x1:128", "--vocabulary", "300", "--heads", "2", "--runs", "1", "--output", str(output)]
-    lengths.main(shape)
-    assert '"time over longest"' in output.read_text()
+def test_the_command_writes_json(tmp_path: Path) -> None:
+    script, output = Path(__file__).parents[2] / "scripts" / "benchmark.py", tmp_path / "lengths.json"
+    command = ["lengths", "--cases", "16x1:128", "--vocabulary", "300", "--heads", "2", "--runs", "2"]
+    done = subprocess.run(
+        [sys.executable, str(script), *command, "--output", str(output)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "longest" in done.stdout
+    (row,) = json.loads(output.read_text())["rows"]
+    assert row[lengths.ALL]["runs"] == 2
+    assert row[lengths.ALL]["value"] == row[lengths.LONGEST]["value"] > 0
+    assert row[lengths.ALL]["time over longest"] > 0
 
 
 def test_no_gpu_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
