@@ -131,7 +131,7 @@ class Benchmark:
             "what",
             "seconds (min–max)",
             "MiB*",
-            "time × (CPU ×)",
+            "time ×",
             "memory ×",
         ):
             table.add_column(

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import accelerate
+import psutil
 import pytest
 import torch
 from lm_eval.models import huggingface
@@ -86,6 +88,12 @@ def test_offload_leaves_half_of_the_smallest_gpu_to_activations(
     assert arguments["parallelize"] is True
     assert arguments["max_memory_per_gpu"] == 12 * GIB
     assert arguments["batch_size"] == 1
+    available = psutil.virtual_memory().available
+    assert arguments["max_cpu_memory"] == pytest.approx(available, rel=0.3)
+    memory = {0: 10**7, "cpu": arguments["max_cpu_memory"]}
+    with torch.device("meta"):
+        model = torch.nn.Sequential(*(torch.nn.Linear(1000, 1000) for _ in range(8)))
+    assert set(accelerate.infer_auto_device_map(model, max_memory=memory).values()) == {0, "cpu"}
 
 
 def test_offload_is_nothing_where_there_is_no_gpu(

@@ -116,12 +116,17 @@ def _tell(error: Exception, say: Say, task: str | None = None) -> Failure:
 
 def _offload() -> dict[str, Any]:
     """Weights where there is room: half of each GPU, else main memory."""
+    import psutil
     import torch
 
     if not torch.cuda.is_available():
         return {}
     total = min(torch.cuda.mem_get_info(index)[1] for index in range(torch.cuda.device_count()))
-    return {"parallelize": True, "max_memory_per_gpu": int(total * SHARE_OF_GPU)}
+    return {
+        "parallelize": True,
+        "max_memory_per_gpu": int(total * SHARE_OF_GPU),
+        "max_cpu_memory": psutil.virtual_memory().available,  # unnamed, main memory would be passed over for the disk
+    }
 
 
 def _name_revision(results: dict[str, Any], job: Job) -> None:
