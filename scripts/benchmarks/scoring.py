@@ -124,23 +124,12 @@ class Benchmark:
 
     def _show(self, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
         table = Table(title=f"{self.name}, random Llama, {options.dtype}")
-        for column in (
-            "model",
-            "vocabulary",
-            "tokens",
-            "what",
-            "seconds (min–max)",
-            "MiB*",
-            "time ×",
-            "memory ×",
-        ):
-            table.add_column(
-                column, justify="right" if column in ("vocabulary", "tokens", "MiB*") else "left", no_wrap=True
-            )
+        for column in ("model", "tokens", "what", "seconds (min–max)", "MiB*", "time ×", "memory ×"):
+            table.add_column(column, justify="right" if column in ("tokens", "MiB*") else "left", no_wrap=True)
         for row in rows:
             for side in self.sides:
-                model = f"{row['hidden']} × {row['layers']}"
-                cell, case = row[side], (model, f"{row['vocabulary']:,}", f"{row['tokens']:,}", side)
+                model = f"{row['hidden']}×{row['layers']}, {row['vocabulary']:,}"
+                cell, case = row[side], (model, f"{row['tokens']:,}", side)
                 if "error" in cell:
                     table.add_row(*case, cell["error"])
                     continue
@@ -152,7 +141,7 @@ class Benchmark:
                     "\n".join(f"{cell[f'time over {n}']:.2f} {n}" for n in known),
                     "\n".join(f"{cell[f'memory over {n}']:.3f}" for n in known),
                 )
-        Console().print(table, "model: hidden size × layers; * peak above the loaded model", sep="\n")
+        Console().print(table, "model: hidden size × layers, vocabulary; * peak above the loaded model", sep="\n")
 
 
 def random_llama(options: argparse.Namespace, length: int) -> nn.Module:
