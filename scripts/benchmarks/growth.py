@@ -148,6 +148,7 @@ def draw(rows: list[dict[str, Any]], exponents: dict[str, dict[str, Any]], path:
     """Time above, memory below, one column per axis; both scales logarithmic."""
     import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     from longshort.look import COLOURS, STYLE
 
@@ -167,9 +168,18 @@ def draw(rows: list[dict[str, Any]], exponents: dict[str, dict[str, Any]], path:
                     plot.plot(upper, fitted, color=COLOURS[line], linewidth=1)
                 plot.set(xscale="log", yscale="log", xlabel=axis if line else "", ylabel="" if column else unit)
                 plot.set_title(f"exponent {_text(fits[measure])}", fontsize=10)
+                for scale_of in (plot.xaxis, plot.yaxis):  # the style has no mathematics in its text
+                    scale_of.set_major_locator(LogLocator(numticks=4))
+                    scale_of.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+                    scale_of.set_minor_formatter(NullFormatter())
+                if axis == "checkpoints":
+                    plot.set_xticks(x, [f"{value:.0f}" for value in x])
                 if measure == "bytes":  # what does not grow shall look so
                     low, high = plot.get_ylim()
-                    plot.set_ylim(min(low, high / 30), high * 1.5)
+                    plot.set_ylim(min(low, high / 100), high * 1.5)
+                else:
+                    low, high = plot.get_ylim()
+                    plot.set_ylim(min(low, high / 30), high)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
         plt.close(figure)
