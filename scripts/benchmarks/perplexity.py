@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from benchmarks.scoring import FLOOR, Benchmark, head_product
+from benchmarks.scoring import FLOOR, Benchmark, forward_flops, head_product
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,4 +72,6 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
     return {STOCK: stock, OURS: ours, FLOOR: floor}
 
 
-BENCHMARK = Benchmark("perplexity", __doc__, (STOCK, OURS, FLOOR), {OURS: (STOCK, FLOOR)}, actions, CASES)
+BENCHMARK = Benchmark(
+    "perplexity", __doc__, (STOCK, OURS, FLOOR), {OURS: (STOCK, FLOOR)}, actions, CASES, forward_flops
+)

@@ -24,6 +24,7 @@ from benchmarks.common import limit_memory, memory_now, memory_peak, out_of_memo
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+RATES = ("tokens/s", "of peak")
 SETTINGS = ("intermediate", "heads", "kv_heads", "dtype", "runs")
 FLOOR = "floor"  # work that no way of computing it can leave out
 
@@ -40,6 +41,7 @@ class Benchmark:
         actions: from the options, the model and its tokens [1, N+1], what each side does; it returns a number by
             which the sides can be compared.
         cases: HIDDENxLAYERS:TOKENS,TOKENS …, by default.
+        flops: of one case, where tokens per second and the share of the card's matrix rate are wanted too.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Benchmark:
     references: Mapping[str, Sequence[str]]
     actions: Callable[[argparse.Namespace, nn.Module, Tensor], Mapping[str, Callable[[], float]]]
     cases: Sequence[str]
+    flops: Callable[[argparse.Namespace], float] | None = None
 
     def main(self, arguments: list[str]) -> None:
         """Measure every side in every case, print the table, write the JSON."""
@@ -57,8 +60,12 @@ class Benchmark:
         rows = []
         for case, vocabulary in itertools.product(_cases(options.cases), map(int, options.vocabulary.split(","))):
             given = case | {"vocabulary": vocabulary}
-            run = partial(self._in_a_fork, argparse.Namespace(**vars(options) | given))
-            rows.append(given | self._summary(take_turns(list(self.sides), options.runs, run)))
+            one = argparse.Namespace(**vars(options) | given)
+            sides = take_turns(list(self.sides), options.runs, partial(self._in_a_fork, one))
+            rows.append(given | self._summary(sides))
+            if self.flops:
+                for cell in (cell for side in self.sides if "error" not in (cell := rows[-1][side])):
+                    cell |= rates(one.tokens, self.flops(one), cell["seconds_median"])
         self._show(rows, options)
         write(rows, options, SETTINGS)
 
@@ -124,7 +131,9 @@ class Benchmark:
 
     def _show(self, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
         table = Table(title=f"{self.name}, random Llama, {options.dtype}")
-        for column in ("model", "tokens", "what", "seconds (min–max)", "MiB*", "time ×", "memory ×"):
+        known_card = any(cell.get("of peak") for row in rows for cell in row.values() if isinstance(cell, dict))
+        shown = RATES if known_card else ()
+        for column in ("model", "tokens", "what", "seconds (min–max)", "MiB*", "time ×", "memory ×", *shown):
             table.add_column(column, justify="right" if column in ("tokens", "MiB*") else "left", no_wrap=True)
         for row in rows:
             for side in self.sides:
@@ -140,6 +149,7 @@ class Benchmark:
                     f"{cell['bytes_median'] / 2**20:,.0f}",
                     "\n".join(f"{cell[f'time over {n}']:.2f} {n}" for n in known),
                     "\n".join(f"{cell[f'memory over {n}']:.3f}" for n in known),
+                    *(f"{cell[name]:,.3g}" if cell.get(name) else "–" for name in shown),
                 )
         Console().print(table, "model: hidden size × layers, vocabulary; * peak above the loaded model", sep="\n")
 
@@ -176,6 +186,26 @@ def timed(action: Callable[[], float], device: str) -> dict[str, Any]:
         return out_of_memory(error)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - processor
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "bytes": memory_peak(device) - before, "value": value}
+
+
+def rates(tokens: int, flops: float, seconds: float) -> dict[str, float | None]:
+    """Tokens per second and, on a card whose dense bf16 rate is known, the share of it; else None."""
+    import torch
+
+    from longshort.sweep.cost import GPUS
+
+    name = torch.cuda.get_device_name().lower().replace(" ", "") if torch.cuda.is_available() else ""
+    peak = next((gpu.flops_per_second for key, gpu in GPUS.items() if key in name), None)
+    return {"tokens/s": tokens / seconds, "of peak": flops / seconds / peak if peak else None}
+
+
+def forward_flops(case: argparse.Namespace) -> float:
+    """Of a Llama's forward and head over all positions, two per multiplication; attention is causal."""
+    kv_share = (case.kv_heads or case.heads) / case.heads
+    intermediate = case.intermediate or case.hidden * 8 // 3
+    layer = case.hidden**2 * (2 + 2 * kv_share) + 3 * case.hidden * intermediate
+    weights = case.layers * layer + case.hidden * case.vocabulary
+    return 2.0 * weights * case.tokens + 2.0 * case.layers * case.hidden * case.tokens**2
 
 
 def head_product(model: nn.Module, rows: int) -> float:

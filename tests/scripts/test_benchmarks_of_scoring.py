@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 from benchmarks import head, lengths, misalignment, perplexity
-from benchmarks.scoring import Benchmark, random_llama
+from benchmarks.scoring import Benchmark, forward_flops, random_llama, rates
 
 SHAPE = {"vocabulary": 300, "hidden": 16, "layers": 1, "heads": 2, "dtype": "float32"}
 OPTIONS = Namespace(**SHAPE, intermediate=None, kv_heads=None)
@@ -68,3 +69,22 @@ def test_no_gpu_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no GPU here"):
         perplexity.main(["--gpu"])
+
+
+def test_flops_are_those_that_torch_counts() -> None:
+    """torch counts attention over all pairs of positions, of which a causal one needs half."""
+    case = Namespace(**SHAPE | {"hidden": 32, "layers": 3, "heads": 4}, intermediate=48, kv_heads=2, tokens=64)
+    model = random_llama(case, 64)
+    model.set_attn_implementation("eager")  # as products, which are counted
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 64, dtype=torch.long), use_cache=False)
+    attention = 2 * 3 * 32 * 64**2
+    assert counter.get_total_flops() == pytest.approx(forward_flops(case) + attention, rel=1e-3)
+
+
+def test_the_share_of_a_card_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100-SXM4-80GB")
+    assert rates(100, 312e12, 2.0) == {"tokens/s": 50.0, "of peak": 0.5}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "another card")
+    assert rates(100, 312e12, 2.0)["of peak"] is None
