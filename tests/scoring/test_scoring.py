@@ -190,7 +190,7 @@ def test_a_head_is_taken_for_a_plain_matrix_only_where_it_is_one(name: str, shar
 
 
 def test_a_gentle_cap_on_small_logits_is_noticed() -> None:
-    config = transformers.Gemma2Config(**CONFIGS["gemma2"].to_diff_dict() | {"final_logit_softcapping": 30.0})
+    config = transformers.Gemma2Config(**CONFIGS["gemma2"].to_diff_dict() | {"final_logit_softcapping": 200.0})
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     assert readout(model, random_tokens(1, 16)).linear is None

@@ -80,7 +80,7 @@ class Readout:
         known = self._linear
         if known is None or known.weight.dtype != torch.float32:
             return None
-        return known if known is self.model.get_output_embeddings() else None  # type: ignore[operator]
+        return known if known is _output_embedding(self.model) else None
 
     def states(self, tokens: Tensor, keep: int, **inputs: Any) -> Tensor:
         """Read `tokens` once; return the states of the last `keep` positions.  [B, T] → [B, keep, H].
@@ -136,7 +136,7 @@ class Readout:
 
         Caps and scales that follow it show at large logits if not at the probe's.
         """
-        linear = getattr(self.model, "get_output_embeddings", lambda: None)()
+        linear = _output_embedding(self.model)
         if type(linear) is not nn.Linear or linear.weight.dtype != torch.float32:
             return None
         if linear.weight.is_meta or hasattr(linear, "_hf_hook") or linear._forward_hooks or linear._forward_pre_hooks:
@@ -245,6 +245,10 @@ def without_adapter(model: nn.Module) -> nn.Module:
     """The causal LM inside a PEFT model; its adapter layers are part of it."""
     inner = getattr(model, "get_base_model", None)
     return inner() if callable(inner) else model
+
+
+def _output_embedding(model: nn.Module) -> Any:
+    return getattr(model, "get_output_embeddings", lambda: None)()
 
 
 def _find_body(model: nn.Module, call: Callable[..., Any], tokens: Tensor) -> tuple[nn.Module, Any] | None:

@@ -103,9 +103,10 @@ def _trial() -> Iterator[None]:
 def _advice(address: str, error: BaseException) -> str:
     if address == "local":
         return f"Ray cannot be started on this machine: {first_line(error)}. Run the same command again."
-    told, cause = "", error
+    told = ""
+    cause: BaseException | None = error
     while cause is not None:
-        told, cause = f"{told} {type(cause).__name__} {cause}", cause.__cause__  # type: ignore[assignment]
+        told, cause = f"{told} {type(cause).__name__} {cause}", cause.__cause__
     if "AuthenticationError" in told:
         return (
             f"Ray at {address} asks for its token. Put the head's ~/.ray/auth_token in the same place here, "
