@@ -1,6 +1,8 @@
 """A picture of a report's plot, as README.md leads with it; needs Chromium and `pip install 'longshort[dev]'`.
 
-python scripts/picture.py results/study/analysis -o docs/report.png
+    python scripts/picture.py results/study/analysis -o docs/report.png
+
+Without --predictor and --outcome the plot shows what the report itself opens with.
 """
 
 from __future__ import annotations
