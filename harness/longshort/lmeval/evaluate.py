@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,10 +23,9 @@ from longshort.errors import OutOfMemory, UserError
 from longshort.lmeval.folder import tasks_folder
 from longshort.lmeval.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.lmeval.quiet import quiet
+from longshort.lmeval.weights import no_random_weights
 from longshort.results import write_atomically
 from longshort.scoring.readout import use_smaller_chunks
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_TASKS = ("longshort_perplexity", "longshort_misalignment")
 
@@ -123,7 +119,7 @@ def load_checkpoint(
     name = model_args["pretrained"]
     use_smaller_chunks(chunk_divisor)
     try:
-        with quiet(), _no_random_weights(str(name)):
+        with quiet(), no_random_weights():
             return get_model("hf").create_from_arg_obj(dict(model_args), others)
     except UserError:
         raise
@@ -227,27 +223,6 @@ def _require_writable(folder: Path) -> None:
         raise UserError(f"output folder {folder} cannot be made: {error.strerror}. Choose another with -o.") from error
     if not os.access(folder, os.W_OK):
         raise UserError(f"output folder {folder} is not writable. Choose another with -o.")
-
-
-@contextlib.contextmanager
-def _no_random_weights(pretrained: str) -> Iterator[None]:
-    """transformers fills weights that a checkpoint lacks with random ones, and only logs it: here it is an error."""
-
-    class Refuse(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            missing = re.findall(r"^(\S+)\s*\| MISSING", record.getMessage(), re.MULTILINE)
-            if missing:
-                raise UserError(
-                    f"checkpoint '{pretrained}' lacks {len(missing)} of its weights, as {missing[0]}: they would be "
-                    "random. Download or save it again."
-                )
-
-    handler, source = Refuse(), logging.getLogger("transformers.modeling_utils")
-    source.addHandler(handler)
-    try:
-        yield
-    finally:
-        source.removeHandler(handler)
 
 
 def _write(results: dict[str, Any], samples: dict[str, list[Any]] | None, output: Path) -> None:
