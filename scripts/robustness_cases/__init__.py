@@ -1,0 +1,1 @@
+"""What the robustness campaign tries, by command."""
