@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch.utils.data import IterableDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from typer.testing import CliRunner
@@ -239,19 +240,47 @@ def test_learned_frequencies_have_their_own_learning_rate(folder, tmp_path):
     assert "learning_rate" not in model.config.rope_parameters
 
 
-def test_a_base_without_all_its_weights_is_refused(folder, tmp_path):
-    from safetensors.torch import load_file, save_file
+def changed_base(folder, path, change):
+    """The base with other weights: `change` gets them by name."""
+    shutil.copytree(folder / "base", path)
+    state = load_file(path / "model.safetensors")
+    change(state)
+    save_file(state, path / "model.safetensors", {"format": "pt"})
+    return {"model_config": None, "base": str(path)}
 
-    shutil.copytree(folder / "base", tmp_path / "cut")
-    state = load_file(tmp_path / "cut" / "model.safetensors")
-    del state["model.layers.1.mlp.up_proj.weight"]
-    save_file(state, tmp_path / "cut" / "model.safetensors", {"format": "pt"})
-    for extension, factor in (("none", None), ("clex", 4.0)):
-        config = scratch(
-            folder, tmp_path / "run", model_config=None, base=str(tmp_path / "cut"), extension=extension, factor=factor
-        )
-        with pytest.raises(UserError, match=r"lacks 1 weights of its model.*model\.layers\.1\.mlp\.up_proj"):
-            train(config, progress=False)
+
+WEIGHT = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(("extension", "factor"), [("none", None), ("clex", 4.0)])
+@pytest.mark.parametrize(
+    "change",
+    [lambda state: state.pop(WEIGHT), lambda state: state.update({WEIGHT: state[WEIGHT][:20].contiguous()})],
+    ids=["missing", "of another shape"],
+)
+def test_a_base_without_all_its_weights_is_refused(folder, tmp_path, change, extension, factor):
+    base = changed_base(folder, tmp_path / "cut", change)
+    with pytest.raises(UserError, match=r"lacks 1 weights of its model.*model\.layers\.1\.mlp\.up_proj"):
+        train(scratch(folder, tmp_path / "run", extension=extension, factor=factor, **base), progress=False)
+
+
+def test_weights_that_the_model_does_not_have_are_told(folder, tmp_path, caplog):
+    base = changed_base(folder, tmp_path / "more", lambda state: state.update({"more.weight": torch.ones(2)}))
+    train(scratch(folder, tmp_path / "run", steps=1, **base), progress=False)
+    assert "has 1 weights that its model does not: they are left out (the first: more.weight)." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("model.safetensors", b"no weights" * 20), ("config.json", b"[]"), ("tokenizer.json", b"{}")],
+)
+def test_a_damaged_base_is_one_line(folder, tmp_path, file, content):
+    shutil.copytree(folder / "base", tmp_path / "damaged")
+    (tmp_path / "damaged" / file).write_bytes(content)
+    changes = {"model_config": None, "base": str(tmp_path / "damaged"), "tokenizer": None}
+    with pytest.raises(UserError, match=r"'.*damaged' cannot be loaded.* Cause: ") as caught:
+        train(scratch(folder, tmp_path / "run", **changes), progress=False)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from longshort.errors import UserError
 from longshort.training.byte_tokenizer import byte_tokenizer
@@ -25,6 +25,8 @@ from longshort.training.extension import extend_context
 from longshort.training.extension.options import LEARNED_FREQUENCIES
 from longshort.training.lora import quantization_config
 from longshort.training.windows import default_bos
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,13 @@ def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> Pr
         if quantize:
             kwargs["quantization_config"] = quantization_config()
         kwargs |= {"config": base.config, "revision": config.revision, "output_loading_info": True}
-        before = logging.get_verbosity()
-        logging.set_verbosity_error()  # of weights that are missing or left over transformers prints a table
+        kwargs["ignore_mismatched_sizes"] = True  # told below by name; transformers raises without one
+        before = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # it prints a table of what `_check_complete` tells
         try:
             model, info = _load("model", base.model_class.from_pretrained, config.base, **kwargs)
         finally:
-            logging.set_verbosity(before)
+            transformers_logging.set_verbosity(before)
         _check_complete(config, base, info)
         return model
     with torch.random.fork_rng():  # a snapshot builds the base anew in mid-run
@@ -111,12 +114,12 @@ def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> Pr
 def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> Any:
     try:
         return loader(source, **kwargs)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except Exception as error:  # a damaged or foreign file raises whatever its reader does
         name = source.model_type if isinstance(source, PretrainedConfig) else source
-        cause = " ".join(str(error).split())
+        cause = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{what} '{name}' cannot be loaded: it must be a folder here, or a hub name and "
-            f"a network to reach it. Cause: {cause}"
+            f"a network to reach it. Cause: {cause[:400]}"
         ) from error
 
 
@@ -128,6 +131,13 @@ def _check_complete(config: TrainConfig, base: Base, info: dict[str, Any]) -> No
         raise UserError(
             f"checkpoint '{config.base}' lacks {len(wrong)} weights of its model, or has them in another shape "
             f"(the first: {wrong[0]}). Get a whole copy of it."
+        )
+    if left_over := sorted(info["unexpected_keys"]):
+        logger.warning(
+            "checkpoint '%s' has %d weights that its model does not: they are left out (the first: %s).",
+            config.base,
+            len(left_over),
+            left_over[0],
         )
 
 
