@@ -17,7 +17,8 @@ def _field(line: str, cause: str, remedy: str) -> Case:
     field = line.partition(":")[0]
     defaults = "".join(row for row in MANIFEST.splitlines(True) if f"  {field}:" not in row)
     steps = (write("manifest.yaml", f"{defaults}    {line}\n"),)
-    return Case("manifests", line, HERE, cause, remedy, inputs=("model", "text.jsonl"), steps=steps)
+    inputs, leaves = ("model", "text.jsonl"), ("out/.lock",)
+    return Case("manifests", line.split("\n")[0], HERE, cause, remedy, inputs=inputs, steps=steps, leaves=leaves)
 
 
 def _manifest(name: str, content: str | bytes, cause: str, remedy: str, *steps: Step, **more: Any) -> Case:
@@ -41,7 +42,7 @@ def _status(name: str, cause: str, remedy: str, *steps: Step, options: str = "",
 
 FIELDS = [
     _field("tasks: []", "line 10, checkpoints[0].tasks", "name at least one"),
-    _field("tasks: longshort_nothing", "line 10", "known:"),
+    _field("tasks: longshort_nothing", "line 10", "did you mean"),
     _field("family: ''", "checkpoints[0].family", "has to be text"),
     _field("params: many", "'many'", "whole number of at least 1"),
     _field("params: 0", "'0'", "at least 1"),
@@ -57,7 +58,7 @@ FIELDS = [
     _field("num_docs: 1.5", "'1.5'", "whole number"),
     _field("tail_tokens: 16", "tail_tokens=16", "below the smallest length"),
     _field("seed: -1", "'-1'", "at least 0"),
-    _field("longbench_dir: 3", "longbench_dir", "does not exist"),
+    _field("longbench_dir: 3", "longbench_dir", "correct the manifest"),
     _field("limit: 0", "'0'", "above 0"),
     _field("batch_size: large", "'large'", "whole number"),
     _field("resources: {gpus: -1}", "'-1'", "at least 0"),
@@ -73,13 +74,13 @@ FIELDS = [
     _field("revisions: {first: 0, last: 99999999, every: 1}", "10000 revisions", "greater 'every'"),
     _field("folders: models/*", "line 9", "either pretrained"),
     _field("lenghts: [16]", "no such field", "did you mean 'lengths'?"),
-    _field("num_docs: 1\n    num_docs: 2", "num_docs", "given twice"),
+    _field("num_docs: 1 \n    num_docs: 2", "num_docs", "given twice"),
 ]
 
 MANIFESTS = [
     _manifest("empty", "", "empty", "give a list of checkpoints"),
     _manifest("binary", bytes(range(256)), "not UTF-8", "name a YAML file"),
-    _manifest("no YAML", "checkpoints: [", "line 1", "not valid YAML"),
+    _manifest("no YAML", "checkpoints: [", "line 2", "not valid YAML"),
     _manifest("tabs", "checkpoints:\n\t- a", "line 2", "not valid YAML"),
     _manifest("JSON Lines of something else", '{"a": 1}', "no such field", "checkpoints"),
     _manifest("a list", "- a\n- b\n", "mapping", "name: value"),
@@ -146,13 +147,13 @@ STATUS = [
     _status("no sweep folder", "no sweep folder", "run 'longshort sweep'", write("sweep/notes.txt", "mine")),
     _status("binary", "no sweep folder", "run 'longshort sweep'", write("sweep/status.jsonl", bytes(range(256)))),
     _status("foreign JSON", "no sweep folder", "run 'longshort sweep'", write("sweep/status.jsonl", '{"event": 3}\n')),
-    _status("a plan without checkpoints", "status.jsonl", "run", write("sweep/status.jsonl", '{"event": "plan"}\n')),
-    _status("a plan of numbers", "status.jsonl", "run",
+    _status("a plan without checkpoints", "status.jsonl is damaged", "remove it", write("sweep/status.jsonl", '{"event": "plan"}\n')),
+    _status("a plan of numbers", "status.jsonl is damaged", "remove it",
             write("sweep/status.jsonl", '{"event": "plan", "checkpoints": [1, 2]}\n')),
-    _status("an event without its task", "", "", write("sweep/status.jsonl", PLAN + '{"event": "done", "id": "a"}\n'),
-            code=0),
-    _status("a failure without its kind", "", "",
-            write("sweep/status.jsonl", PLAN + '{"event": "failed", "id": "a", "task": "b"}\n'), code=0),
+    _status("an event without its task", "status.jsonl is damaged", "remove it",
+            write("sweep/status.jsonl", PLAN + '{"event": "done", "id": "a"}\n')),
+    _status("a failure without its kind", "status.jsonl is damaged", "remove it",
+            write("sweep/status.jsonl", PLAN + '{"event": "failed", "id": "a", "task": "b"}\n')),
     _status("locked", "permission denied", "readable", mode("sweep/status.jsonl", 0), inputs=("sweep",), locked=True),
     _status("a table of nothing", "no result", "longshort eval", write("sweep/notes.txt", "mine"), options="--table"),
     _status("a table of damaged results", "damaged", "longshort eval",

@@ -13,7 +13,7 @@ from huggingface_hub import errors
 
 from longshort.errors import OutOfMemory, UserError
 from longshort.sweep.failures import KINDS, classify, lacking
-from longshort.sweep.status import failure_lines
+from longshort.sweep.status import failure_lines, states
 from longshort.sweep.store import Folder
 
 RESPONSE: Any = SimpleNamespace(headers={}, request=None, status_code=401)  # the client's HTTP library varies
@@ -90,3 +90,28 @@ def test_a_status_file_that_a_crash_cut_off_is_read_and_goes_on(tmp_path: Path) 
     assert [event["task"] for event in folder.events()] == ["a", "b"]
     lines = (tmp_path / "status.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["task"] == "b"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "plan"}',
+        '{"event": "plan", "checkpoints": [1, 2]}',
+        '{"event": "done", "id": "a"}',
+        '{"event": "failed", "id": "a", "task": "b"}',
+        '{"event": "started", "id": ["a"], "task": "b"}',
+    ],
+)
+def test_a_status_file_that_no_sweep_has_written_is_told(tmp_path: Path, line: str) -> None:
+    good = '{"event": "plan", "checkpoints": [["a", "model", ["b"]]]}\n'
+    (tmp_path / "status.jsonl").write_text(good)
+    assert [state.state for state in states(tmp_path)] == ["missing"]
+    (tmp_path / "status.jsonl").write_text(good + line + "\n")
+    with pytest.raises(UserError, match=r"status\.jsonl is damaged or not of this version\. Remove it and run"):
+        states(tmp_path)
+
+
+def test_a_status_file_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "status.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"status\.jsonl cannot be read: Is a directory"):
+        states(tmp_path)

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 
+from longshort.errors import UserError
 from longshort.sweep.fields import FIELDS, own_tasks
 from longshort.sweep.manifest import Checkpoint
 from tests.sweep.manifests import assert_told, entries, make_folder
@@ -21,6 +22,13 @@ def test_every_field_of_a_checkpoint_can_be_given():
 def test_lengths_as_text(tmp_path):
     (checkpoint,) = entries(tmp_path, "{pretrained: owner/name, lengths: '64, 16'}")
     assert checkpoint.lengths == (16, 64)
+
+
+def test_where_lengths_are_wrong_is_told_once(tmp_path):
+    with pytest.raises(UserError) as error:
+        entries(tmp_path, "{pretrained: owner/name, lengths: {a: 1}}")
+    where = f"{tmp_path / 'manifest.yaml'}, line 2, checkpoints[0].lengths: "
+    assert str(error.value) == where + "this has to be text."
 
 
 @pytest.mark.parametrize(

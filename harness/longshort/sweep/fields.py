@@ -124,8 +124,9 @@ def _lengths(_: Place, node: Node) -> tuple[int, ...]:
         if not lengths:
             raise node.error("there is no length. Give at least one in tokens, as [2048, 4096]")
         return lengths
+    text = node.text()
     try:
-        return settings_from({"lengths": node.text()}).lengths
+        return settings_from({"lengths": text}).lengths
     except UserError as error:
         raise node.error(str(error).removeprefix("lengths: ")) from error
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -33,15 +34,23 @@ def states(folder: Path) -> list[State]:
     """The last that `status.jsonl` tells of each checkpoint and task of the newest plan; done only with its file.
 
     Raises:
-        UserError: no sweep was run in the folder.
+        UserError: no sweep was run in the folder, or its `status.jsonl` cannot be read.
     """
-    store = Folder(folder)
-    events = store.events()
+    try:
+        return _states(folder, Folder(folder).events())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON, but not as a sweep writes it
+        raise UserError(
+            f"{folder / STATUS} is damaged or not of this version. Remove it and run the sweep again: it keeps the "
+            "results that are there."
+        ) from error
+
+
+def _states(folder: Path, events: Sequence[dict[str, Any]]) -> list[State]:
     plans = [event for event in events if event["event"] == "plan"]
     if not plans:
         raise UserError(f"{folder} is no sweep folder: there is no {STATUS} with a plan in it. Run 'longshort sweep'.")
     running = is_running(folder)
-    last: dict[tuple[str, str], dict[str, str]] = {}
+    last: dict[tuple[str, str], dict[str, Any]] = {}
     for event in events:
         if event["event"] in ("started", "done", "failed") and "id" in event:
             last[event["id"], event["task"]] = event

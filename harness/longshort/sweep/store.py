@@ -156,14 +156,21 @@ class Folder:
             self.is_complete = False
 
     def events(self) -> list[dict[str, Any]]:
-        """What `status.jsonl` tells; lines that a crash cut off are left out."""
+        """What `status.jsonl` tells; lines that a crash cut off are left out.
+
+        Raises:
+            UserError: the file is there and cannot be read.
+        """
+        file = self.path / STATUS
         try:
-            lines = (self.path / STATUS).read_text("utf-8", errors="replace").splitlines()
-        except OSError:
+            lines = file.read_text("utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
             return []
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror or error}. Make it readable.") from error
         found = []
         for line in lines:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 event = json.loads(line)
                 if isinstance(event, dict) and "event" in event:
                     found.append(event)
