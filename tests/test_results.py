@@ -101,6 +101,15 @@ def test_what_the_metadata_leaves_open_comes_from_lm_eval_or_is_missing(tmp_path
     assert read_results(tmp_path)["params"].isna().all()
 
 
+def test_folders_that_only_share_a_name_are_one_family_but_not_silently(tmp_path, caplog):
+    for index, name in enumerate(("a/step50", "b/step50", "c/step50/", "./a/step50", "d/alone")):
+        save(tmp_path / str(index), results_json(name, metadata={"family": "c"} if name.startswith("c") else {}))
+    assert read_results(tmp_path)["family"].value_counts().to_dict() == {"step50": 4, "c": 2, "alone": 2}
+    (note,) = [record.getMessage() for record in caplog.records if "measured again" not in record.getMessage()]
+    assert note.startswith("a/step50 and b/step50 were told no family and share a name: they count as one family, ")
+    assert "--family" in note
+
+
 def test_the_table_survives_parquet(tmp_path):
     save(tmp_path, results_json())
     table = read_results(tmp_path)
@@ -200,6 +209,24 @@ def test_a_damaged_file_is_named_and_the_others_count(tmp_path, caplog, content)
         read_results(tmp_path, strict=True)
 
 
+@pytest.mark.parametrize(
+    ("change", "whole"),
+    [
+        ({"date": "2025-01-01"}, True),
+        ({"metadata": {"scored": {"documents": {"ppl@4096": "three"}}}}, True),
+        ({"metadata": {"params": 10**30}}, False),
+        ({"metadata": {"lengths": 7, "tail_tokens": 3, "scored": {"documents": {}}}}, False),
+        ({"metrics": {"ppl@99999999999999999999,none": 2.0}}, True),
+    ],
+)
+def test_json_that_lm_eval_would_not_write_takes_no_other_file_with_it(tmp_path, caplog, change, whole):
+    save(tmp_path / "good", results_json())
+    save(tmp_path / "strange", results_json("strange", **change))
+    found = set(read_results(tmp_path)["checkpoint"])
+    assert found == ({"org/model-1b", "strange"} if whole else {"org/model-1b"})
+    assert whole == ("strange" not in caplog.text)
+
+
 def test_one_damaged_file_among_a_hundred(tmp_path, caplog):
     for index in range(99):
         save(tmp_path / str(index), results_json(f"org/model-{index}"))
@@ -270,13 +297,20 @@ def test_what_a_table_was_made_from(tmp_path, caplog):
         files[f"{name}/results_1.json"] = save(tmp_path / name, data, "results_1.json")
     save(tmp_path / "d", "{", "results_1.json")
     save(tmp_path / "e", results_json(task="arc_easy"), "results_1.json")
+    data = json.loads((tmp_path / "a" / "results_1.json").read_text())
+    data["configs"]["longshort_perplexity"]["metadata"] |= {"lengths": [64, 256], "tail_tokens": 32}
+    files["f/results_1.json"] = save(tmp_path / "f", data | {"date": 1.0}, "results_1.json")
     reading = read(tmp_path)
     assert reading.files == {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
     task = {"task": "longshort_perplexity"}
-    assert reading.corpora == {"pg19": [task | origin, task | origin | {"sha256": "2" * 64}]}
+    targets = {"fixed_targets": "the last 32 of 257 tokens"}
+    assert reading.corpora == {
+        "pg19": [task | origin, task | origin | {"sha256": "2" * 64}, task | origin | targets],
+    }
     assert reading.versions == {"lm_eval_version": ["0.4.13"], "longshort_perplexity": ["1.0"]}
-    (note,) = reading.notes
+    note, again = reading.notes
     assert "d/results_1.json is damaged" in note
+    assert "measured again" in again
     assert not caplog.records
     pd.testing.assert_frame_equal(reading.table, read_results(tmp_path))
 

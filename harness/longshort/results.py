@@ -44,6 +44,7 @@ COLUMNS = {
     "n": "Int64",
 }
 IDENTITY = ["checkpoint", "revision", "task", "corpus", "metric", "length"]
+END_OF_INTEGERS = 2**63  # of the columns above
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -81,7 +82,8 @@ class Reading:
     Attributes:
         table: the tidy table of `read_results`.
         files: SHA-256 of each file that was used, by its path below the folder.
-        corpora: the documents each corpus stood for (task, source, revision, split, SHA-256), by its name.
+        corpora: the documents each corpus stood for (task, source, revision, split, SHA-256, and which of their tokens
+            are the fixed targets), by its name.
         versions: of tasks, lm-eval and transformers, as the files record them.
         notes: what was left out or measured again, one line each.
     """
@@ -155,6 +157,7 @@ def read(
             "damaged). Run 'longshort eval', or lm_eval with --output_path, first."
         )
     reading.notes[:0] = [f"{problem} Left out." for problem in damaged]
+    reading.notes.extend(_shared_names(rows))
     table = pd.DataFrame(rows).sort_values("date", kind="stable")[list(COLUMNS)].astype(COLUMNS)
     newest = table.drop_duplicates(IDENTITY, keep="last").sort_values(IDENTITY, ignore_index=True)
     if len(newest) < len(table):
@@ -217,6 +220,8 @@ def _rows(data: dict[str, Any], task: str, notes: list[str]) -> Iterator[dict[st
             continue
         metric, length = _split_length(name) if ours else (name if filter_name == "none" else key, None)
         yield {
+            "base": base,
+            "is_told_family": bool(metadata.get("family")),
             "checkpoint": f"{base}+{added}" if added else base,
             "revision": config.get("model_revision") or model_args.get("revision") or "main",
             "family": metadata.get("family") or Path(base).name,
@@ -229,9 +234,23 @@ def _rows(data: dict[str, Any], task: str, notes: list[str]) -> Iterator[dict[st
             "length": length,
             "value": value,
             "stderr": _number(metrics.get(f"{name}_stderr,{filter_name}")),
-            "n": counts.get(key, effective),
-            "date": data.get("date") or 0,
+            "n": _whole(counts.get(key, effective)),
+            "date": _number(data.get("date")) or 0,
         }
+
+
+def _shared_names(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """One line for each family that is one only because folders that were told none share their last name."""
+    told = {row["base"] for row in rows if row["is_told_family"]}
+    bases: dict[str, set[str]] = {}
+    for base in {row["base"] for row in rows} - told:
+        bases.setdefault(Path(base).name, set()).add(base)
+    return [
+        f"{' and '.join(sorted(shared)[:3])} were told no family and share a name: they count as one family, "
+        f"'{name}'. Where they are not one, evaluate with --family, or say family in the manifest."
+        for name, shared in sorted(bases.items())
+        if len(shared) > 1
+    ]
 
 
 def _record_origins(data: dict[str, Any], tasks: Iterable[str], reading: Reading) -> None:
@@ -244,6 +263,8 @@ def _record_origins(data: dict[str, Any], tasks: Iterable[str], reading: Reading
         scored = metadata.get("scored")
         if scored:
             origin = {"task": task} | {name: scored.get(name) for name in ("source", "revision", "split", "sha256")}
+            if metadata.get("lengths") and metadata.get("tail_tokens"):
+                origin["fixed_targets"] = f"the last {metadata['tail_tokens']} of {max(metadata['lengths']) + 1} tokens"
             _add(reading.corpora, str(metadata.get("corpus")), origin)
     for name, version in found.items():
         if version is not None:
@@ -271,7 +292,7 @@ def _model_args(model_args: Any) -> dict[str, Any]:
 
 
 def _split_length(name: str) -> tuple[str, int | None]:
-    match = re.fullmatch(r"(.+)@(\d+)", name)
+    match = re.fullmatch(r"(.+)@(\d{1,15})", name)
     return (match[1], int(match[2])) if match else (name, None)
 
 
@@ -282,4 +303,6 @@ def _number(value: Any) -> int | float | None:
 
 def _whole(value: Any) -> int | None:
     number = _number(value)
+    if number is not None and abs(number) >= END_OF_INTEGERS:
+        raise OverflowError(f"{number} has no place in a column of integers")
     return None if number is None else int(number)

@@ -204,6 +204,17 @@ def test_what_does_not_compare_is_noted(tmp_path):
     assert "org/only: no perplexity or misalignment" in notes
 
 
+def test_targets_that_are_fixed_at_different_places_are_noted(tmp_path):
+    save_folder(tmp_path)
+    assert "fixed targets" not in "\n".join(analyze(tmp_path).notes)
+    generator = np.random.default_rng(1)
+    for index, lengths in enumerate(([64, 256], [64, 512])):
+        about = {"lengths": lengths, "tail_tokens": 32}
+        save(tmp_path, f"other-{index}", results_of(f"org/other-{index}", measured(generator, 1), **about))
+    notes = "\n".join(analyze(tmp_path).notes)
+    assert "corpus 'builtin' are not one set of tokens but the last 32 of 257 tokens or the last 32 of 513" in notes
+
+
 def test_two_corpora_need_a_choice(tmp_path):
     save_folder(tmp_path)
     generator = np.random.default_rng(1)

@@ -141,6 +141,12 @@ def _doubts(reading: Reading, wide: pd.DataFrame, everything: pd.DataFrame, outc
                 f"corpus '{name}' stands for {sets} different sets of documents (by SHA-256): values of checkpoints "
                 "measured on different documents do not compare well."
             )
+        targets = sorted({origin["fixed_targets"] for origin in origins if "fixed_targets" in origin})
+        if len(targets) > 1 and wide.filter(regex="_tail").notna().any(axis=None):
+            notes.append(
+                f"the fixed targets (…_tail…) on corpus '{name}' are not one set of tokens but {' or '.join(targets)}: "
+                "values of checkpoints evaluated up to different lengths do not compare well."
+            )
     if not outcomes:
         notes.append("no outcome: nothing was measured beyond the train lengths.")
     return notes
