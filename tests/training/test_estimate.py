@@ -49,5 +49,17 @@ def test_memory_of_weights_gradients_and_optimizer():
     assert dense - fused == 3 * 4 * 2 * T * 300
 
 
+@pytest.mark.parametrize(
+    ("name", "card", "peak"),
+    [("NVIDIA L40", "L40", 181e12), ("NVIDIA L40S", "L40S", 362e12), ("NVIDIA A100-SXM4-80GB", "A100", 312e12)],
+)
+def test_hours_are_those_of_the_card_that_is_there(monkeypatch, name, card, peak):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+    estimated = estimate(config(), model())
+    assert estimated.device == card
+    assert estimated.hours == pytest.approx(estimated.flops / (0.4 * peak) / 3600)
+
+
 def test_the_line_names_what_it_is_for():
     assert "hours on one A100 at 40%" in str(estimate(config(), model())) or torch.cuda.is_available()

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 from longshort.corpora import open_corpus
 from longshort.errors import UserError
 from longshort.training.byte_tokenizer import byte_tokenizer
-from longshort.training.evaluation import evaluate, held_out
+from longshort.training.evaluation import evaluate, held_out, reachable
 from tests.models import CONFIGS, dense_log_probabilities, random_tokens, tiny_model
 
 LENGTHS, T = [8, 16, 24], 16
@@ -66,11 +66,16 @@ def test_agrees_with_whole_logits(name, special):
         assert actual[key] == pytest.approx(value, rel=1e-4), key
 
 
-def test_lengths_without_positions_are_left_out():
+def test_lengths_without_positions_are_left_out(caplog):
     model = tiny_model("gpt2")
     reach = model.config.n_positions
-    documents = random_tokens(1, reach + 8)
-    assert set(evaluate(model, documents, [8, reach + 8], 8, 0, seed=0)) == {"ppl@8", "sce", "entropy", "jeffreys"}
+    assert reachable(model, [8, reach]) == (8, reach)
+    assert not caplog.records
+    assert reachable(model, [8, reach, reach + 1]) == (8, reach)
+    assert f"eval_lengths: {reach + 1} left out, beyond the {reach} positions" in caplog.text
+    with pytest.raises(UserError, match=rf"all beyond the {reach} positions that the model has: shorten"):
+        reachable(model, [reach + 1, reach + 2])
+    assert reachable(tiny_model("llama"), [8, 10**6]) == (8, 10**6)
 
 
 def test_documents_are_cut_and_short_ones_left_out(tmp_path):
@@ -80,3 +85,9 @@ def test_documents_are_cut_and_short_ones_left_out(tmp_path):
     assert tokens.tolist() == [[256] + [ord("a")] * 19, [256] + [ord("c")] * 19]
     with pytest.raises(UserError, match=r"no document has 40 tokens; the longest has 31\. Shorten --eval-lengths"):
         held_out(open_corpus(str(path)), byte_tokenizer(), 8, 40, bos=256)
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_evaluation(tmp_path):
+    path = tmp_path / "odd.jsonl"
+    path.write_text('{"text": "abc\\ud800defghij"}')
+    assert held_out(open_corpus(str(path)), byte_tokenizer(), 1, 10, bos=None).tolist() == [list(b"abc?defghi")]

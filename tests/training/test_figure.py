@@ -38,6 +38,12 @@ def test_every_logged_value_is_drawn(panels, tmp_path):
     assert panels["learning rate"] == {"lr": [[1, 1e-3], [2, 1e-3], [3, 1e-3]]}
 
 
+def test_no_length_is_lost_where_there_are_more_than_colours(panels, tmp_path):
+    names = [f"ppl@{2**power}" for power in range(1, 13)]
+    training_figure(ROWS, [row | dict.fromkeys(names, 7.0) for row in EVALUATIONS], tmp_path / "x.png")
+    assert set(names) <= set(panels["held-out perplexity"])
+
+
 def test_one_window_without_evaluations(panels, tmp_path):
     rows = [row | {"misalign": None, "entropy": None, "jeffreys": None} for row in ROWS]
     training_figure(rows, [], tmp_path / "x.png")

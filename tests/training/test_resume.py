@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 from longshort.cli import app
 from longshort.errors import UserError
-from longshort.training import TrainConfig, train
+from longshort.training import TrainConfig, evaluation, run, train, trainer
 from longshort.training.trainer import LongShortTrainer
 from tests.training.test_train import LLAMA, ROOT
 
@@ -181,6 +182,28 @@ def test_evaluations_change_nothing_and_are_kept(folder):
     assert float(rows[-1]["ppl@8"]) < float(rows[0]["ppl@8"])
     record = json.loads((output / "longshort.json").read_text())
     assert record["evaluation"]["sce"] == pytest.approx(float(rows[-1]["sce"]))
+
+
+def test_the_speed_is_that_of_training_alone(folder, monkeypatch):
+    """A clock that goes on by a second whenever it is read, and by an hour in an evaluation."""
+    now = 0.0
+
+    def read():
+        nonlocal now
+        now += 1
+        return now
+
+    def evaluate(*_):
+        nonlocal now
+        now += 3600
+        return dict.fromkeys(("ppl@8", *evaluation.TERMS), 1.0)
+
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=read))
+    monkeypatch.setattr(run, "evaluate", evaluate)
+    evaluated = {"eval_every": 1, "eval_lengths": (8,), "eval_corpus": str(folder / "corpus.jsonl")}
+    output = train(TrainConfig(output=str(folder / "run"), **settings(folder, **evaluated)), progress=False)
+    rows = list(csv.DictReader((output / "training_log.csv").open()))
+    assert [float(row["tokens_per_second"]) for row in rows] == [4 * 2 * 16] * 6
 
 
 def test_files_have_no_held_out_text_of_their_own(folder):

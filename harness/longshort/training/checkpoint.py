@@ -44,6 +44,10 @@ def write_checkpoint(
     """Write what training has reached into `work` and rename it to `folder`: it is whole or not there.
 
     All processes of a launch must call it, since sharded weights are gathered; the main one writes.
+
+    Raises:
+        UserError: with adapters, the base cannot be loaded again.
+        OSError: the folder cannot be written to.
     """
     writes = trainer.args.should_save
     if writes:

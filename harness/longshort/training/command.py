@@ -78,7 +78,7 @@ def export_clex_command(
 
 def main() -> None:
     """Entry point of scripts/train.py."""
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(epilog=EPILOG)(train_command)
     app()
 

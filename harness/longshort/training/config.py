@@ -110,6 +110,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UserError(f"{name} is {value}; it must be 0 or more, and finite.")
+        if self.seed >= 2**32:
+            raise UserError(f"seed is {self.seed}; it must be below 2^32, which NumPy's generators need.")
         for name in ("lora_alpha", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0, and finite.")
@@ -138,7 +140,8 @@ class TrainConfig:
             raise UserError(f"windows is {self.windows}; it must be 2, or 1 for the one-window baseline.")
         if self.windows == 1 and self.alpha > 0:
             raise UserError("One window has nothing to be aligned with: set alpha to 0, or windows to 2.")
-        limit = self.train_length // 2 if self.positions == "in_range" else self.train_length - 1
+        # Two shared tokens at least: the first may be a BOS, which is not compared.
+        limit = self.train_length // 2 if self.positions == "in_range" else self.train_length - 2
         if not 1 <= self.largest_extra <= limit:
             raise UserError(
                 f"max_extra is {self.max_extra}; with train_length {self.train_length} and positions "

@@ -11,7 +11,10 @@ from transformers import PreTrainedModel
 from longshort.training.config import TrainConfig
 
 UTILIZATION = 0.4  # of a card's dense bf16 peak; what well-tuned training reaches
-PEAKS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}  # FLOP/s
+# FLOP/s by what a card's name contains; a name that contains another's comes before it.
+PEAKS = {
+    "H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12, "4090": 165e12,
+}  # fmt: skip
 REFERENCE = "A100"
 LONG_RUN = 1e16  # FLOPs from which a run deserves the line: a minute or two on the reference card
 

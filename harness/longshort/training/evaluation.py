@@ -6,8 +6,8 @@ documents make these quick, and no substitute for them.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from longshort.errors import UserError
 from longshort.scoring import score_prefix, score_suffixes
 from longshort.scoring.positions import addressable_length, depends_on_length
 from longshort.training.regularizer import shared_positions
+from longshort.training.windows import encodable
+
+logger = logging.getLogger(__name__)
 
 TERMS = ("sce", "entropy", "jeffreys")
 
@@ -31,7 +34,7 @@ def held_out(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, num_docs: int, 
     """
     rows, longest = [], 0
     for document in select(corpus, num_docs, length):
-        ids = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokenizer(encodable(document.text), add_special_tokens=False, verbose=False)["input_ids"]
         ids = ([] if bos is None else [bos]) + ids
         longest = max(longest, len(ids))
         if len(ids) >= length:
@@ -44,11 +47,30 @@ def held_out(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, num_docs: int, 
     return torch.tensor(rows)
 
 
+def reachable(model: nn.Module, lengths: Sequence[int]) -> tuple[int, ...]:
+    """Return the lengths that the model has positions for; the others are left out with a warning.
+
+    Raises:
+        UserError: there is none.
+    """
+    reach = addressable_length(model)
+    within = tuple(length for length in lengths if reach is None or length <= reach)
+    if not within:
+        raise UserError(
+            f"eval_lengths are all beyond the {reach} positions that the model has: shorten --eval-lengths."
+        )
+    if beyond := [length for length in lengths if length not in within]:
+        logger.warning(
+            "eval_lengths: %s left out, beyond the %s positions that the model has.", ", ".join(map(str, beyond)), reach
+        )
+    return within
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     tokens: Tensor,
-    lengths: Iterable[int],
+    lengths: Sequence[int],
     train_length: int,
     special: int,
     seed: int,
@@ -62,13 +84,12 @@ def evaluate(
     Args:
         model: any causal LM; put into evaluation mode meanwhile.
         tokens: [D, N], N ≥ max(lengths) and > train_length; a BOS first where `special` is 1.
-        lengths: in tokens; one that the model has no positions for is left out.
+        lengths: in tokens, such as `reachable` leaves.
         train_length: T.
         special: tokens at the start that are read, never scored.
         seed: of e.
     """
-    reach = addressable_length(model) or math.inf
-    lengths = sorted(length for length in lengths if length <= reach)
+    lengths = sorted(lengths)
     nll: dict[int, list[Tensor]] = {length: [] for length in lengths}
     terms: list[list[float]] = []
     single_pass: bool | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def training_figure(rows: Sequence[dict[str, Any]], evaluations: Sequence[dict[s
 def _draw(
     axes: Axes, title: str, rows: Sequence[dict[str, Any]], names: Sequence[str], marker: str | None = None
 ) -> None:
-    for colour, name in zip(COLOURS, names, strict=False):
+    for colour, name in zip(cycle(COLOURS), names, strict=False):
         _points(axes, rows, name, colour, label=name, linestyle="-", marker=marker)
     axes.set_title(title, loc="left")
     axes.set_xlabel("step")

@@ -24,7 +24,7 @@ from longshort.training.base import Base, load_base, load_model
 from longshort.training.checkpoint import RECORD, write_checkpoint
 from longshort.training.config import TrainConfig
 from longshort.training.estimate import LONG_RUN, estimate
-from longshort.training.evaluation import evaluate, held_out
+from longshort.training.evaluation import evaluate, held_out, reachable
 from longshort.training.extension.clex import clex_positions
 from longshort.training.extension.options import OPTIONS
 from longshort.training.lora import add_lora, can_quantize
@@ -92,6 +92,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     with _no_loading_bars():
         model = load_model(config, base, quantize=quantize)
         num_parameters = model.num_parameters()
+        eval_lengths = reachable(model, config.eval_lengths) if evaluation is not None else ()
         if config.gradient_checkpointing:  # a reentrant one loses the gradient of frozen or learned inputs
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
@@ -111,7 +112,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
             if evaluation is not None and (step % config.eval_every == 0 or step == config.steps):
                 special = int(bos is not None)
                 values = evaluate(
-                    trainer.evaluated_model, evaluation, config.eval_lengths, config.train_length, special, config.seed
+                    trainer.evaluated_model, evaluation, eval_lengths, config.train_length, special, config.seed
                 )
                 trainer.log({f"eval_{name}": value for name, value in values.items()})
             if step in config.save_at:

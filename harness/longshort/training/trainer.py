@@ -46,8 +46,8 @@ class LongShortTrainer(Trainer):
         super().__init__(model=model, **kwargs)
         self.config = config
         self._parts: list[Tensor] = []  # of the micro-batches since the last log
-        self._logged_at = time.perf_counter()
         self._tokens = 0
+        self._started_at = 0.0  # the step in progress
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self._bar = None if self.args.disable_tqdm else ProgressBar()
@@ -112,6 +112,8 @@ class LongShortTrainer(Trainer):
         Raises:
             UserError: the loss is not finite.
         """
+        if not self._parts:  # not since the last log: evaluations and saves are no training
+            self._started_at = time.perf_counter()
         losses = self._fused_losses if self.fused else self._dense_losses
         parts, outputs = losses(model, inputs)
         self._check_finite("loss", parts.loss.item(), self.state.global_step + 1)
@@ -163,9 +165,9 @@ class LongShortTrainer(Trainer):
             parts = self.accelerator.reduce(torch.stack(self._parts).mean(0), reduction="mean").tolist()
             # Steps before the last show it in the next loss; the last step's update has no such witness.
             self._check_finite("gradient", logs.get("grad_norm", 0.0), self.state.global_step)
-            now = time.perf_counter()
-            speed = self._tokens * self.accelerator.num_processes / (now - self._logged_at)
-            self._parts, self._tokens, self._logged_at = [], 0, now
+            seconds = time.perf_counter() - self._started_at
+            speed = self._tokens * self.accelerator.num_processes / seconds
+            self._parts, self._tokens = [], 0
             logs |= dict(zip(LOSSES, parts, strict=False))
             logs |= {"lr": logs["learning_rate"], "tokens_per_second": speed}
         super().log(logs, *args, **kwargs)

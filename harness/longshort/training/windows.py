@@ -103,14 +103,17 @@ def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, with_eos: bool) -> It
             # The white space goes to the next part: tokens of words mostly begin with it.
             space = max(text.rfind(white, start + 1, stop) for white in " \n")
             stop = space if space > 0 else stop
-        # JSON can carry half a surrogate pair, which tokenizers refuse.
-        part = text[start:stop].encode("utf-8", errors="replace").decode("utf-8")
-        ids = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokenizer(encodable(text[start:stop]), add_special_tokens=False, verbose=False)["input_ids"]
         count += len(ids)
         yield np.array(ids, np.int32)
         start = stop
     if with_eos and count:
         yield np.array([tokenizer.eos_token_id], np.int32)
+
+
+def encodable(text: str) -> str:
+    """The text with ? for halves of surrogate pairs, which JSON can carry and tokenizers refuse."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _why_none(corpus: Corpus, length: int, reading: Reading, joined: bool) -> str:

@@ -45,7 +45,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
 def base_frequencies(config: Any, device: Any = None, *_: Any, **__: Any) -> tuple[Tensor, float]:
-    """θ^(-2i/d), i = 0 .. d/2 - 1, and a factor of attention, which is 1."""
+    """θ^(-2i/d), i = 0 .. d/2 - 1, [d/2] in float32, and a factor of attention, which is 1."""
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
     return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
@@ -183,7 +183,7 @@ class ClexModel(ClexWeights):
         clex_positions: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The architecture's own forward at one t; see the top of this file."""
+        """The architecture's own forward of tokens [B, T] at one t; see the top of this file."""
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         read: Any = input_ids if input_ids is not None else inputs_embeds
         t = clex_t or self.rotary_emb.scale(past + read.shape[1])
