@@ -92,7 +92,11 @@ def training_plan(out: Path, scale: Scale) -> list[TrainConfig]:
 
 
 def evaluate(out: Path, config: TrainConfig, scale: Scale) -> None:
-    """One checkpoint through lm-eval, unless its results are there."""
+    """One checkpoint through lm-eval, unless its results are there.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded, or the folder cannot be written.
+    """
     from longshort.lmeval.evaluate import evaluate_checkpoint
 
     checkpoint = Path(config.output)
@@ -123,7 +127,11 @@ def evaluate(out: Path, config: TrainConfig, scale: Scale) -> None:
 
 
 def report(out: Path, scale: Scale, console: Console) -> None:
-    """Tables on the terminal; tables, figures and report.html in `out`."""
+    """Tables on the terminal; tables, figures and report.html in `out`.
+
+    Raises:
+        UserError: there is no result, or the folder cannot be written.
+    """
     from longshort.analysis import analyze, write_analysis
     from longshort.analysis.command import show_headline
 

@@ -128,7 +128,11 @@ def read_results(
 def read(
     folder_or_files: str | Path | Iterable[str | Path], *, strict: bool = False, every_task: bool = False
 ) -> Reading:
-    """As `read_results`, with what the table was made from; notes are returned and not logged."""
+    """As `read_results`, with what the table was made from; notes are returned and not logged.
+
+    Raises:
+        UserError: as there.
+    """
     import pandas as pd
 
     files = _find(folder_or_files)

@@ -9,7 +9,7 @@ Array = NDArray[np.float64]
 
 
 def holm(p_values: Array) -> Array:
-    """Adjust p-values for their number by Holm's step-down method (1979); NaN stays NaN and does not count."""
+    """Adjust p-values by Holm's step-down method (1979), [m] → [m]; NaN stays NaN and does not count."""
     adjusted = np.full(len(p_values), np.nan)
     order = np.argsort(p_values)[: int(np.isfinite(p_values).sum())]  # NaN sorts last
     factors = np.arange(len(order), 0, -1)
@@ -18,7 +18,7 @@ def holm(p_values: Array) -> Array:
 
 
 def benjamini_hochberg(p_values: Array) -> Array:
-    """Adjust p-values for the false discovery rate (Benjamini and Hochberg, 1995); NaN as in `holm`."""
+    """Adjust p-values for the false discovery rate (Benjamini and Hochberg, 1995); NaN as in `holm`.  [m] → [m]."""
     from scipy import stats  # half a second, which most analyses need not wait
 
     adjusted = np.full(len(p_values), np.nan)

@@ -49,7 +49,10 @@ def jackknife(whole: float, without: Array) -> tuple[float, float, float]:
 
 
 def jackknife_of_correlation(whole: float, without: Array) -> tuple[float, float, float]:
-    """`jackknife` on Fisher's z = artanh r, its ends carried back by tanh; NaN also where a correlation is ±1."""
+    """`jackknife` on Fisher's z = artanh r, its ends carried back by tanh; NaN also where a correlation is ±1.
+
+    Arguments and result as there: the estimate, and [F] the same without one.
+    """
     if not (np.abs([whole, *without]) < ONE).all():
         return UNKNOWN, UNKNOWN, UNKNOWN
     low, high, p = jackknife(float(np.arctanh(whole)), np.arctanh(without))
@@ -57,7 +60,7 @@ def jackknife_of_correlation(whole: float, without: Array) -> tuple[float, float
 
 
 def percentile(resampled: Array) -> tuple[float, float]:
-    """The middle 95 % of a statistic over resamples; those where it is not defined are left out."""
+    """The middle 95 % of a statistic over resamples [R]; those where it is not defined are left out."""
     defined = resampled[np.isfinite(resampled)]
     if not len(defined):
         return UNKNOWN, UNKNOWN

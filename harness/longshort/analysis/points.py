@@ -46,13 +46,13 @@ def points_of(wide: pd.DataFrame, names: Iterable[str], group: str) -> Points:
 
 
 def numbered(families: NDArray[np.str_] | Integers) -> tuple[Integers, int]:
-    """Families numbered from 0 in their order, and how many there are."""
+    """Families [n] numbered from 0 in their order, [n], and how many there are."""
     names, codes = np.unique(families, return_inverse=True)
     return codes, len(names)
 
 
 def is_constant(values: Array) -> bool:
-    """Whether all values are one, but for rounding."""
+    """Whether all values [n] are one, but for rounding."""
     return len(values) == 0 or bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 

@@ -26,6 +26,9 @@ def score_prefix(model: nn.Module, tokens: Tensor, *, chunk_size: int | None = N
 
     Returns:
         nll, [B, N-1], nats, float32: ``nll[:, t] = -log p(tokens[:, t+1] | tokens[:, :t+1])``.
+
+    Raises:
+        ValueError: fewer than 2 tokens.
     """
     batch, length = tokens.shape
     if length < 2:

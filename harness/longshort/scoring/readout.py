@@ -191,7 +191,7 @@ def readout(model: nn.Module, tokens: Tensor) -> Readout:
 
 
 def forward(model: Callable[..., Any], tokens: Tensor, **inputs: Any) -> Any:
-    """One forward without cache and without a mask, so that attention takes its causal fast path."""
+    """One forward of tokens [B, T], without cache and without a mask: attention takes its causal fast path."""
     return model(input_ids=tokens, use_cache=False, **inputs)
 
 

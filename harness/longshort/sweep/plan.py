@@ -128,7 +128,11 @@ def to_run(items: Sequence[Item]) -> dict[str, Item]:
 
 
 def relabel(items: Sequence[Item], folder: Folder) -> int:
-    """Rewrite what results say about their checkpoint where the manifest says something else; return how many."""
+    """Rewrite what results say about their checkpoint where the manifest says something else; return how many.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
     changed = 0
     for item in items:
         about = {name: getattr(item.checkpoint, name) for name in ABOUT}

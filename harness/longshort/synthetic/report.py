@@ -41,6 +41,9 @@ def write_report(
 
     Returns:
         The Markdown tables.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
     """
     models = models_table(results)
     table = by_length(models)

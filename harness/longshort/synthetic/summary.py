@@ -34,7 +34,7 @@ def models_table(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def mean_interval(values: Array) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval, NaN below two values: mean, lower, upper."""
+    """Mean and 95 % t-interval of values [n], NaN below two of them: mean, lower, upper."""
     mean = float(values.mean())
     if len(values) < 2:
         return mean, np.nan, np.nan
@@ -193,7 +193,7 @@ def jackknife_interval(
 ) -> tuple[float, float]:
     """95 % interval of a correlation by leaving out one group at a time, on Fisher's z, t with F − 1 degrees.
 
-    NaN below four groups.
+    x, y and groups are [n]. NaN below four groups.
     """
     names = sorted(set(groups.tolist()))
     if len(names) < 4:

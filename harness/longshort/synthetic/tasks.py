@@ -34,11 +34,11 @@ class OutRep:
     smallest: float
 
     def invert(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs to lengths in float64; outputs that have no inverse give the nearest length that does."""
+        """Outputs [...] to lengths [...], bits, float64; one that has no inverse gives the nearest that does."""
         return self.inverse(outputs.double().clamp(min=self.smallest))
 
     def undefined(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Which outputs `invert` has to clamp."""
+        """Which outputs [...] `invert` has to clamp."""
         return outputs < self.smallest
 
 

@@ -47,7 +47,11 @@ def new_figure(width: float = 7.5, height: float = 4.8) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> list[Path]:
-    """Write a figure as PNG and as SVG, or as the one that the path's suffix names; returns the paths."""
+    """Write a figure as PNG and as SVG, or as the one that the path's suffix names; returns the paths.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
     path = Path(path)
     files = [path] if path.suffix in (".png", ".svg") else [path.with_name(f"{path.name}.{kind}") for kind in KINDS]
     for file in files:

@@ -216,6 +216,9 @@ class LongBenchE(LongBenchGroup):
         """As any group's. Without data it is an error only now, and only if nothing else was measured.
 
         The glob `longshort_*` names this group too, and shall not fail for those who want the other tasks.
+
+        Raises:
+            UserError: no dataset could be read and no other task was measured.
         """
         if not len(self) and not task_metrics:
             raise UserError(self.problems[0])
