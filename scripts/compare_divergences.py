@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from longshort.errors import one_line_for_user_errors
 from longshort.results import write_atomically
 from longshort.training import train
 from longshort.training.presets import preset
@@ -29,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("results/divergences"))
     parser.add_argument("--work", type=Path, default=Path("longshort-divergences"), help="folder for checkpoints")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
     runs = [
@@ -92,4 +93,5 @@ def cell(values: pd.Series) -> str:
 
 
 if __name__ == "__main__":
+    one_line_for_user_errors()
     main()

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from longshort.training import misalignment_loss
-from longshort.training.regularizer import shared_positions
+from longshort.training import misalignment_loss, regularizer
+from longshort.training.regularizer import measure_misalignment, shared_positions
 
 POSITIONS = ("overlap", "in_range", "last")
 DIVERGENCES = ("sce", "jeffreys", "js", "kl")
@@ -85,6 +85,19 @@ def test_gradients_against_finite_differences(positions, divergence, detach):
                 pair[side == "short"] = shifted
                 moved.append(slow(*pair, E, positions, divergence))
             assert gradient[place].item() == pytest.approx((moved[0] - moved[1]) / (2 * step), abs=1e-7)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize(("special", "chunk"), [(0, 100), (1, 2), (1, 1)])
+def test_measured_a_chunk_at_a_time_it_is_the_same(positions, divergence, special, chunk, monkeypatch):
+    monkeypatch.setattr(regularizer, "chunk_positions", lambda *_: chunk)
+    settings = {"positions": positions, "divergence": divergence, "special": special}
+    inputs = [x.requires_grad_() for x in logits(torch.float32)]
+    measured = measure_misalignment(*inputs, E, **settings, detach="long")
+    assert not measured.loss.requires_grad
+    for value, expected in zip(measured, misalignment_loss(*inputs, E, **settings), strict=True):
+        torch.testing.assert_close(value, expected.detach())
 
 
 def test_equal_sides_leave_only_entropy():

@@ -99,7 +99,10 @@ def measure_misalignment(
     detach: Detach = "none",
     special: int = 0,
 ) -> Misalignment:
-    """The same values as `misalignment_loss`, without gradients and with little memory beside the logits [B, T, V]."""
+    """The same values as `misalignment_loss`, without gradients and with little memory beside the logits [B, T, V].
+
+    `detach` says where gradients go, and so changes nothing here.
+    """
     shared = shared_positions(logits_short.shape[1], extra, positions, special)
     batch, _, vocabulary = logits_short.shape
     # Six buffers: both log-probabilities, and what a divergence makes of them.
