@@ -4,12 +4,18 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python -m
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check format clean
+.PHONY: demo test coverage check format clean
 demo: $(READY)            ## train tiny checkpoints, evaluate them with lm-eval, correlate
 	$(VENV)/bin/longshort demo
 
 test: $(READY)            ## the whole test suite
 	$(RUN) pytest
+
+coverage: $(READY)       ## the whole test suite, measured in every process it starts; fails below 90 %
+	$(RUN) coverage erase
+	$(RUN) coverage run -m pytest
+	$(RUN) coverage combine --quiet
+	$(RUN) coverage report
 
 check: $(READY)           ## lint, format check, types
 	$(RUN) ruff check .
@@ -27,4 +33,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist .coverage .coverage.*
