@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from longshort.corpora import open_corpus
 from longshort.errors import UserError
+from longshort.training import windows
 from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.evaluation import evaluate, held_out, reachable
 from tests.models import CONFIGS, dense_log_probabilities, random_tokens, tiny_model
@@ -91,3 +92,16 @@ def test_half_a_surrogate_pair_does_not_stop_the_evaluation(tmp_path):
     path = tmp_path / "odd.jsonl"
     path.write_text('{"text": "abc\\ud800defghij"}')
     assert held_out(open_corpus(str(path)), byte_tokenizer(), 1, 10, bos=None).tolist() == [list(b"abc?defghi")]
+
+
+def test_of_a_long_document_no_more_is_tokenized_than_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "SLICE_CHARACTERS", 8)
+    path, calls = tmp_path / "long.txt", []
+    path.write_text("abc def ghi " * 100)
+
+    def tokenizer(text, **options):
+        calls.append(text)
+        return byte_tokenizer()(text, **options)
+
+    assert held_out(open_corpus(str(path)), tokenizer, 1, 20, bos=256).tolist() == [[256, *b"abc def ghi abc def"]]
+    assert len("".join(calls)) < 30

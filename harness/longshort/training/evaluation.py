@@ -19,7 +19,7 @@ from longshort.errors import UserError
 from longshort.scoring import score_prefix, score_suffixes
 from longshort.scoring.positions import addressable_length, depends_on_length
 from longshort.training.regularizer import shared_positions
-from longshort.training.windows import encodable
+from longshort.training.windows import tokens_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,11 @@ def held_out(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, num_docs: int, 
     """
     rows, longest = [], 0
     for document in select(corpus, num_docs, length):
-        ids = tokenizer(encodable(document.text), add_special_tokens=False, verbose=False)["input_ids"]
-        ids = ([] if bos is None else [bos]) + ids
+        ids = [] if bos is None else [bos]
+        for part in tokens_of(document.text, tokenizer):
+            ids += part.tolist()
+            if len(ids) >= length:
+                break
         longest = max(longest, len(ids))
         if len(ids) >= length:
             rows.append(ids[:length])

@@ -80,7 +80,7 @@ def read_sequences(
         update_fingerprint(reading._digest, document)
         if not cross_documents:
             left, size = left[:0], 0
-        for ids in _tokens(document.text, tokenizer, cross_documents):
+        for ids in tokens_of(document.text, tokenizer, with_eos=cross_documents):
             size += len(ids)
             reading.longest = max(reading.longest, size)
             left = np.concatenate([left, ids])  # [fewer than length + those of a slice]
@@ -95,7 +95,12 @@ def read_sequences(
     reading.is_complete = True
 
 
-def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, with_eos: bool) -> Iterator[NDArray[np.int32]]:
+def tokens_of(text: str, tokenizer: PreTrainedTokenizerBase, *, with_eos: bool = False) -> Iterator[NDArray[np.int32]]:
+    """Tokenize a text in parts of at most `SLICE_CHARACTERS`, see `read_sequences`.
+
+    Yields:
+        Token ids of a part, without special ones; at the end EOS if asked for  # [n]
+    """
     start = count = 0
     while start < len(text):
         stop = start + SLICE_CHARACTERS
@@ -103,17 +108,14 @@ def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, with_eos: bool) -> It
             # The white space goes to the next part: tokens of words mostly begin with it.
             space = max(text.rfind(white, start + 1, stop) for white in " \n")
             stop = space if space > 0 else stop
-        ids = tokenizer(encodable(text[start:stop]), add_special_tokens=False, verbose=False)["input_ids"]
+        # JSON can carry half a surrogate pair, which tokenizers refuse.
+        part = text[start:stop].encode("utf-8", errors="replace").decode("utf-8")
+        ids = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
         count += len(ids)
         yield np.array(ids, np.int32)
         start = stop
     if with_eos and count:
         yield np.array([tokenizer.eos_token_id], np.int32)
-
-
-def encodable(text: str) -> str:
-    """The text with ? for halves of surrogate pairs, which JSON can carry and tokenizers refuse."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _why_none(corpus: Corpus, length: int, reading: Reading, joined: bool) -> str:
