@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -64,7 +64,7 @@ class Corpus:
     source: str
     revision: str | None
     split: str | None
-    _read: Any
+    _read: Callable[[], Iterable[Document]]
 
     def __iter__(self) -> Iterator[Document]:
         return iter(self._read())
@@ -237,6 +237,8 @@ def _read_jsonl(file: Path) -> Iterator[Document]:
                 raise UserError(f"{where}: not valid JSON ({error.msg}).") from error
             except UnicodeDecodeError as error:
                 raise UserError(f"{where}: not UTF-8 text. Convert the file to UTF-8 first.") from error
+            except (ValueError, RecursionError) as error:  # thousands of digits, or of lists in each other
+                raise UserError(f"{where}: not valid JSON that can be read ({str(error).split(';')[0]}).") from error
             if line.strip():
                 yield Document(f"{file.name}:{number}", _text_of(row, where))
 

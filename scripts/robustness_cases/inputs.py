@@ -75,8 +75,16 @@ def _models(folder: Path) -> None:
     small: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     bert = transformers.BertConfig(vocab_size=263, intermediate_size=16, **small)
     t5 = transformers.T5Config(vocab_size=263, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    models = {"encoder": transformers.BertModel(bert), "encoder-decoder": transformers.T5ForConditionalGeneration(t5)}
+    torch.manual_seed(0)
+    models = {
+        "encoder": transformers.BertModel(bert),
+        "masked": transformers.BertForMaskedLM(bert),
+        "encoder-decoder": transformers.T5ForConditionalGeneration(t5),
+    }
     for name, model in models.items():
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(6 if parameter.ndim == 2 else 1)  # contexts shall make a difference
         model.save_pretrained(folder / name)
         tiny_tokenizer().save_pretrained(folder / name)
     save_checkpoint(folder / "small-vocabulary", vocab_size=61)

@@ -19,8 +19,9 @@ def test_an_address_where_nothing_listens_is_told_before_ray_is_asked() -> None:
         connect(f"127.0.0.1:{port}")
     with pytest.raises(UserError, match=r"^nothing listens at --address nowhere\.invalid:6379 \("):
         connect("nowhere.invalid:6379")
-    with pytest.raises(UserError, match=r"^nothing listens at --address host:port \("):
-        connect("host:port")
+    for address in ("host:port", "nowhere"):
+        with pytest.raises(UserError, match=rf"^nothing listens at --address {address} \(that is no HOST:PORT\)\."):
+            connect(address)
 
 
 def test_rays_client_is_refused() -> None:

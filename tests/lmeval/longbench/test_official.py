@@ -262,6 +262,8 @@ def bad(**changes):
         (bad(length=True), "`length`"),
         (bad(length=...), "`length`"),
         ('{"pred": "seven', "not JSON"),
+        ('{"length": ' + "1" * 5000 + "}", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[1, 2]", "not a JSON object"),
         ("null", "not a JSON object"),
     ],

@@ -34,7 +34,7 @@ def connect(address: str | None) -> Any:
     is_local = address == "local"
     if not is_local:
         os.environ.setdefault(TRIES, "1")
-        if ":" in address:
+        if address != "auto":
             _require_listener(address)
     try:
         import ray
@@ -63,6 +63,8 @@ def reach(address: str) -> None:
         ValueError: that is no HOST:PORT.
     """
     host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("that is no HOST:PORT")
     socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
