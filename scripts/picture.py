@@ -15,6 +15,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 SECTIONS = ("findings", "plot", "figures", "correlations", "comparisons")
+MARGIN = 12  # in CSS pixels
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -26,8 +27,7 @@ def main() -> None:
     parser.add_argument("--section", default="plot", choices=SECTIONS, help="of the report")
     parser.add_argument("--predictor", help="to choose in the plot; a column of checkpoints.csv")
     parser.add_argument("--outcome", help="likewise")
-    parser.add_argument("--width", type=int, default=1120, help="of the window, in CSS pixels")
-    parser.add_argument("--height", type=int, default=718, help="at most; a longer section is cut off")
+    parser.add_argument("--width", type=int, default=1200, help="of the window, in CSS pixels")
     options = parser.parse_args()
     report = options.folder / "report.html"
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -50,7 +50,9 @@ def main() -> None:
                 page.select_option(f"#{name}", chosen)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         box = page.locator(f"section#{options.section}").bounding_box()
-        clip = {"x": 0, "y": box["y"], "width": options.width, "height": min(box["height"], options.height)}
+        end = page.locator("#shown").bounding_box() if options.section == "plot" else box  # without the families
+        height = end["y"] + end["height"] - box["y"] + MARGIN
+        clip = {"x": 0, "y": box["y"], "width": options.width, "height": height}
         page.screenshot(path=options.output, full_page=True, clip=clip)
         chromium.close()
     print(options.output)
