@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 import longshort
 from longshort.analysis import command as analysis
-from longshort.errors import UserError
+from longshort.errors import UsageError, UserError
 from longshort.sweep import command as sweep
 from longshort.synthetic import command as synthetic
 from longshort.training import command as training
@@ -28,7 +30,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 1."""
+    """Run the command line; a user's mistake is one line on stderr and exit code 1, or 2 for wrong usage."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.getLogger("longshort").addHandler(handler)
@@ -36,7 +38,7 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"longshort: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         print("longshort: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -100,7 +102,9 @@ def evaluate(
     ] = None,
     family: Annotated[str | None, typer.Option(help="Family of the checkpoint, for the analysis.")] = None,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit on the hub.")] = "main",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the weights; auto: as they are saved.")
+    ] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, …  [default: a GPU if there is one]")] = None,
     batch_size: Annotated[str, typer.Option(help="Documents per forward, or auto.")] = "1",
     limit: Annotated[float | None, typer.Option(help="Only the first so many documents.")] = None,
@@ -123,8 +127,16 @@ def evaluate(
     """
     from longshort.lmeval.settings import settings_from
 
-    if not (batch_size.startswith("auto") or (batch_size.isdigit() and int(batch_size))):
+    if not re.fullmatch(r"auto(:[0-9]+)?|0*[1-9][0-9]*", batch_size):
         raise typer.BadParameter(f"'{batch_size}' is neither auto nor a whole number.", param_hint="--batch-size")
+    if limit is not None and not 0 < limit < math.inf:
+        raise typer.BadParameter(f"{limit} is not a number above 0.", param_hint="--limit")
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise typer.BadParameter("it names no task. Leave it out for longshort's own.", param_hint="--tasks")
+    for argument in model_args or []:
+        if not all(re.match(r"[^=\s]+=", part) for part in argument.split(",") if part):
+            raise typer.BadParameter(f"'{argument}' is not KEY=VALUE.", param_hint="--model-args")
     given: dict[str, Any] = {
         "corpus": corpus,
         "lengths": lengths,
@@ -136,7 +148,10 @@ def evaluate(
         "longbench_dir": str(longbench_dir) if longbench_dir else None,
     }
     metadata = {key: value for key, value in given.items() if value is not None}
-    settings_from(metadata)  # a mistake is told before torch and lm-eval are imported, which takes seconds
+    try:
+        settings_from(metadata)  # a mistake is told before torch and lm-eval are imported, which takes seconds
+    except UserError as error:
+        raise UsageError(str(error)) from error
 
     from longshort.lmeval.libraries import import_libraries
 
@@ -154,7 +169,7 @@ def evaluate(
     arguments |= simple_parse_args_string(",".join(model_args or []))
     results = evaluate_checkpoint(
         arguments,
-        tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+        tasks=names,
         metadata=metadata,
         output=output,
         batch_size=int(batch_size) if batch_size.isdigit() else batch_size,

@@ -8,6 +8,10 @@ class UserError(Exception):
     """Something the user can mend. The message is one line: the cause, then the remedy."""
 
 
+class UsageError(UserError):
+    """A choice that there is not, or that cannot be understood: wrong usage, exit code 2."""
+
+
 class OutOfMemory(UserError):
     """Memory does not suffice; less may do."""
 

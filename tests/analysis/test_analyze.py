@@ -10,8 +10,7 @@ import pytest
 from scipy import stats
 
 from longshort.analysis import analyze
-from longshort.analysis.selection import UsageError
-from longshort.errors import UserError
+from longshort.errors import UsageError, UserError
 from tests.analysis.results_folder import measured, results_of, save, save_folder
 
 

@@ -112,7 +112,7 @@ def results(tmp_path_factory):
         (["--where", "params <"], 2, "where: 'params <' cannot be understood"),
         (["--where", "params > 1e12"], 2, "is true of none of 15 checkpoints"),
         (["--group-by", "base"], 2, "'base' is no column to group by"),
-        (["--corpus", "pg19"], 1, "no results of longshort_perplexity or longshort_misalignment on corpus 'pg19'"),
+        (["--corpus", "pg19"], 2, "no results of longshort_perplexity or longshort_misalignment on corpus 'pg19'"),
         (["-o", "/proc/nowhere"], 1, "/proc/nowhere/correlations.csv cannot be written"),
     ],
 )

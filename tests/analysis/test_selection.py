@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 
 from longshort.analysis.selection import (
-    UsageError,
     check_columns,
     check_group,
     keep_where,
@@ -11,6 +10,7 @@ from longshort.analysis.selection import (
     main_predictors,
 )
 from longshort.analysis.tables import PREDICTORS
+from longshort.errors import UsageError
 
 COLUMN = "longshort_longbench_e:score@8k+"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from longshort.errors import UserError
+from longshort.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +74,6 @@ def correlate_command(
     from rich.console import Console
 
     from longshort.analysis.pipeline import analyze
-    from longshort.analysis.selection import UsageError
     from longshort.analysis.write import write_analysis
 
     output = output or (folder.parent if folder.is_file() else folder) / "analysis"

@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from longshort.analysis.tables import IDENTITY, LONGBENCH_OUTCOMES
-from longshort.errors import UserError
+from longshort.errors import UsageError
 
 # What `where` may be made of. Anything else that pandas evaluates (calls, attributes, @variables) could run code.
 ALLOWED = (
@@ -24,10 +24,6 @@ EXAMPLE = """as in "params < 8e9 and family != 'llama'", or "`log_ppl@8192` < 4\
 
 MAX_MAIN = 4
 MAIN_PREDICTORS = ("sce", "jeffreys", "entropy", "nll")
-
-
-class UsageError(UserError):
-    """A choice that the results do not offer, or that cannot be understood."""
 
 
 def check_columns(what: str, names: Iterable[str], wide: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from longshort.errors import UserError
+from longshort.errors import UsageError, UserError
 
 PERPLEXITY, MISALIGNMENT, LONGBENCH = "longshort_perplexity", "longshort_misalignment", "longshort_longbench_e"
 IDENTITY = ["checkpoint", "revision"]
@@ -143,15 +143,16 @@ def of_corpus(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         corpus: its name; needed where there are several.
 
     Raises:
-        UserError: several corpora and none is named, or nothing was measured on this one.
+        UserError: several corpora and none is named, or nothing was measured.
+        UsageError: nothing was measured on the one that is named.
     """
     measured = tidy[_is_ours(tidy) & tidy["length"].notna()]
     corpora = sorted(measured["corpus"].dropna().unique())
     if corpus is None and len(corpora) > 1:
-        raise UserError(f"the results hold several corpora ({', '.join(corpora)}). Choose one of them.")
+        raise UserError(f"the results hold several corpora ({', '.join(corpora)}). Choose one with --corpus.")
     chosen: pd.DataFrame = measured if corpus is None else measured[measured["corpus"] == corpus]
     if chosen.empty:
-        raise UserError(
+        raise (UsageError if corpus else UserError)(
             f"no results of {PERPLEXITY} or {MISALIGNMENT} on corpus '{corpus or 'any'}'. "
             f"Measured corpora: {', '.join(corpora) or 'none'}."
         )

@@ -19,11 +19,13 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable, hash_string
 
+from longshort.devices import require_device
 from longshort.errors import OutOfMemory, UserError
 from longshort.lmeval.folder import tasks_folder
 from longshort.lmeval.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.lmeval.quiet import quiet
 from longshort.lmeval.weights import no_random_weights
+from longshort.loading import why_not_loaded
 from longshort.results import write_atomically
 from longshort.scoring.readout import use_smaller_chunks
 
@@ -67,10 +69,14 @@ def evaluate_checkpoint(
         log_samples: also write each task's per-document values.
 
     Raises:
-        UserError: an unknown task or corpus, a checkpoint that cannot be loaded, a folder that cannot be
-            written (found before any work is done).
+        UserError: an unknown task or corpus, a device that is not there, a checkpoint that cannot be loaded, a
+            folder that cannot be written (found before any work is done).
     """
-    require_checkpoint(str(model_args["pretrained"]))
+    for what in ("pretrained", "tokenizer", "peft", "delta"):
+        if what in model_args:
+            require_checkpoint(str(model_args[what]), "checkpoint" if what == "pretrained" else what)
+    if device:
+        require_device(device)
     if output:
         _require_writable(output)
     prepared = prepare_tasks(tasks, dict(model_args) | dict(metadata or {}))  # a wrong setting costs no loading
@@ -124,9 +130,8 @@ def load_checkpoint(
     except UserError:
         raise
     except Exception as error:  # whatever loading a damaged checkpoint raises
-        cause = " ".join(str(error).split()) or type(error).__name__
         kind = OutOfMemory if should_reduce_batch_size(error) else UserError
-        raise kind(f"checkpoint '{name}' cannot be loaded: {cause[:400]}") from error
+        raise kind(f"checkpoint '{name}' cannot be loaded: {why_not_loaded(name, error)}") from error
 
 
 def evaluate_loaded(
@@ -206,14 +211,14 @@ def _matching(manager: TaskManager, tasks: Sequence[str]) -> list[str]:
     return names
 
 
-def require_checkpoint(pretrained: str) -> None:
+def require_checkpoint(name: str, what: str = "checkpoint") -> None:
     """Tell at once a path that is none; what may be a name on the hub is looked for there.
 
     Raises:
         UserError: no such folder.
     """
-    if (pretrained.startswith(("/", ".", "~")) or pretrained.count("/") > 1) and not Path(pretrained).is_dir():
-        raise UserError(f"checkpoint '{pretrained}': no such folder. Name a folder or a model on the hub.")
+    if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
+        raise UserError(f"{what} '{name}': no such folder. Name a folder or a model on the hub.")
 
 
 def _require_writable(folder: Path) -> None:

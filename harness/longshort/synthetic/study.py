@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from longshort.devices import require_device
 from longshort.errors import UserError
 from longshort.results import write_atomically
 from longshort.synthetic.config import StudyConfig
@@ -45,8 +46,7 @@ def run_study(config: StudyConfig, out: Path, device: str = "cpu", workers: int 
     Raises:
         UserError: a setting in `out` comes from another configuration, or is damaged; no such device.
     """
-    if not _exists(device):
-        raise UserError(f"device '{device}' is not there. Choose another --device, for instance cpu.")
+    require_device(device)
     settings = [(task, encoding) for task in config.tasks for encoding in config.encodings]
     done = {setting: result for setting in settings if (result := _load(config, out, *setting)) is not None}
     missing = [setting for setting in settings if setting not in done]
@@ -119,21 +119,13 @@ def _load(config: StudyConfig, out: Path, task: str, encoding: str) -> dict[str,
     try:
         result: dict[str, Any] = json.loads(file.read_text("utf-8"))
         found = result["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is not a finished setting of this study. {remedy}") from error
     wanted = json.loads(json.dumps(config.of_setting(task, encoding)))
     if found != wanted:
         differs = ", ".join(key for key in wanted if found.get(key) != wanted[key])
         raise UserError(f"{file} was made with other settings ({differs}). {remedy}")
     return result
-
-
-def _exists(device: str) -> bool:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # AssertionError: torch built without CUDA
-        return False
-    return True
 
 
 def _cores() -> int:

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from longshort.errors import UserError
+from longshort.loading import why_not_loaded
 from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.config import TrainConfig
 from longshort.training.extension import extend_context
@@ -115,12 +116,9 @@ def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> 
     try:
         return loader(source, **kwargs)
     except Exception as error:  # a damaged or foreign file raises whatever its reader does
-        name = source.model_type if isinstance(source, PretrainedConfig) else source
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{what} '{name}' cannot be loaded: it must be a folder here, or a hub name and "
-            f"a network to reach it. Cause: {cause[:400]}"
-        ) from error
+        is_config = isinstance(source, PretrainedConfig)
+        name, place = (source.model_type, None) if is_config else (source, source)
+        raise UserError(f"{what} '{name}' cannot be loaded: {why_not_loaded(place, error)}") from error
 
 
 def _check_complete(config: TrainConfig, base: Base, info: dict[str, Any]) -> None:
