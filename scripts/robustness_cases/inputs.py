@@ -39,7 +39,7 @@ def build(folder: Path) -> None:
     with zipfile.ZipFile(folder / "longbench.zip", "w") as archive:
         for file in sorted((folder / "longbench").iterdir()):
             archive.write(file, f"data/{file.name}")
-    _predictions(folder)
+    save_predictions(folder)
     (folder / "manifest.yaml").write_text(MANIFEST)
     _models(folder)
     _run(folder, "sweep", "manifest.yaml", "-o", "sweep")
@@ -55,7 +55,7 @@ def _run(folder: Path, *words: str) -> None:
         raise RuntimeError(f"{' '.join(words)} failed: {done.stderr[-500:]}")
 
 
-def _predictions(folder: Path) -> None:
+def save_predictions(folder: Path) -> None:
     """Official files of two datasets, and lm-eval's samples of one."""
     row: dict[str, Any] = {"pred": "an answer", "answers": ["the answer"], "all_classes": None, "length": 1200}
     (folder / "predictions").mkdir()

@@ -1,0 +1,165 @@
+"""The robustness campaign: its checker catches what it is there for, and a few of its cases are tried."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+LINE = "longshort: a.txt is not there. Name a file."
+
+
+@pytest.fixture(scope="module")
+def campaign() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        yield import_module("robustness")
+
+
+@pytest.fixture
+def judge(campaign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a Python program as if it were longshort and gives the faults that are found."""
+    check = import_module("robustness_cases.check")
+
+    def judge(program: str, **more: Any) -> list[str]:
+        monkeypatch.setattr(check, "argv", lambda case: [sys.executable, "-c", program])
+        fields = {"cause": "a.txt is not there", "remedy": "name a file"} | more
+        case = campaign.Case("files", "a case", "eval", **fields)
+        place = tmp_path / f"place{len(list(tmp_path.iterdir()))}"
+        return list(check.try_case(case, tmp_path / "inputs", place).faults)
+
+    return judge
+
+
+def fails(line: str = LINE, code: int = 1, before: str = "") -> str:
+    return f"import sys, pathlib, json\n{before}\nprint({line!r}, file=sys.stderr)\nsys.exit({code})"
+
+
+def test_a_failure_that_is_told_well_has_no_fault(judge: Any) -> None:
+    assert judge(fails()) == []
+    box = "╭─ Error ───╮\n│ a.txt is not there. Name a │\n│ file. │\n╰───╯"
+    assert judge(fails("Usage: x\n" + box, 2), code=2) == []
+    assert judge(fails("a warning of another library\n" + LINE)) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "fault"),
+    [
+        ("raise ValueError", "a traceback"),
+        (fails(code=0), "exit code 0, not 1"),
+        (fails(code=2), "exit code 2, not 1"),
+        (fails(""), "no line that tells the error"),
+        (fails("longshort: it failed. Name a file."), "the cause is not told (a.txt is not there)"),
+        (fails("longshort: a.txt is not there."), "no remedy is told (name a file)"),
+        (fails(LINE + "\n" + LINE), "2 error lines, not 1"),
+        (fails(LINE + "!" * 1000), f"a line of {len(LINE) - len('longshort: ') + 1000} characters"),
+    ],
+)
+def test_what_is_told_badly_is_a_fault(judge: Any, program: str, fault: str) -> None:
+    assert fault in judge(program)
+
+
+def test_what_is_lost_changed_or_left_is_a_fault(judge: Any) -> None:
+    write = import_module("robustness_cases.case").write
+    steps = (write("mine.txt", "mine"),)
+    assert judge(fails(), steps=steps) == []
+    assert judge(fails(before="pathlib.Path('mine.txt').unlink()"), steps=steps) == ["lost: mine.txt"]
+    assert judge(fails(before="pathlib.Path('mine.txt').write_text('')"), steps=steps) == ["changed: mine.txt"]
+    assert judge(fails(before="pathlib.Path('a.txt').touch()")) == ["left behind: a.txt"]
+    assert judge(fails(before="pathlib.Path('a.txt').touch()"), leaves=("a.*",)) == []
+    assert judge(fails(before="pathlib.Path('.1.tmp').touch()"), leaves=("*",)) == ["left behind: .1.tmp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "cut"),
+    [("a.json", '{"a": 1}', '{"a":'), ("a.csv", "a", ""), ("a.safetensors", "", "x"), ("a.parquet", "", "PAR1")],
+)
+def test_what_is_half_written_is_a_fault(judge: Any, name: str, good: str, cut: str) -> None:
+    make = "folder = pathlib.Path('out'); folder.mkdir()\nfile = folder / {!r}; file.write_text({!r})"
+    assert judge(fails(before=make.format(name, cut)), leaves=("out/*",)) == [f"half written: out/{name}"]
+    if good:
+        assert judge(fails(before=make.format(name, good)), leaves=("out/*",)) == []
+
+
+RESUMES = """
+import pathlib, sys, time
+out = pathlib.Path("out")
+if out.exists():
+    {again}
+out.mkdir(); (out / "first.json").write_text({first!r})
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("longshort: interrupted", file=sys.stderr); sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(
+    ("signal", "again", "first", "faults"),
+    [
+        (2, "(out / 'whole.json').write_text('1'); sys.exit()", "1", []),
+        (9, "(out / 'whole.json').write_text('1'); sys.exit()", "1", []),
+        (9, "sys.exit()", "1", ["the rerun leaves no out/whole.json"]),
+        (9, "(out / 'whole.json').write_text('1'); sys.exit(1)", "1", ["the rerun ends with 1: "]),
+        (9, "(out / 'whole.json').write_text('{'); sys.exit()", "1", ["half written after the rerun: out/whole.json"]),
+        (2, "(out / 'whole.json').write_text('1'); (out / '.a.tmp').touch(); sys.exit()", "1",
+         ["left behind after the rerun: out/.a.tmp"]),
+    ],
+)  # fmt: skip
+def test_interruptions(judge: Any, signal: int, again: str, first: str, faults: list[str]) -> None:
+    interruption = import_module("robustness_cases.case").Interruption(signal, "out/first.json", ("out/whole.json",))
+    assert judge(RESUMES.format(again=again, first=first), interruption=interruption) == faults
+
+
+def test_a_run_that_ends_before_its_signal_or_half_writes_is_a_fault(judge: Any) -> None:
+    interruption = import_module("robustness_cases.case").Interruption(9, "out/first.json", ())
+    assert "it ended before the signal" in judge("pass", interruption=interruption)
+    program = RESUMES.format(again="sys.exit()", first="{")
+    assert judge(program, interruption=interruption)[0] == "half written: out/first.json"
+
+
+CASES = [
+    "manifests: lenghts: [16]",
+    "manifests: empty",
+    "results: status: a plan of numbers",
+    "results: correlate: cut off, strict",
+    "predictions: cut off",
+    "options: --num-docs 0",
+    "options: --alpha nan",
+    "options: tasks --all",
+]
+
+
+def test_a_few_cases(campaign: Any, tmp_path: Path) -> None:
+    """Those that need neither torch nor a checkpoint's weights."""
+    check, inputs = import_module("robustness_cases.check"), import_module("robustness_cases.inputs")
+    folder = tmp_path / "inputs"
+    (folder / "model").mkdir(parents=True)
+    (folder / "text.jsonl").write_text('{"text": "a"}\n')
+    inputs.save_predictions(folder)
+    cases = {f"{case.kind}: {case.name}": case for case in campaign.CASES}
+    for number, name in enumerate(CASES):
+        verdict = check.try_case(cases[name], folder, tmp_path / str(number))
+        assert verdict.faults == [], name
+        assert verdict.line
+
+
+def test_the_table_tells_every_case(campaign: Any, tmp_path: Path) -> None:
+    verdicts = [campaign.Verdict(case, code=1, line="a | b\nc", faults=[]) for case in campaign.CASES]
+    verdicts[0].faults.append("a traceback")
+    campaign.report(verdicts, tmp_path, 60.0)
+    text = (tmp_path / "campaign.md").read_text("utf-8")
+    assert f"{len(campaign.CASES)} commands with something wrong, 1 of them with faults; 1 minutes" in text
+    rows = [line for line in text.splitlines() if line.endswith(" |  |") or line.endswith("a traceback |")]
+    assert len(rows) == len(campaign.CASES)
+    assert {case.words[0] for case in campaign.CASES if case.program == "longshort"} > {
+        "tasks", "eval", "score-longbench", "train", "export-clex", "sweep", "status", "correlate", "synthetic", "demo",
+    }  # fmt: skip
+    names = [(case.program, case.command, case.name) for case in campaign.CASES]
+    assert len(set(names)) == len(names)
+    assert json.dumps(names)
