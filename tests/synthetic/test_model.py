@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,6 +41,64 @@ def test_hand_set_model_solves_the_mean_exactly():
     solve_mean(models)
     bits = bits_of(2, 32, 50).double()
     torch.testing.assert_close(models(bits), TASKS["mean"].truth(bits), rtol=0, atol=1e-10)
+
+
+def by_hand(models, bits, encoding):
+    """The outputs of one model on one sequence in float64, position by position and head by head, [T-1]."""
+    get = {name: value[0].detach().double().numpy() for name, value in models.named_parameters()}
+    width, heads = models.size.width, models.size.heads
+    size, length = width // heads, len(bits) + 1
+
+    def normed(x):
+        return (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+
+    def angle(position, pair, dimensions):
+        return position / 10_000 ** (2 * pair / dimensions)
+
+    def rotated(x, position):
+        half, turned = len(x) // 2, x.copy()
+        for i in range(half):
+            z = complex(x[i], x[half + i]) * np.exp(1j * angle(position, i, len(x)))
+            turned[i], turned[half + i] = z.real, z.imag
+        return turned
+
+    x = [get["tokens"][token] for token in (2, *bits)]
+    if encoding == "learned":
+        x = [value + get["positions"][t] for t, value in enumerate(x)]
+    if encoding == "sinusoidal":
+        angles = [[angle(t, i, width) for i in range(width // 2)] for t in range(length)]
+        x = [value + np.concatenate([np.sin(a), np.cos(a)]) for value, a in zip(x, angles, strict=True)]
+    for layer in range(models.size.layers):
+        block = {name: get[f"blocks.{layer}.{name}"] for name in models.blocks[layer]}
+        qkv = [(normed(value) @ block["qkv"] + block["qkv_bias"][0]).reshape(3, heads, size) for value in x]
+        mixed = np.zeros((length, heads, size))
+        for t in range(length):
+            for h in range(heads):
+                query, scores = qkv[t][0, h], []
+                for s in range(t + 1):
+                    key = qkv[s][1, h]
+                    pair = (rotated(query, t), rotated(key, s)) if encoding == "rope" else (query, key)
+                    slope = 2 ** (-8 * (h + 1) / heads) if encoding == "alibi" else 0
+                    scores.append(pair[0] @ pair[1] / size**0.5 - slope * (t - s))
+                weights = np.exp(scores) / np.exp(scores).sum()
+                mixed[t, h] = sum(w * qkv[s][2, h] for s, w in enumerate(weights))
+        x = [value + mixed[t].ravel() @ block["out"] + block["out_bias"][0] for t, value in enumerate(x)]
+        for t, value in enumerate(x):
+            hidden = normed(value) @ block["up"] + block["up_bias"][0]
+            hidden = np.array([h * (1 + math.erf(h / 2**0.5)) / 2 for h in hidden])  # GELU
+            x[t] = value + hidden @ block["down"] + block["down_bias"][0]
+    return [(value @ get["head"] + get["head_bias"][0]).item() for value in x[1:]]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_outputs_are_those_of_a_loop_over_positions_and_heads(encoding):
+    models = Transformers(encoding, [5], 12, SIZE).double()
+    with torch.no_grad():
+        for parameter in models.parameters():  # biases, too, and scores that differ
+            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    bits = bits_of(1, 1, 9)
+    expected = by_hand(models, bits[0, 0].int().tolist(), encoding)
+    assert models(bits.double())[0, 0].tolist() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

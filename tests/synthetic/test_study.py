@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,9 +13,9 @@ import torch
 from longshort.errors import UserError
 from longshort.synthetic import study
 from longshort.synthetic.config import StudyConfig
-from longshort.synthetic.measure import measure
-from longshort.synthetic.model import Size
-from longshort.synthetic.tasks import TASKS
+from longshort.synthetic.measure import measure, target_scale
+from longshort.synthetic.model import Size, Transformers
+from longshort.synthetic.tasks import TASKS, draw_bits
 from longshort.synthetic.training import train
 
 TINY = StudyConfig(
@@ -138,6 +139,8 @@ def test_training_lowers_the_loss():
 def test_lengths_beyond_fifty_are_every_twenty_fifth():
     assert replace(TINY, max_length=50).lengths == list(range(1, 51))
     assert replace(TINY, max_length=110).lengths == [*range(1, 51), 75, 100, 110]
+    # Misalignment at the training length is asked for, so it is measured wherever that lies.
+    assert replace(TINY, train_length=60, max_length=110).lengths == [*range(1, 51), 60, 75, 100, 110]
 
 
 class Perfect(torch.nn.Module):
@@ -166,3 +169,67 @@ def test_misalignment_of_a_perfect_length_model_is_the_mean_drop():
     measured = measure(Perfect(TASKS["length"]), config, TASKS["length"], "cpu")
     expected = [(1 + length // 2) / 2 for length in range(2, 21)]  # e is uniform on 1 … ⌊l/2⌋
     assert measured["misalignment"][0, 1:].tolist() == pytest.approx(expected, rel=0.05)
+
+
+class Constant(torch.nn.Module):
+    """Outputs one number, whatever it reads."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, bits):
+        return torch.full_like(bits, self.output)
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "length"),
+    [("length", 3.0, 3.0), ("length-sqrt", 2.0, 4.0), ("length-log", 1.0, math.e), ("length-invsqrt", 0.5, 4.0)],
+)
+def test_errors_are_of_lengths_and_of_outputs(name, output, length):
+    task = TASKS[name]
+    measured = measure(Constant(output), TINY, task, "cpu")
+    lengths = torch.arange(1.0, 9.0, dtype=torch.float64)
+    torch.testing.assert_close(measured["error"][0], (length - lengths) ** 2, rtol=1e-5, atol=1e-9)
+    outputs = {"length-sqrt": lengths.sqrt(), "length-log": lengths.log(), "length-invsqrt": lengths**-0.5}
+    expected = (output - outputs.get(name, lengths)) ** 2
+    torch.testing.assert_close(measured["output_error"][0], expected, rtol=1e-4, atol=1e-9)
+    assert measured["misalignment"][:, 1:].max() == 0
+    assert measured["undefined"].max() == 0
+
+
+@pytest.mark.parametrize(("name", "share"), [("length-sqrt", 1), ("length-invsqrt", 1), ("length-log", 0), ("mean", 0)])
+def test_outputs_without_an_inverse_are_counted(name, share):
+    assert (measure(Constant(-1.0), TINY, TASKS[name], "cpu")["undefined"] == share).all()
+
+
+def test_the_scale_is_the_standard_deviation_of_training_targets():
+    """Lengths are uniform on 1 to 4; a mean of l bits has the variance 0.25 / l."""
+    assert target_scale(TINY, TASKS["length"]) == pytest.approx(math.sqrt((4**2 - 1) / 12), rel=1e-4)
+    variance = sum(0.25 / length for length in range(1, 5)) / 4
+    assert target_scale(TINY, TASKS["mean"]) == pytest.approx(math.sqrt(variance), rel=0.02)
+
+
+def test_training_follows_its_schedule_on_data_of_its_own(monkeypatch):
+    """Rates are recorded and set to 0, so that losses are those of the first weights on the bits of each step."""
+    rates, own = [], torch.optim.Adam.step
+
+    def step(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        self.param_groups[0]["lr"] = 0.0
+        return own(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    config = replace(TINY, steps=30, warmup=5)
+    models, loss = train(config, TASKS["length"], "rope", "cpu")
+    expected = [3e-3 * min(1, (k + 1) / 5) * (1 + math.cos(math.pi * k / 30)) / 2 for k in range(30)]
+    assert rates == pytest.approx(expected)
+    for index, seed in enumerate(config.model_seeds):
+        alone = Transformers("rope", [seed], config.max_length, config.size)
+        assert torch.equal(alone.head[0], models.head[index])
+        generator = torch.Generator().manual_seed(2_000_000 + seed)
+        losses = []
+        for _ in range(30):
+            bits = draw_bits(generator, 4, 4)
+            losses.append((alone(bits[None])[0] - torch.arange(1.0, 5.0)).square().mean().item())
+        assert loss[index].item() == pytest.approx(sum(losses[-3:]) / 3, rel=1e-4)

@@ -64,7 +64,10 @@ def test_one_row_per_model():
     squares = np.arange(1, 41) ** 2.0
     assert row["error_beyond"] == pytest.approx(squares.mean())
     assert row["error_within"] == pytest.approx(0.01)
+    assert row["error_longest"] == 1600
     assert row["misalignment"] == 1
+    assert row["misalignment_beyond"] == pytest.approx(np.arange(11, 51).mean() / 10)
+    assert row["scaled_misalignment_beyond"] == pytest.approx(np.arange(11, 51).mean() / 20)
     assert row["scaled_misalignment"] == 0.5
     assert row["scaled_error_beyond"] == pytest.approx(squares.mean() / 4)
 
@@ -125,3 +128,30 @@ def test_within_tasks_differences_between_tasks_do_not_count():
 def test_jackknife_needs_four_groups():
     x = np.arange(6.0)
     assert np.isnan(jackknife_interval(x, x, np.array(list("aabbcc")), lambda a, b: 0.5)).all()
+
+
+def test_the_jackknife_is_the_textbooks():
+    """Efron and Tibshirani 1993: the variance is (F - 1) / F times the sum of squares around the mean left out."""
+    random = np.random.default_rng(2)
+    groups = np.repeat(list("abcde"), 3)
+    x = random.normal(size=15) + np.repeat(random.normal(size=5), 3)
+    y = x + random.normal(size=15)
+
+    def pearson(a, b):
+        return float(stats.pearsonr(a, b).statistic)
+
+    left_out = np.array([np.arctanh(pearson(x[groups != name], y[groups != name])) for name in "abcde"])
+    error = np.sqrt(4 / 5 * ((left_out - left_out.mean()) ** 2).sum())
+    z, half = np.arctanh(pearson(x, y)), stats.t.ppf(0.975, 4) * error
+    assert jackknife_interval(x, y, groups, pearson) == pytest.approx((np.tanh(z - half), np.tanh(z + half)))
+
+
+def test_far_is_twice_the_training_length():
+    """An exponent of 4 up to 19 and of 1 from 20 on."""
+    table = models(exponents=(1.0, 1.0))
+    lengths = table["length"]
+    near = (lengths > 10) & (lengths < 20)
+    table["error"] = np.where(near, (lengths - 10.0) ** 4, table["error"])
+    row = growth_exponents(table, 10).iloc[0]
+    assert row["exponent_far"] == pytest.approx(1)
+    assert row["exponent"] != pytest.approx(1, abs=0.1)

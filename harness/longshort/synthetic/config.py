@@ -8,7 +8,7 @@ from typing import Any
 from longshort.synthetic.model import ENCODINGS, Size
 from longshort.synthetic.tasks import TASKS
 
-DENSE, STRIDE = 50, 25  # every length up to 50 is measured, then every 25th and the longest
+DENSE, STRIDE = 50, 25  # every length up to 50 is measured, then every 25th
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class StudyConfig:
 
     @property
     def lengths(self) -> list[int]:
-        """Test lengths: each up to 50, then every 25th and the longest."""
-        lengths = [*range(1, min(self.max_length, DENSE) + 1), *range(DENSE + STRIDE, self.max_length + 1, STRIDE)]
-        return lengths if lengths[-1] == self.max_length else [*lengths, self.max_length]
+        """Test lengths: each up to 50, then every 25th, the training length and the longest."""
+        dense, sparse = range(1, min(self.max_length, DENSE) + 1), range(DENSE + STRIDE, self.max_length + 1, STRIDE)
+        return sorted({*dense, *sparse, self.train_length, self.max_length})
 
     def of_setting(self, task: str, encoding: str) -> dict[str, Any]:
         """What decides a setting's numbers, apart from software and machine."""
