@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +14,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from longshort.demo import Scale, run_demo
-from longshort.lmeval import evaluate
+from longshort.demo import TRAIN_LENGTH, Scale, evaluate, run_demo, training_plan
 
 TINY = Scale(
     base_steps=3,
@@ -35,8 +34,6 @@ def files(folder: Path) -> dict[Path, float]:
 
 def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    # lm-eval's 100,000 resamples of three documents take longer than all else.
-    monkeypatch.setattr(evaluate, "simple_evaluate", partial(evaluate.simple_evaluate, bootstrap_iters=100))
     out, screen = tmp_path / "demo", io.StringIO()
     run_demo(out, TINY, Console(file=screen, width=80))
     assert sorted(folder.name for folder in (out / "checkpoints").iterdir()) == sorted(["base", *NAMES])
@@ -72,3 +69,42 @@ def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert all("plain-a0.1" in os.fspath(file) for file in changed)
     assert pd.read_csv(out / "measurements.csv").equals(measured)
     assert again.getvalue().partition("perplexity by length")[2] == text.partition("perplexity by length")[2]
+
+
+def test_only_a_whole_result_of_these_settings_spares_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Path] = []
+    monkeypatch.setattr(
+        "longshort.lmeval.evaluate.evaluate_checkpoint", lambda *args, output, **kwargs: calls.append(output)
+    )
+    config = training_plan(tmp_path, TINY)[1]
+    record = Path(config.output) / "longshort.json"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    settings = {"corpus": "builtin", "lengths": [64, 128, 256], "train_length": TRAIN_LENGTH, "num_docs": 3}
+
+    def result(content: str, older: bool = False) -> None:
+        file = tmp_path / "results" / "plain-a0" / "x" / "results_0.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        now = record.stat().st_mtime
+        os.utime(file, (now, now - 10 if older else now + 10))
+
+    def of(**changes: object) -> str:
+        metadata = settings | {"family": "plain", "scored": {}} | changes
+        return json.dumps({"configs": {"longshort_misalignment": {"metadata": metadata}}})
+
+    result(of())
+    evaluate(tmp_path, config, TINY)
+    assert not calls
+    for content, older in (
+        ("{", False),
+        ("[]", False),
+        ('{"configs": {}}', False),
+        (of(num_docs=4), False),
+        (of(), True),
+    ):
+        result(content, older)
+        evaluate(tmp_path, config, TINY)
+        assert calls.pop() == tmp_path / "results" / "plain-a0", content

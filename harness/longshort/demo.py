@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -110,9 +110,10 @@ def evaluate(out: Path, config: TrainConfig, scale: Scale) -> None:
     folder = out / "results" / checkpoint.name
     newest = max(folder.rglob("results_*.json"), key=lambda file: file.stat().st_mtime, default=None)
     if newest and newest.stat().st_mtime > (checkpoint / "longshort.json").stat().st_mtime:
-        measured = json.loads(newest.read_text("utf-8"))["configs"]["longshort_misalignment"]["metadata"]
-        if metadata.items() <= measured.items():
-            return
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # a damaged file is no result
+            measured = json.loads(newest.read_text("utf-8"))["configs"]["longshort_misalignment"]["metadata"]
+            if metadata.items() <= measured.items():
+                return
     evaluate_checkpoint(
         # CLEX and EABF bring their code, which this demo itself has just written.
         {
