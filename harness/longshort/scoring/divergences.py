@@ -15,8 +15,7 @@ import math
 
 import torch
 from torch import Tensor
-
-Work = tuple[Tensor | None, Tensor | None]
+from torch.nn import functional
 
 
 def entropy(log_p: Tensor) -> Tensor:
@@ -41,27 +40,30 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def jeffreys(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p‖q) + KL(q‖p) = Σ (p - q)(log p - log q): no term is negative.  [..., V], [..., V] → [...]."""
-    return jeffreys_from(log_p.exp(), log_q.exp(), log_p, log_q)
+    return jeffreys_from(log_p.exp(), log_q.exp(), log_p - log_q)
 
 
 def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     """½ KL(p‖m) + ½ KL(q‖m) with m = (p + q) / 2.  [..., V], [..., V] → [...]."""
-    return jensen_shannon_from(log_p.exp(), log_q.exp(), log_p, log_q)
+    return jensen_shannon_from(log_p.exp(), log_q.exp(), log_p - log_q)
 
 
-def jeffreys_from(p: Tensor, q: Tensor, log_p: Tensor, log_q: Tensor, work: Work = (None, None)) -> Tensor:
-    """`jeffreys`, of those who have the probabilities as well.  4 × [..., V] → [...].
+def jeffreys_from(p: Tensor, q: Tensor, log_ratio: Tensor, work: Tensor | None = None) -> Tensor:
+    """`jeffreys`, of those who have the probabilities and log p - log q as well.  3 × [..., V] → [...].
 
-    With two tensors [..., V] to work in, nothing else of that size is made.
+    With a tensor [..., V] to work in, nothing else of that size is made.
     """
-    a, b = work
-    return torch.mul(torch.sub(p, q, out=a), torch.sub(log_p, log_q, out=b), out=a).sum(-1)
+    return torch.mul(torch.sub(p, q, out=work), log_ratio, out=work).sum(-1)
 
 
-def jensen_shannon_from(p: Tensor, q: Tensor, log_p: Tensor, log_q: Tensor, work: Work = (None, None)) -> Tensor:
-    """`jensen_shannon`, likewise.  4 × [..., V] → [...]."""
-    a, b = work
-    both = torch.clamp_min(torch.add(p, q, out=a), torch.finfo(p.dtype).tiny, out=a)  # terms of less are 0 anyway
-    log_m = torch.sub(torch.log(both, out=a), math.log(2), out=a)
-    first = torch.mul(torch.sub(log_p, log_m, out=b), p, out=b).sum(-1)
-    return (first + torch.mul(torch.sub(log_q, log_m, out=b), q, out=b).sum(-1)) / 2
+def jensen_shannon_from(p: Tensor, q: Tensor, log_ratio: Tensor, work: Tensor | None = None) -> Tensor:
+    """`jensen_shannon`, likewise; one more tensor [..., V] is made.  3 × [..., V] → [...].
+
+    With x = log p - log q, log(m / q) = softplus(x) - log 2 and log(m / p) is the same less x: no logarithm of m,
+    which may be 0, and 0 to the last digit where p = q.
+    """
+    softplus = functional.softplus(log_ratio)
+    of_q = torch.mul(q, torch.sub(softplus, math.log(2), out=work), out=work).sum(-1)
+    softplus = softplus.sub_(log_ratio)
+    of_p = torch.mul(p, torch.sub(softplus, math.log(2), out=work), out=work).sum(-1)
+    return (of_p + of_q) / -2

@@ -80,63 +80,55 @@ def score_suffixes(
         raise ValueError(f"a prefix of {len(prefix)} tokens leaves nothing of a context of {min(lengths)}.")
     head = readout(model, tokens)
     tokens = tokens.to(input_device(model))
-    targets = tokens[:, -num_targets:]  # [B, K]
+    targets = tokens[:, -num_targets:].T  # [K, B]
     with evaluating(model):
         states = []
         for length in lengths:
             window = tokens[:, total - 1 - length : total - 1].clone()  # [B, l]
             window[:, : len(prefix)] = torch.tensor(prefix, dtype=window.dtype, device=window.device)
             states.append(head.states(window, keep=num_targets))  # [B, K, H]
-        stacked = torch.stack([state.to(states[0].device) for state in states])  # [M, B, K, H]
+        rows, vocabulary, device = len(lengths) * batch, head.vocab_size, states[0].device
+        stacked = torch.stack([state.to(device) for state in states], dim=2).transpose(0, 1)  # [K, B, M, H]
         del states
-        rows, vocabulary, device = len(lengths) * batch, head.vocab_size, stacked.device
         spare = rows + (2 * batch if pairs else 0)  # probabilities, and room to compare pairs
         few = cached_positions(rows, vocabulary, device)
-        buffers = rows + spare if few is None else rows
+        buffers = rows + spare + batch if few is None else rows  # js makes one of its own
         chunk_size = min(num_targets, chunk_size or chunk_positions(buffers, vocabulary, device))
         few = min(chunk_size, few or chunk_size)
         buffer = stacked.new_empty(rows * chunk_size * vocabulary) if head.linear is not None else None
-        work = torch.empty(spare // batch, batch, few, vocabulary, device=device)
+        work = torch.empty(spare * few * vocabulary, device=device)
         chunks = []
-        for start in range(0, num_targets, chunk_size):
-            part, of = stacked[:, :, start : start + chunk_size], targets[:, start : start + chunk_size]
-            logits = head.logits(part.flatten(0, 1), buffer).unflatten(0, (len(lengths), batch))  # [M, B, C, V]
+        for part, of in zip(stacked.split(chunk_size), targets.split(chunk_size), strict=True):
+            logits = head.logits(part.flatten(1, 2), buffer).unflatten(1, (batch, -1))  # [C, B, M, V]
             # One product for many positions; then a few at a time, which stay in a CPU's cache.
-            for group, some in zip(logits.split(few, dim=2), of.split(few, dim=1), strict=True):
-                chunks.append(_compare(group, some, pairs, work[:, :, : some.shape[1]]))
-    return SuffixScores(*(torch.cat(parts, dim=-1) for parts in zip(*chunks, strict=True)))
+            chunks += [_compare(*some, pairs, work) for some in zip(logits.split(few), of.split(few), strict=True)]
+    return SuffixScores(*(torch.cat(parts).movedim(0, -1) for parts in zip(*chunks, strict=True)))
 
 
 def _compare(z: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], work: Tensor) -> tuple[Tensor, ...]:
-    """The fields of SuffixScores for C positions, written over the logits.
+    """The fields of SuffixScores for C positions, first of their axes, written over the logits.
 
-    z: [M, B, C, V]; targets: [B, C]; work: [M + 2, B, C, V], to write into (M, where there are no pairs).
+    z: [C, B, M, V]; targets: [C, B]; work: room for as much again, and for 2 × [C, B, V] where there are pairs.
     """
-    contexts, batch, positions = z.shape[:3]
-    z.sub_(z.amax(-1, keepdim=True))
-    p = torch.exp(z, out=work[:contexts])  # up to its sum
-    mass = p.sum(-1, keepdim=True)  # [M, B, C, 1]
-    index = targets.to(z.device).expand(contexts, -1, -1)[..., None]
-    nll = (mass.log() - z.gather(-1, index)).squeeze(-1).movedim(0, 1)  # [B, M, C]
-    # H(p_i, p_j) = log mass_j - Σ_v p_i z_j: all pairs in one batched product, and no term is negative.
-    products = p.permute(1, 2, 0, 3) @ z.permute(1, 2, 3, 0)  # [B, C, M, M]
-    mass_of = mass.permute(1, 2, 0, 3)  # [B, C, M, 1]
-    cross_entropy = (mass_of.log().mT - products / mass_of).movedim(1, -1)  # [B, M, M, C]
-    entropy = cross_entropy.diagonal(dim1=1, dim2=2).movedim(-1, 1)  # [B, M, C]
+    top = top_token(z)[..., None]  # [C, B, M, 1]
+    # Softmax takes half the time of exp and what goes with it, but adds up a long row with fewer digits than sum.
+    p = torch.softmax(z, -1, out=work[: z.numel()].view_as(z))
+    p.div_(p.sum(-1, keepdim=True))
+    log_p = z.sub_(z.gather(-1, top)).add_(p.gather(-1, top).log_())  # shifted first: great logits keep their digits
+    index = targets.to(z.device)[..., None, None].expand_as(top)
+    nll = -log_p.gather(-1, index).squeeze(-1)  # [C, B, M]
+    cross_entropy = -(p @ log_p.mT)  # all pairs in one batched product, and no term is negative  # [C, B, M, M]
+    entropy = cross_entropy.diagonal(dim1=-2, dim2=-1)  # [C, B, M]
     if not pairs:
-        return nll, entropy, cross_entropy, *(nll.new_empty(batch, 0, positions) for _ in range(3))
-    p, log_p = p.div_(mass), z.sub_(mass.log())
-    scratch, top = (work[-2], work[-1]), top_token(p)  # [M, B, C]
-    compared = [
-        (
-            jeffreys_from(p[i], p[j], log_p[i], log_p[j], scratch),
-            jensen_shannon_from(p[i], p[j], log_p[i], log_p[j], scratch),
-            # NaN where either is not finite
-            (top[i] == top[j]).float() + 0 * (entropy[:, i] + entropy[:, j]),
-        )
-        for i, j in pairs
-    ]
-    return nll, entropy, cross_entropy, *(torch.stack(values, dim=1) for values in zip(*compared, strict=True))
+        return nll, entropy, cross_entropy, *(nll.new_empty(*nll.shape[:2], 0) for _ in range(3))
+    log_ratio, scratch = work[z.numel() :][: 2 * z[:, :, 0].numel()].view(2, *z[:, :, 0].shape)
+    compared = []
+    for i, j in pairs:
+        both = (p[:, :, i], p[:, :, j], torch.sub(log_p[:, :, i], log_p[:, :, j], out=log_ratio), scratch)
+        agreement = (top[:, :, i] == top[:, :, j]).squeeze(-1).float()
+        undefined = 0 * (entropy[..., i] + entropy[..., j])  # NaN where either is not finite
+        compared.append((jeffreys_from(*both), jensen_shannon_from(*both), agreement + undefined))
+    return nll, entropy, cross_entropy, *(torch.stack(values, dim=-1) for values in zip(*compared, strict=True))
 
 
 def top_token(values: Tensor) -> Tensor:
