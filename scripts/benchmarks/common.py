@@ -9,13 +9,28 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 MEMORY_SHARE = 0.85  # of what is free now; a side that needs more fails instead of taking the machine down
 SCRIPT = Path(__file__).parents[1] / "benchmark.py"
+SAME = ("machine", "python", "versions", "settings")  # where these differ, measurements do not belong together
+
+
+def parser(
+    name: str, about: str | None, sides: Sequence[str] = (), *, runs: int = 3, of: str = "processes per side"
+) -> argparse.ArgumentParser:
+    """What the command line of every benchmark has; `--side` is given to the process of one measurement."""
+    made = argparse.ArgumentParser(
+        prog=f"benchmark.py {name}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--runs", type=int, default=runs, help=of)
+    made.add_argument("--output", type=Path, default=Path(f"results/benchmarks/{name}.json"))
+    if sides:
+        made.add_argument("--side", choices=sides, help=argparse.SUPPRESS)
+    return made
 
 
 def memory_now(device: str) -> int:
@@ -41,6 +56,12 @@ def memory_peak(device: str) -> int:
 def _status(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def machine_cpu_seconds() -> float:
+    """CPU time that all processes of the machine have taken since it started."""
+    user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
+    return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
 
 
 def limit_memory() -> None:
@@ -96,22 +117,43 @@ def ratio(runs: list[dict[str, Any]], others: list[dict[str, Any]], key: str) ->
 
 def write(rows: list[dict[str, Any]], options: argparse.Namespace, settings: tuple[str, ...]) -> None:
     """The same as JSON, with what it was measured on."""
-    import torch
-
     from longshort.results import write_atomically
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     report = {
         "command": " ".join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
-        "commit": commit,
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("longshort", "torch", "transformers", "lm-eval")},
-        "settings": {name: getattr(options, name) for name in settings},
+        "commit": commit(),
+        **_circumstances(options, settings),
         "rows": rows,
     }
     write_atomically(options.output, json.dumps(report, indent=2) + "\n")
     print(f"written: {options.output}", file=sys.stderr)
+
+
+def written(options: argparse.Namespace, settings: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The rows of an earlier run on the same machine with the same versions and settings, each with its commit."""
+    if not options.output.exists():
+        return []
+    report = json.loads(options.output.read_text())
+    now = _circumstances(options, settings)
+    if any(report[key] != now[key] for key in SAME):
+        return []
+    return [{"commit": report["commit"]} | row for row in report["rows"]]
+
+
+def commit() -> str:
+    """Of the code that is measured."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
+def _circumstances(options: argparse.Namespace, settings: tuple[str, ...]) -> dict[str, Any]:
+    import torch
+
+    return {
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("longshort", "torch", "transformers", "lm-eval")},
+        "settings": {name: getattr(options, name) for name in settings},
+    }
 
 
 def _processor() -> str:

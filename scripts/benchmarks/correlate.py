@@ -16,14 +16,13 @@ import time
 from functools import partial
 from importlib.metadata import version
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import ratio, run_child, spread, take_turns, write
+from benchmarks.common import parser, ratio, run_child, spread, take_turns, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,17 +38,12 @@ CONTROLS = ("nll", "log_params")
 
 def main(arguments: list[str]) -> None:
     """Measure both sides at every size and interval, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py correlate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    command = parser("correlate", __doc__, SIDES, of="processes per side, size and interval")
     sizes = ",".join(f"{checkpoints}:{families}" for checkpoints, families in SIZES)
-    parser.add_argument("--sizes", default=sizes, help="CHECKPOINTS:FAMILIES, comma-separated")
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
-    parser.add_argument("--runs", type=int, default=3, help="processes per side, size and interval")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/correlate.json"))
-    parser.add_argument("--interval", choices=list(PAIRS), help=argparse.SUPPRESS)  # these two in the child alone
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    command.add_argument("--sizes", default=sizes, help="CHECKPOINTS:FAMILIES, comma-separated")
+    command.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
+    command.add_argument("--interval", choices=list(PAIRS), help=argparse.SUPPRESS)  # of one measurement in a child
+    options = command.parse_args(arguments)
     if options.side:
         print(json.dumps(measure(options)))
         return

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.checkpoints import save_checkpoint, save_corpus
 from benchmarks.commands import run_timed
-from benchmarks.common import run_child, write
+from benchmarks.common import parser, run_child, write
 
 AXES = {  # what grows, and along which values
     "tokens": (1024, 2048, 4096, 8192, 16384, 32768, 65536),
@@ -33,18 +33,13 @@ MEASURES = {"seconds": "seconds", "bytes": "MiB"}
 
 def main(arguments: list[str]) -> None:
     """Measure, fit, print the table, draw the figure, write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
-    parser.add_argument("--most", type=int, help="leave out greater values, for a quick look")
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=2, help="processes per point; the fastest counts")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/growth.json"))
-    parser.add_argument("--side", choices=AXES, help=argparse.SUPPRESS)  # one measurement, in the child
-    parser.add_argument("--value", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    command = parser("growth", __doc__, list(AXES), runs=2, of="processes per point; the fastest counts")
+    command.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
+    command.add_argument("--most", type=int, help="leave out greater values, for a quick look")
+    command.add_argument("--hidden", type=int, default=128)
+    command.add_argument("--layers", type=int, default=2)
+    command.add_argument("--value", type=int, help=argparse.SUPPRESS)  # of the one measurement in a child
+    options = command.parse_args(arguments)
     if options.side:
         print(json.dumps(measure(options)))
         return

@@ -28,7 +28,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import ratio, run_child, spread, take_turns, write
+from benchmarks.common import parser, ratio, run_child, spread, take_turns, write
 from longshort.lmeval.longbench.scores import DATASETS
 
 OFFICIAL, OURS = SIDES = ["official", "longshort"]
@@ -39,16 +39,11 @@ MEASURES = {"process": "whole command", "scoring": "scoring alone"}
 
 def main(arguments: list[str]) -> None:
     """Write predictions, measure both sides, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py longbench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--official", type=Path, default=Path("LongBench"), help="a clone of THUDM/LongBench")
-    parser.add_argument("--rows", type=int, help="predictions per dataset  [default: as many as the official data]")
-    parser.add_argument("--runs", type=int, default=3, help="processes per side")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/longbench.json"))
-    parser.add_argument("--predictions", type=Path, help=argparse.SUPPRESS)  # these two in the child alone
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    command = parser("longbench", __doc__, SIDES)
+    command.add_argument("--official", type=Path, default=Path("LongBench"), help="a clone of THUDM/LongBench")
+    command.add_argument("--rows", type=int, help="predictions per dataset  [default: as many as the official data]")
+    command.add_argument("--predictions", type=Path, help=argparse.SUPPRESS)  # of the one measurement in a child
+    options = command.parse_args(arguments)
     if options.side:
         print(json.dumps(measure(options)))
         return

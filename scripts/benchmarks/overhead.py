@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.checkpoints import save_checkpoint, save_corpus
-from benchmarks.common import run_child, spread, take_turns, write
+from benchmarks.common import parser, run_child, spread, take_turns, write
 
 SIDE = "longshort sweep --workers 1"
 LENGTHS = (256, 512, 1024)
@@ -34,19 +34,14 @@ Arrivals = Sequence[tuple[float, dict[str, Any]]]  # monotonic seconds, a worker
 
 def main(arguments: list[str]) -> None:
     """Run the sweep a few times, print where its time goes, write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--checkpoints", type=int, default=3)
-    parser.add_argument("--vocabulary", type=int, default=16_384)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--documents", type=int, default=8)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/overhead.json"))
-    parser.add_argument("--side", choices=[SIDE], help=argparse.SUPPRESS)  # one sweep, in the child
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    command = parser("overhead", __doc__, [SIDE], of="sweeps")
+    command.add_argument("--checkpoints", type=int, default=3)
+    command.add_argument("--vocabulary", type=int, default=16_384)
+    command.add_argument("--hidden", type=int, default=256)
+    command.add_argument("--layers", type=int, default=4)
+    command.add_argument("--documents", type=int, default=8)
+    command.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of the one sweep in a child
+    options = command.parse_args(arguments)
     if options.side:
         print(json.dumps(measure(options.folder)))
         return

@@ -13,13 +13,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import limit_memory, memory_now, memory_peak, out_of_memory, ratio, spread, take_turns, write
+from benchmarks.common import (
+    commit,
+    limit_memory,
+    machine_cpu_seconds,
+    memory_now,
+    memory_peak,
+    out_of_memory,
+    parser,
+    ratio,
+    spread,
+    take_turns,
+    write,
+    written,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,37 +65,36 @@ class Benchmark:
     flops: Callable[[argparse.Namespace], float] | None = None
 
     def main(self, arguments: list[str]) -> None:
-        """Measure every side in every case, print the table, write the JSON."""
+        """Measure every side in every case, print the table, write the JSON.
+
+        Cases measured before on the same machine, with the same versions and settings, stay in it.
+        """
         import transformers  # noqa: F401
 
         options = self._options(arguments)
-        rows = []
+        rows, measured = written(options, SETTINGS), []
         for case, vocabulary in itertools.product(_cases(options.cases), map(int, options.vocabulary.split(","))):
             given = case | {"vocabulary": vocabulary}
             one = argparse.Namespace(**vars(options) | given)
             sides = take_turns(list(self.sides), options.runs, partial(self._in_a_fork, one))
-            rows.append(given | self._summary(sides))
+            row = given | {"commit": commit()} | self._summary(sides)
             if self.flops:
-                for cell in (cell for side in self.sides if "error" not in (cell := rows[-1][side])):
+                for cell in (cell for side in self.sides if "error" not in (cell := row[side])):
                     cell |= rates(one.tokens, self.flops(one), cell["seconds_median"])
-        self._show(rows, options)
-        write(rows, options, SETTINGS)
+            measured.append(row)
+            rows = sorted([*(known for known in rows if _case(known) != _case(row)), row], key=_case)
+            write(rows, options, SETTINGS)  # what is measured is not lost if the rest is cut off
+        self._show(measured, options)
 
     def _options(self, arguments: list[str]) -> argparse.Namespace:
-        parser = argparse.ArgumentParser(
-            prog=f"benchmark.py {self.name}",
-            description=self.about,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("--cases", nargs="+", default=self.cases, help="each HIDDENxLAYERS:TOKENS,TOKENS,…")
-        parser.add_argument("--vocabulary", default="32000,128256", help="sizes, comma-separated")
-        parser.add_argument("--intermediate", type=int, help="8/3 of hidden by default")
-        parser.add_argument("--heads", type=int, default=8)
-        parser.add_argument("--kv-heads", type=int, help="as many as heads by default")
-        parser.add_argument("--dtype", default="float32")
-        parser.add_argument("--runs", type=int, default=3, help="processes per side and case")
-        parser.add_argument("--output", type=Path, default=Path(f"results/benchmarks/{self.name}.json"))
-        return parser.parse_args(arguments)
+        command = parser(self.name, self.about, of="processes per side and case")
+        command.add_argument("--cases", nargs="+", default=self.cases, help="each HIDDENxLAYERS:TOKENS,TOKENS,…")
+        command.add_argument("--vocabulary", default="32000,128256", help="sizes, comma-separated")
+        command.add_argument("--intermediate", type=int, help="8/3 of hidden by default")
+        command.add_argument("--heads", type=int, default=8)
+        command.add_argument("--kv-heads", type=int, help="as many as heads by default")
+        command.add_argument("--dtype", default="float32")
+        return command.parse_args(arguments)
 
     def _in_a_fork(self, options: argparse.Namespace, side: str) -> dict[str, Any]:
         """A measurement in a process of its own, with the memory of no other, but without another's imports."""
@@ -118,7 +129,9 @@ class Benchmark:
             if "error" in runs[-1]:
                 row[side] = {"error": runs[-1]["error"]}
                 continue
-            row[side] = spread(runs, "seconds") | spread(runs, "cpu_seconds") | spread(runs, "bytes")
+            row[side] = {}
+            for key in ("seconds", "cpu_seconds", "others_cpu_seconds", "bytes"):
+                row[side] |= spread(runs, key)
             row[side] |= {"value": runs[-1]["value"], "runs": len(runs)}
             for reference in self.references.get(side, ()):
                 others = sides[reference]
@@ -151,7 +164,10 @@ class Benchmark:
                     "\n".join(f"{cell[f'memory over {n}']:.3f}" for n in known),
                     *(f"{cell[name]:,.3g}" if cell.get(name) else "–" for name in shown),
                 )
-        Console().print(table, "model: hidden size × layers, vocabulary; * peak above the loaded model", sep="\n")
+        cells = [row[side] for row in rows for side in self.sides if "error" not in row[side]]
+        taken = max((cell["others_cpu_seconds_max"] / cell["seconds_max"] for cell in cells), default=0.0)
+        about = "model: hidden size × layers, vocabulary; * peak above the loaded model"
+        Console().print(table, about, f"other processes: at most {taken:.2f} processors beside any run", sep="\n")
 
 
 def random_llama(options: argparse.Namespace, length: int) -> nn.Module:
@@ -176,16 +192,22 @@ def random_llama(options: argparse.Namespace, length: int) -> nn.Module:
 
 
 def timed(action: Callable[[], float], device: str) -> dict[str, Any]:
-    """Seconds, CPU seconds, peak bytes above what was held before, and what the action returns."""
+    """Seconds, CPU seconds of this process and of all others, peak bytes above those held, what the action returns."""
     before = memory_now(device)
     limit_memory()
-    start, processor = time.perf_counter(), time.process_time()
+    start, processor, machine = time.perf_counter(), time.process_time(), machine_cpu_seconds()
     try:
         value = action()  # a float: a GPU has ended its work
     except (RuntimeError, MemoryError) as error:
         return out_of_memory(error)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - processor
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "bytes": memory_peak(device) - before, "value": value}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "others_cpu_seconds": max(0.0, machine_cpu_seconds() - machine - cpu_seconds),
+        "bytes": memory_peak(device) - before,
+        "value": value,
+    }
 
 
 def rates(tokens: int, flops: float, seconds: float) -> dict[str, float | None]:
@@ -215,6 +237,10 @@ def head_product(model: nn.Module, rows: int) -> float:
     weight = model.lm_head.weight
     states = torch.ones(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
     return sum(float(torch.mm(part, weight.T)[0, 0]) for part in states.split(256))
+
+
+def _case(row: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(row[name] for name in ("hidden", "layers", "tokens", "vocabulary"))
 
 
 def _cases(texts: Sequence[str]) -> list[dict[str, int]]:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.checkpoints import save_checkpoint
 from benchmarks.commands import greatest_difference, run_timed, stock, values_in
-from benchmarks.common import ratio, run_child, spread, take_turns, write
+from benchmarks.common import parser, ratio, run_child, spread, take_turns, write
 
 STOCK, OURS, BARE, BARE_WITHOUT_GC = SIDES = ["lm_eval run", "longshort eval", "bare", "bare, no gc"]
 TASK = "longshort_perplexity"
@@ -37,16 +37,11 @@ with torch.no_grad():
 
 def main(arguments: list[str]) -> None:
     """Measure all sides in turns, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py startup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--hidden", type=int, default=32)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=5, help="processes per side")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/startup.json"))
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # one measurement, in the child
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    command = parser("startup", __doc__, SIDES, runs=5)
+    command.add_argument("--hidden", type=int, default=32)
+    command.add_argument("--layers", type=int, default=2)
+    command.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of the one measurement in a child
+    options = command.parse_args(arguments)
     if options.side:
         print(json.dumps(measure(options)))
         return

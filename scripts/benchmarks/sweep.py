@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.checkpoints import ARCHITECTURES, save_checkpoint, save_corpus
 from benchmarks.commands import greatest_difference, run_timed, stock, values_in
-from benchmarks.common import ratio, run_child, spread, take_turns, write
+from benchmarks.common import parser, ratio, run_child, spread, take_turns, write
 
 PER_TASK, PER_CHECKPOINT, SWEEP, ONE_WORKER = SIDES = [
     "lm_eval per task",
@@ -46,15 +46,10 @@ checkpoints:
 
 def main(arguments: list[str]) -> None:
     """Measure all sides in turns, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--loop", type=int, default=4, help="checkpoints that the loop does, of 12")
-    parser.add_argument("--runs", type=int, default=3, help="per side")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/sweep.json"))
-    parser.add_argument("--side", choices=[*SIDES, ONE_THREAD], help=argparse.SUPPRESS)  # one measurement, in the child
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    command = parser("sweep", __doc__, [*SIDES, ONE_THREAD])
+    command.add_argument("--loop", type=int, default=4, help="checkpoints that the loop does, of 12")
+    command.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of the one measurement in a child
+    options = command.parse_args(arguments)
     if options.side:
         print(json.dumps(measure(options)))
         return

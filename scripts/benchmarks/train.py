@@ -12,7 +12,6 @@ import json
 import statistics
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +22,7 @@ from benchmarks.common import (
     memory_now,
     memory_peak,
     out_of_memory,
+    parser,
     ratio,
     run_child,
     spread,
@@ -37,19 +37,14 @@ ALPHA = 0.1
 
 def main(arguments: list[str]) -> None:
     """Measure all sides at every vocabulary, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--vocabulary", default="32000,128256", help="sizes, comma-separated")
-    parser.add_argument("--length", type=int, default=1024, help="tokens of a window")
-    parser.add_argument("--batch", type=int, default=1, help="sequences, of two windows each")
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of a process")
-    parser.add_argument("--runs", type=int, default=3, help="processes per side and vocabulary")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/train.json"))
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # one measurement, in the child
-    options = parser.parse_args(arguments)
+    command = parser("train", __doc__, SIDES, of="processes per side and vocabulary")
+    command.add_argument("--vocabulary", default="32000,128256", help="sizes, comma-separated")
+    command.add_argument("--length", type=int, default=1024, help="tokens of a window")
+    command.add_argument("--batch", type=int, default=1, help="sequences, of two windows each")
+    command.add_argument("--hidden", type=int, default=512)
+    command.add_argument("--layers", type=int, default=4)
+    command.add_argument("--steps", type=int, default=3, help="timed steps of a process")
+    options = command.parse_args(arguments)
     if options.side:
         print(json.dumps(measure(options)))
         return

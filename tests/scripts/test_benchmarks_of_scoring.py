@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 from benchmarks import head, lengths, misalignment, perplexity
-from benchmarks.scoring import Benchmark, forward_flops, random_llama, rates
+from benchmarks.scoring import Benchmark, forward_flops, random_llama, rates, timed
 
 SHAPE = {"vocabulary": 300, "hidden": 16, "layers": 1, "heads": 2, "dtype": "float32"}
 OPTIONS = Namespace(**SHAPE, intermediate=None, kv_heads=None)
@@ -63,6 +64,30 @@ def test_the_command_writes_json(tmp_path: Path) -> None:
     assert row[lengths.ALL]["runs"] == 2
     assert row[lengths.ALL]["value"] == row[lengths.LONGEST]["value"] > 0
     assert row[lengths.ALL]["time over longest"] > 0
+
+
+def test_cases_measured_before_stay_where_all_else_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "head.json"
+    monkeypatch.setattr(Benchmark, "_in_a_fork", lambda *args: {"error": "not measured"})
+
+    def measure(*arguments: str) -> list[tuple[int, str]]:
+        head.main([*arguments, "--output", str(output)])
+        return [(row["tokens"], row["commit"]) for row in json.loads(output.read_text())["rows"]]
+
+    monkeypatch.setattr("benchmarks.scoring.commit", lambda: "first")
+    assert measure("--cases", "16x1:64,256", "--vocabulary", "300") == [(64, "first"), (256, "first")]
+    monkeypatch.setattr("benchmarks.scoring.commit", lambda: "second")
+    both = [(64, "second"), (128, "second"), (256, "first")]
+    assert measure("--cases", "16x1:128,64", "--vocabulary", "300") == both
+    assert measure("--cases", "16x1:128", "--vocabulary", "300", "--heads", "4") == [(128, "second")]
+
+
+def test_what_other_processes_take() -> None:
+    busy = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"]
+    alone = timed(lambda: float(time.sleep(0.1) or 0), "cpu")
+    beside = timed(lambda: float(subprocess.run(busy, check=True).returncode), "cpu")
+    assert alone["cpu_seconds"] < 0.1
+    assert beside["cpu_seconds"] < 0.3 <= beside["others_cpu_seconds"] + 0.02  # the machine counts in ticks of 10 ms
 
 
 def test_no_gpu_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
