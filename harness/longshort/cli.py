@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 import longshort
 from longshort.analysis import command as analysis
@@ -19,7 +20,19 @@ from longshort.sweep import command as sweep
 from longshort.synthetic import command as synthetic
 from longshort.training import command as training
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: typer.Context) -> Any:
+        """As ever, but Ctrl-C is told: typer ends without a word, or with "Aborted!", from version to version."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            typer.echo("longshort: interrupted. To go on, run the same command again.", err=True)
+            raise typer.Exit(130) from error
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -39,9 +52,6 @@ def main() -> None:
     except UserError as error:
         print(f"longshort: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        print("longshort: interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def _version(asked: bool) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from robustness_cases.case import Case, unmount
 
-SECONDS = 240.0  # for one command
+SECONDS = 900.0  # for one command, also where the machine is busy
+SECONDS_TO_END = 180.0  # after a signal
 LONGEST_LINE = 900  # characters of an error that a person still reads
 BOX = "╭╮╰╯─│"
 TEMPORARY = ("*.tmp", "*.partial", "tmp*")
@@ -272,10 +273,10 @@ def _interrupted(case: Case, place: Path, verdict: Verdict) -> list[str]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, told.signal) if told.signal == signal.SIGINT else process.send_signal(told.signal)
         try:
-            process.wait(60)
+            process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             _end(process)
-            return ["no end within 60 s of the signal"]
+            return [f"no end within {SECONDS_TO_END:.0f} s of the signal"]
     faults = [] if met else ["it ended before the signal"]
     outcome = Outcome(process.returncode, "", log.read_text("utf-8", errors="replace"), before, snapshot(place))
     verdict.code = outcome.code

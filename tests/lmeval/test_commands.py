@@ -152,6 +152,16 @@ def test_a_process_ends_with_the_same_line_and_code(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, same.stdout, same.stderr)
 
 
+def test_ctrl_c_is_one_line_and_its_usual_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("longshort.lmeval.folder.tasks_folder", interrupt)
+    done = in_process("tasks")
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "longshort: interrupted. To go on, run the same command again.\n"
+
+
 def test_help_and_tasks() -> None:
     done = command("longshort", "--help")
     assert done.returncode == 0
