@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from longshort.sweep.manifest import Checkpoint
 from longshort.sweep.plan import Item, to_run
 from longshort.sweep.process import Event
 from longshort.sweep.run import Progress, run_plan
+from longshort.sweep.status import states
 from longshort.sweep.store import Folder, slug
 from longshort.sweep.worker import Job, job_from
 from tests.sweep.conftest import events
@@ -131,6 +133,30 @@ def test_one_failing_task_leaves_the_others(tmp_path: Path) -> None:
     progress, _ = play(tmp_path, items, script)
     assert kinds(progress) == {"a": "setting"}
     assert sorted(progress.states.values()) == ["done", "done", "failed"]
+
+
+def test_a_result_that_no_longer_holds_does_not_hide_that_the_new_one_failed(tmp_path: Path) -> None:
+    """So that --failed finds it; what was measured before stays."""
+    one, folder = item("m", "a", "b"), Folder(tmp_path)
+
+    def told() -> list[tuple[str, str]]:
+        return [(state.task, state.state) for state in states(tmp_path)]
+
+    folder.record("plan", checkpoints=[[slug(one.checkpoint), "m", ["a", "b"]]])
+    play(tmp_path, [one], [[[result("a"), result("b"), EXIT]]])
+    assert told() == [("a", "done"), ("b", "done")]
+    for file in tmp_path.rglob("results_*.json"):
+        os.utime(file, (file.stat().st_mtime - 100,) * 2)
+    other = Item(one.checkpoint, {t: {"identity": "y", "task": t} for t in "ab"}, missing={"a": "identity", "b": "x"})
+    with folder.locked():
+        play(tmp_path, [other], [[[{"event": "started", "task": "a"}, failed("broken", "a"), result("b"), EXIT]]])
+        assert told() == [("a", "failed"), ("b", "done")]
+        assert states(tmp_path)[0].message == "why (a result of other settings or weights is still there)"
+        folder.record("started", id=slug(one.checkpoint), task="a")
+        assert told() == [("a", "running"), ("b", "done")]
+    assert told() == [("a", "done"), ("b", "done")]  # interrupted: what is there is what it was
+    play(tmp_path, [item("m", "a")], [[[result("a"), EXIT]]])
+    assert told() == [("a", "done"), ("b", "done")]
 
 
 def test_two_entries_of_one_checkpoint_both_run(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ class State:
 def states(folder: Path) -> list[State]:
     """The last that `status.jsonl` tells of each checkpoint and task of the newest plan; done only with its file.
 
+    A result that no longer holds stays until there is a new one: while that is measured the task is running, and if
+    it could not be measured it has failed.
+
     Raises:
         UserError: no sweep was run in the folder, or its `status.jsonl` cannot be read.
     """
@@ -58,15 +62,27 @@ def _states(folder: Path, events: Sequence[dict[str, Any]]) -> list[State]:
     for name, checkpoint, tasks in plans[-1]["checkpoints"]:
         for task in tasks:
             event = last.get((name, task), {})
-            if any((folder / "results" / name / task).glob("results_*.json")):
-                found.append(State(name, checkpoint, task, "done", message="; ".join(event.get("notes") or ())))
-            elif event.get("event") == "failed":
-                found.append(State(name, checkpoint, task, "failed", event["kind"], event["message"]))
-            elif event.get("event") == "started" and running:
+            saved = _saved(folder / "results" / name / task)
+            told = event.get("event") if saved is None or (event and _seconds(event) >= saved) else None
+            if told == "failed":
+                kept = "" if saved is None else " (a result of other settings or weights is still there)"
+                found.append(State(name, checkpoint, task, "failed", event["kind"], event["message"] + kept))
+            elif told == "started" and running:
                 found.append(State(name, checkpoint, task, "running"))
+            elif saved is not None:
+                found.append(State(name, checkpoint, task, "done", message="; ".join(event.get("notes") or ())))
             else:
                 found.append(State(name, checkpoint, task, "missing"))
     return found
+
+
+def _saved(folder: Path) -> int | None:
+    """The second in which a task's result was written; None if there is none."""
+    return max((int(file.stat().st_mtime) for file in folder.glob("results_*.json")), default=None)
+
+
+def _seconds(event: Mapping[str, str]) -> float:
+    return datetime.fromisoformat(event["time"]).timestamp()
 
 
 def is_running(folder: Path) -> bool:
