@@ -32,17 +32,25 @@ def dry_run(tmp_path: Path, manifest: str, *arguments: str, columns: int = 80) -
 def test_a_plan_fits_the_terminal_and_tells_what_does_not_fit_a_gpu(tmp_path: Path, columns: int) -> None:
     entries = (
         "  - {pretrained: owner/model-7b}\n"
-        "  - {pretrained: owner/model-70b, license: some, gated: true}\n"
-        "  - {pretrained: owner/other-70b, resources: {gpus: 4}}\n"
+        "  - {pretrained: owner/model-70b, license: some, gated: true, revisions: [main, step1]}\n"
+        "  - {pretrained: owner/other-70b, resources: {gpus: 4}, license: some}\n"
+        "  - {pretrained: owner/another-1b, gated: true}\n"
     )
     done = dry_run(tmp_path, SMALL + entries, "--gpu", "a100", columns=columns)
     assert done.exit_code == 0
-    *table, _ = done.stdout.split("3 checkpoints: 0 results there, 6 to do; ")
+    *table, _ = done.stdout.split("5 checkpoints: 0 results there, 10 to do; ")
     assert max(len(line) for line in table[0].splitlines() if "│" in line) <= columns
     notes = re.findall(r"^(\S+): needs (\d+) GB, (\d) × a100 has (\d+) GB$", done.stdout, re.MULTILINE)
-    assert [(name, gpus, there) for name, _, gpus, there in notes] == [("owner/model-70b", "1", "80")]
+    too_great = [(name, "1", "80") for name in ("owner/model-70b", "owner/model-70b@step1")]
+    assert [(name, gpus, there) for name, _, gpus, there in notes] == too_great
     assert 140 < int(notes[0][1]) < 160
-    assert "owner/model-70b: gated, license some" in done.stdout
+    assert re.findall(r"^license .*", done.stdout, re.MULTILINE) == [
+        "license some: owner/model-70b, owner/other-70b",
+        "license on its page: owner/another-1b",
+    ]
+    assert re.findall(r"owner/\S+ \*", done.stdout) == [
+        *("owner/model-70b *", "owner/model-70b@step1 *", "owner/another-1b *")
+    ]
 
 
 def test_a_mistake_is_one_line_with_its_line_and_field(tmp_path: Path) -> None:

@@ -89,6 +89,30 @@ def test_without_a_base_the_family_is_the_folder(tmp_path):
     assert checkpoint.family == "from-nothing"
 
 
+def test_families_that_are_one_by_name_alone_are_told(tmp_path, caplog):
+    """Folders, and bases, that share a last name; not revisions of one, nor what the manifest calls a family."""
+    for place in "ab":
+        make_folder(tmp_path / place / "step50")
+        base = f"bases/{place}/start"
+        make_folder(tmp_path / place / "trained", RECORD | {"base": base, "config": {"base": base}})
+        make_folder(tmp_path / place / "same", RECORD)
+    found = entries(
+        tmp_path,
+        "folders: '[ab]/*'",
+        "{pretrained: x/hub, revisions: [one, two]}",
+        "{pretrained: y/hub, family: mine}",
+    )
+    assert [checkpoint.family for checkpoint in found] == [
+        *("Llama-2-7b-hf", None, "start", "Llama-2-7b-hf", None, "start", None, None, "mine")
+    ]
+    told = [record.getMessage().partition("manifest.yaml: ")[2] for record in caplog.records]
+    rest = "share a name: what is made of them counts as one family, "
+    assert [line.partition(". Where")[0] for line in told] == [
+        f"{tmp_path}/a/step50 and {tmp_path}/b/step50 {rest}'step50'",
+        f"bases/a/start and bases/b/start {rest}'start'",
+    ]
+
+
 @pytest.mark.parametrize(
     "record",
     [

@@ -168,6 +168,7 @@ def show_plan(items: Sequence[Item], gpu: str, console: Console) -> None:
         table.add_column(column, justify="right")
     total = [0.0, 0.0, 0.0]
     marks: list[str] = []
+    licenses: dict[str, dict[str, None]] = {}
     assumed: set[str] = set()
     for item in items:
         cost = cost_of(item.checkpoint, list(item.missing), GPUS[gpu])
@@ -188,13 +189,13 @@ def show_plan(items: Sequence[Item], gpu: str, console: Console) -> None:
         needed, there = (cost.weight_bytes + cost.activation_bytes) / 1e9, gpus * GPUS[gpu].memory / 1e9
         if item.missing and needed > there:
             marks.append(f"{item.checkpoint.name}: needs {needed:.0f} GB, {gpus} × {gpu} has {there:.0f} GB")
-        if item.checkpoint.gated or item.checkpoint.license:
-            license = item.checkpoint.license or "see its page"
-            marks.append(f"{item.checkpoint.name}: {'gated, ' if item.checkpoint.gated else ''}license {license}")
+        if item.checkpoint.gated or item.checkpoint.license:  # once for all revisions
+            licenses.setdefault(item.checkpoint.license or "on its page", {})[item.checkpoint.pretrained] = None
         if item.failure:
             marks.append(f"{item.checkpoint.name}: {item.failure.kind}, {item.failure.message}")
         marks += [f"{item.checkpoint.name}: {task} again: {why}" for task, why in item.missing.items() if why]
     console.print(table)
+    marks += [f"license {license}: {', '.join(names)}" for license, names in licenses.items()]
     for mark in dict.fromkeys(marks):
         console.print(mark, markup=False, highlight=False, soft_wrap=True)
     if any(item.checkpoint.gated for item in items):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
-from longshort.lmeval.settings import settings_from
+from longshort.lmeval.settings import Settings, settings_from
 from longshort.sweep.document import Node, parse
 from longshort.sweep.fields import ADDED, FIELDS, SOURCES, Place, refuse_unknown
 from longshort.sweep.fields import Resources as Resources
 from longshort.sweep.names import plain_name, told_apart
-from longshort.sweep.origins import folders, own_record, revisions
+from longshort.sweep.origins import folders, own_record, revisions, shared_families
+
+logger = logging.getLogger(__name__)
 
 SCORED = ("corpus", "lengths", "train_length", "num_docs", "tail_tokens", "seed", "longbench_dir")
 METADATA = (*SCORED, "family", "params", "train_tokens")  # of the tasks, see longshort.lmeval.settings
@@ -39,15 +42,15 @@ class Checkpoint:
     family: str | None = None
     params: int | None = None
     train_tokens: int | None = None
-    train_length: int = 4096
+    train_length: int = Settings.train_length
     model_args: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     trust_remote_code: bool = False
-    corpus: str = "pg19"
-    lengths: tuple[int, ...] = (2048, 4096, 8192, 16384, 32768)
-    num_docs: int = 32
+    corpus: str = Settings.corpus
+    lengths: tuple[int, ...] = Settings.lengths
+    num_docs: int = Settings.num_docs
     tail_tokens: int | None = None
-    seed: int = 0
+    seed: int = Settings.seed
     longbench_dir: str | None = None
     limit: float | None = None
     batch_size: int | str = 1
@@ -124,6 +127,8 @@ def _read(top: Node, place: Place) -> list[Checkpoint]:
     if not found:
         raise parts["checkpoints"].error("the list is empty. Add '- pretrained: NAME'")
     _refuse_twins(found, top.file)
+    for line in shared_families(found):
+        logger.warning("%s: %s", top.file, line)
     return told_apart(found)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longshort.errors import UserError
 from longshort.sweep.document import Node
 from longshort.sweep.fields import Place, refuse_unknown
+
+if TYPE_CHECKING:
+    from longshort.sweep.manifest import Checkpoint
 
 RECORD = "longshort.json"
 MOST_REVISIONS = 10_000  # more is a slip of the pen
@@ -52,7 +57,7 @@ def own_record(checkpoint: str) -> dict[str, Any]:
     file = Path(checkpoint) / RECORD
     try:
         record = json.loads(file.read_text("utf-8"))
-        base = record.get("config", record).get("base")  # the record's own may be a config it was initialized from
+        base = _base(record)
         numbers = {
             "params": record["model"]["num_parameters"],
             "train_tokens": record["tokens_seen"],
@@ -68,6 +73,30 @@ def own_record(checkpoint: str) -> dict[str, Any]:
             f"{file} is damaged or no record of 'longshort train'. Remove it, and say family, params and "
             "train_length in the manifest."
         ) from error
+
+
+def shared_families(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """One line for each family that is one only because folders or bases share their last name."""
+    origins: dict[str, dict[str, None]] = {}
+    for checkpoint in checkpoints:
+        origin = checkpoint.pretrained
+        with suppress(OSError, ValueError, RecursionError):  # no record
+            origin = _base(json.loads((Path(origin) / RECORD).read_text("utf-8"))) or origin
+        name = Path(origin).name
+        if checkpoint.family in (None, name):
+            origins.setdefault(name, {})[os.path.normpath(origin)] = None
+    return [
+        f"{' and '.join(list(shared)[:3])} share a name: what is made of them counts as one family, '{name}'. Where it "
+        "is not one, say family in the manifest."
+        for name, shared in origins.items()
+        if len(shared) > 1
+    ]
+
+
+def _base(record: Any) -> str | None:
+    """What a checkpoint was trained from; the record's own `base` may be a config it was initialized from."""
+    base: str | None = record.get("config", record).get("base")
+    return base
 
 
 def revisions(parts: Mapping[str, Node]) -> list[tuple[str, dict[str, Any]]]:
