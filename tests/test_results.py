@@ -342,6 +342,8 @@ def test_write_atomically_replaces_and_leaves_nothing_else(tmp_path):
     write_atomically(str(path), b"\x00\xff")
     assert path.read_bytes() == b"\x00\xff"
     assert os.listdir(path.parent) == ["file.txt"]
+    write_atomically(path, json.dumps(["\udcff", "é"], ensure_ascii=False))  # as a name that is no UTF-8 is read
+    assert json.loads(path.read_text("utf-8")) == ["\udcff", "é"]
 
 
 @pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "Free some space"), (errno.EACCES, "can write")])

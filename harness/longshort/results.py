@@ -51,7 +51,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a crash, never meets half of it.
 
     The content goes to a temporary file in the same folder, which then takes the file's name. Missing folders
-    are made; text is written as UTF-8.
+    are made; text is written as UTF-8, half a surrogate pair (of a file's odd name) as its escape in JSON.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
@@ -62,7 +62,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -111,6 +111,8 @@ CORPORA = [
     _corpus("number of 5000 digits", "a.jsonl", f'{{"text": "a", "n": {HUGE}}}\n', "line 1", "4300 digits"),
     _corpus("deep nesting", "a.jsonl", "[" * 100_000 + "\n", "line 1", "recursion"),
     _corpus("half a surrogate pair alone", "a.jsonl", '{"text": "\\ud800"}\n' * 3, "nothing could be", "say why"),
+    _eval("corpora", "names that are no UTF-8", "--corpus *.txt", "", "", code=0, leaves=("out/*",),
+          steps=(write(b"\xff.txt".decode("utf-8", "surrogateescape"), "the text of a file " * 99),)),
     _corpus("a list per line", "a.jsonl", "[1, 2]\n", "line 1: no text", "text, content, document"),
     _corpus("wrong column", "a.jsonl", '{"body": "a b c"}\n', "no text", "text, content, document"),
     _corpus("column of another type", "a.jsonl", '{"text": 3}\n', "no text", "expected an object"),
@@ -182,6 +184,8 @@ OUTPUTS = [
     _eval("output", "locked", "", "not writable", "choose another", steps=(make_folder("out"), mode("out", 0o500)),
           locked=True),
     _eval("output", "read-only disk", "", "out", "choose", steps=(disk("out", "ro"),)),
+    _eval("output", "disk too small for the samples", "--corpus large.jsonl --num-docs 60 --log-samples", "no space",
+          "free some space", inputs=("large.jsonl",), steps=(disk("out", "size=72k"),), leaves=("out/*",)),
     _eval("output", "full disk", "", "no space", "free some space", steps=(disk("out", "size=64k", full=True),)),
 ]  # fmt: skip
 

@@ -86,6 +86,11 @@ def test_longshort_eval_writes_what_stock_lm_eval_writes(llama_bos: Path, corpus
         sorted(file.name.rpartition("_")[0] for file in (tmp_path / who).rglob("*.json*")) for who in ("ours", "stock")
     ]
     assert names[0] == names[1]
+    for task in BOTH:
+        lines = [next((tmp_path / who).rglob(f"samples_{task}_*")).read_text("utf-8") for who in ("ours", "stock")]
+        assert [json.loads(line) for line in lines[0].splitlines()] == [
+            json.loads(line) for line in lines[1].splitlines()
+        ]
 
 
 def test_stock_lm_eval_tells_a_mistake_in_one_line(corpus: Path) -> None:

@@ -17,7 +17,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import handle_non_serializable, hash_string
+from lm_eval.utils import handle_non_serializable, hash_string, sanitize_list
 
 from longshort.devices import require_device
 from longshort.errors import OutOfMemory, UserError
@@ -236,11 +236,19 @@ def _write(results: dict[str, Any], samples: dict[str, list[Any]] | None, output
     name = str(results["model_name_sanitized"])
     _require_writable(output / name)
     write_atomically(output / name / f"results_{date}.json", to_json(results))
-    if samples:
-        tracker = EvaluationTracker(output_path=str(output))
-        tracker.date_id, tracker.general_config_tracker.model_name_sanitized = date, name
-        for task, rows in samples.items():
-            tracker.save_results_samples(task_name=task, samples=rows)
+    for task, rows in (samples or {}).items():
+        write_atomically(output / name / f"samples_{task}_{date}.jsonl", "".join(map(_sample_line, rows)))
+
+
+def _sample_line(row: Mapping[str, Any]) -> str:
+    """One document's values, as lm-eval's tracker writes them."""
+    arguments = {
+        f"gen_args_{index}": {f"arg_{part}": value for part, value in enumerate(values)}
+        for index, values in enumerate(row["arguments"])
+    }
+    lists = {name: sanitize_list(row[name]) for name in ("resps", "filtered_resps")}
+    row = {**row, **lists, "target": str(row["target"]), "arguments": arguments}
+    return json.dumps(row, default=handle_non_serializable, ensure_ascii=False) + "\n"
 
 
 def _default_device() -> str:
