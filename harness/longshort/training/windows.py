@@ -256,7 +256,7 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Tensor | int]:
-    """Put all windows A, then all windows B, on the batch axis; what a step's items share is passed on.
+    """Put all windows A, then all windows B, on the batch axis: items of [W, T] → [W·B, T]; the rest is passed on.
 
     There is no ``labels``: targets are the inputs, shifted, and without it no version of the Trainer rescales
     the loss by a token count of its own.
