@@ -73,6 +73,34 @@ def test_places_that_cannot_be_read(tmp_path: Path) -> None:
         read_rows("qasper", None)
 
 
+def test_an_archive_damaged_anywhere_is_told(tmp_path: Path) -> None:
+    """Whichever byte it is: the checksum, the stream and the directory each fail in a way of their own."""
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("data/trec_e.jsonl", "\n".join(json.dumps(make_row("trec", index)) for index in range(50)))
+    whole = archive.read_bytes()
+    refused = 0
+    for index in range(0, len(whole), max(1, len(whole) // 300)):
+        archive.write_bytes(whole[:index] + bytes([whole[index] ^ 0xFF]) + whole[index + 1 :])
+        read_rows.cache_clear()
+        try:
+            read_rows("trec", str(archive))
+        except UserError:
+            refused += 1
+    assert refused > 200
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path, words=5)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"trec_e\.jsonl cannot be read: Permission denied"):
+        read_rows("trec", str(tmp_path))
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_prompts_are_the_official_ones(dataset: str) -> None:
     row = make_row(dataset, 0, 5) | {"context": "C {input} {context}", "input": "I {context}"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -54,7 +55,7 @@ def read_rows(dataset: str, location: str | None) -> Rows:
         found = [candidate for candidate in (path / file, path / "data" / file) if candidate.is_file()]
         if not found:
             raise UserError(f"LongBench-E dataset '{dataset}': no {file} in {path}. Put the official file there.")
-        source, content = str(found[0]), found[0].read_bytes()
+        source, content = str(found[0]), _read_file(found[0])
     elif path.is_file():
         source, content = _read_member(path, file)
     else:
@@ -66,6 +67,13 @@ def read_rows(dataset: str, location: str | None) -> Rows:
     return Rows(rows, source, revision, hashlib.sha256(content).hexdigest(), problems)
 
 
+def _read_file(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}. Make it readable.") from error
+
+
 def _read_member(archive: Path, file: str) -> tuple[str, bytes]:
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -73,7 +81,7 @@ def _read_member(archive: Path, file: str) -> tuple[str, bytes]:
             if member is None:
                 raise UserError(f"{archive} holds no {file}. It must be the official LongBench data.zip.")
             return f"{archive}:{member}", opened.read(member)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # the last: with a password
         raise UserError(f"{archive} is damaged or no zip file ({error}). Download it again.") from error
 
 
@@ -103,7 +111,7 @@ def _parse(dataset: str, source: str, content: bytes) -> tuple[list[dict[str, An
                 if not isinstance(row.get(field), str):
                     raise ValueError(f"'{field}' is not text")
             check_row(dataset, row)
-        except ValueError as error:  # also JSONDecodeError and UnicodeDecodeError
+        except (ValueError, RecursionError) as error:  # also JSONDecodeError and UnicodeDecodeError
             problems.append(f"{source}, line {number}: {error}; left out.")
         else:
             rows.append(row)
