@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -108,3 +109,16 @@ def test_only_a_whole_result_of_these_settings_spares_an_evaluation(
         result(content, older)
         evaluate(tmp_path, config, TINY)
         assert calls.pop() == tmp_path / "results" / "plain-a0", content
+
+
+def test_the_plan_changes_one_thing_at_a_time(tmp_path: Path) -> None:
+    base, *plan = [asdict(config) for config in training_plan(tmp_path, Scale())]
+    assert (base["alpha"], base["windows"], base["base"]) == (0.0, 1, None)
+    assert len(plan) == 12
+    changed = ("output", "alpha", "extension", "factor")
+    shared = [{name: value for name, value in run.items() if name not in changed} for run in plan]
+    assert all(run == shared[0] for run in shared)  # seed, steps and batch: the same tokens in the same order
+    assert shared[0]["base"] == base["output"]
+    pairs = {(run["extension"], run["alpha"]) for run in plan}
+    assert pairs == {(extension, alpha) for extension in Scale().extensions for alpha in Scale().alphas}
+    assert {(run["extension"] == "none", run["factor"]) for run in plan} == {(True, None), (False, 4.0)}

@@ -36,6 +36,20 @@ def test_flops_of_a_step(tied, frozen):
     assert estimated.flops == pytest.approx(counter.get_total_flops(), rel=0.15)
 
 
+def test_attention_is_half_of_the_full_product():
+    """Twice the length at equal tokens: what grows is attention, counted here without causality."""
+    counted, estimated = [], []
+    for rows, length in ((8, T), (4, 2 * T)):
+        network = model(attn_implementation="eager")
+        tokens = torch.randint(300, (rows, length))
+        with FlopCounterMode(display=False) as counter:
+            network(tokens, labels=tokens).loss.backward()
+        counted.append(counter.get_total_flops())
+        settings = config(steps=1, alpha=0.0, train_length=length, global_batch_size=rows // 2)
+        estimated.append(estimate(settings, network).flops)
+    assert estimated[1] - estimated[0] == pytest.approx((counted[1] - counted[0]) / 2, rel=0.01)
+
+
 def test_checkpointing_adds_a_forward():
     plain, twice = (estimate(config(gradient_checkpointing=on), model()).flops for on in (False, True))
     assert twice / plain == pytest.approx(4 / 3, rel=0.05)
@@ -44,7 +58,15 @@ def test_checkpointing_adds_a_forward():
 def test_memory_of_weights_gradients_and_optimizer():
     network = model()
     count = network.num_parameters()
-    assert estimate(config(), network).memory > 16 * count
+    whole = estimate(config(), network).memory
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    # The gradient and Adam's two moments, 4 bytes each.
+    assert whole - estimate(config(), network).memory == 12 * count
+    one, two = (estimate(config(batch_size=size, dtype="bfloat16"), network).memory for size in (1, 2))
+    assert two - one == 34 * 2 * T * 64 * 3  # bytes per token, layer and unit of width, for two windows
+    # Weights, and what each token of two windows keeps in float32.
+    assert estimate(config(), network).memory == 4 * count + 68 * 2 * T * 64 * 3
     dense, fused = (estimate(config(loss=loss), network).memory for loss in ("dense", "fused"))
     assert dense - fused == 3 * 4 * 2 * T * 300
 
