@@ -22,7 +22,7 @@ from longshort.training import command as training
 
 
 class _Commands(TyperGroup):
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """As ever, but Ctrl-C is told: typer ends without a word, or with "Aborted!", from version to version."""
         try:
             return super().invoke(ctx)

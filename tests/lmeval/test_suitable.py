@@ -54,7 +54,7 @@ def test_an_encoder_is_refused_and_the_same_as_a_decoder_passes(dtype: torch.dty
 def test_an_encoder_decoder_is_refused() -> None:
     model = SimpleNamespace(config=SimpleNamespace(model_type="t5"))
     with pytest.raises(UserError, match="'t5' is no decoder-only model"):
-        require_causal(model, "seq2seq")  # type: ignore[arg-type]  # what it is is not looked at
+        require_causal(model, "seq2seq")
 
 
 def test_an_encoder_on_disk_is_refused_in_a_run(tmp_path: Path, corpus: Path) -> None:

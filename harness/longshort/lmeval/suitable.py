@@ -19,7 +19,7 @@ _causal: WeakSet[nn.Module] = WeakSet()
 
 
 @torch.no_grad()
-def require_causal(model: nn.Module, backend: str | None) -> None:
+def require_causal(model: Any, backend: str | None) -> None:
     """Refuse an encoder-decoder, and an encoder, whose predictions see the tokens that they predict.
 
     transformers loads BERT and its kin as causal models too, with a warning at most. Their configs say
