@@ -160,7 +160,7 @@ def test_a_crowd_is_lines_alone_with_a_legend_of_families(drawn):
 @pytest.mark.parametrize("metric", ["sce_between", "jeffreys_between"])
 def test_matrix_shows_every_pair_on_both_sides(made, drawn, metric):
     misalignment_matrix(made.tidy, "unwritten", metric)
-    values = made.tidy.set_index(["checkpoint", "metric"])["value"]
+    values = made.tidy.set_index(["checkpoint", "metric"])["value"].to_dict()
     names = {checkpoint.rpartition("/")[2]: checkpoint for checkpoint in made.wide["checkpoint"]}
     panels = [axes for axes in drawn[0].axes if axes.get_title() in names]
     assert len(panels) == 11  # the one of twelve whose name is shortened is not looked up
