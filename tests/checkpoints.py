@@ -42,6 +42,7 @@ def save_checkpoint(
         },
         "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     }
+    shapes["bert"] = shapes["llama"]
     settings = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     settings |= shapes.get(model_type, {}) | config
     torch.manual_seed(seed)

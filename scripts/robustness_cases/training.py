@@ -109,6 +109,7 @@ MODELS = [
     _model("train: vocabulary smaller than the tokenizer's", "vocab_size of 61", "raise vocab_size",
            model="small-vocabulary"),
     _model("train: NaN weights", "not finite", "learning", model="nan"),
+    _model("train: an encoder that predicts masked tokens", "'bert' is an encoder", "name a causal", model="masked"),
     _model("train: an encoder", "lacks", "get a whole copy", model="encoder"),
     _train("models", "train: a base without RoPE cannot be extended", "--base short --train-length 8 --extension yarn",
            "rescales rope", "--extension none", inputs=("short",)),

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from longshort.causal import require_causal
 from longshort.errors import UserError
 from longshort.loading import why_not_loaded
 from longshort.training.byte_tokenizer import byte_tokenizer
@@ -88,7 +89,7 @@ def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> Pr
     """Load the weights in float32, or initialize them under the seed; in 4 bits where `quantize` is set.
 
     Raises:
-        UserError: they cannot be loaded.
+        UserError: they cannot be loaded, or are an encoder's.
     """
     kwargs: dict[str, Any] = {"dtype": torch.float32}
     if base.model_class is AutoModelForCausalLM:
@@ -105,6 +106,7 @@ def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> Pr
         finally:
             transformers_logging.set_verbosity(before)
         _check_complete(config, base, info)
+        require_causal(model)
         return model
     with torch.random.fork_rng():  # a snapshot builds the base anew in mid-run
         torch.manual_seed(config.seed)

@@ -1,0 +1,46 @@
+"""Whether a model is causal: an encoder's numbers would not be what they are called."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import nn
+
+from longshort.errors import UserError
+
+PROBE_TOKENS = 8
+TOLERANCE = 1e-4  # of the greatest logit; a causal model gives the same ones
+
+_causal: WeakSet[nn.Module] = WeakSet()
+
+
+@torch.no_grad()
+def require_causal(model: Any) -> None:
+    """Refuse an encoder, whose predictions see the tokens that they predict.
+
+    transformers loads BERT and its kin as causal models too, with a warning at most. Their configs say
+    ``is_decoder: false``, as do those of a few decoders, so what says so is tried: does another last token change
+    the logits before it?
+
+    Raises:
+        UserError: it does.
+    """
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "is_decoder", None) is not False or model in _causal:
+        return
+    embeddings: Any = model.get_input_embeddings()
+    tokens = torch.arange(PROBE_TOKENS, device=embeddings.weight.device)[None] % embeddings.num_embeddings  # [1, T]
+    other = tokens.clone()
+    other[0, -1] = tokens[0, 0]
+    training = model.training
+    model.eval()  # dropout would change them too
+    logits, changed = (model(ids).logits[0, :-1].float() for ids in (tokens, other))  # [T-1, V]
+    model.train(training)
+    if (logits - changed).abs().max() > TOLERANCE * logits.abs().max():
+        raise UserError(
+            f"'{config.model_type}' is an encoder here: its predictions see the tokens that they predict, so they are "
+            "no next-token distributions. Name a causal model, or set is_decoder in its config.json if it is one."
+        )
+    _causal.add(model)

@@ -1,0 +1,15 @@
+"""What a run may start from."""
+
+import pytest
+
+from longshort.errors import UserError
+from longshort.training.base import load_base, load_model
+from longshort.training.config import TrainConfig
+from tests.checkpoints import save_checkpoint
+
+
+def test_an_encoder_is_no_base(tmp_path):
+    base = save_checkpoint(tmp_path / "bert", model_type="bert")
+    config = TrainConfig(output=str(tmp_path / "out"), base=str(base), train_length=16)
+    with pytest.raises(UserError, match="'bert' is an encoder here"):
+        load_model(config, load_base(config))
