@@ -13,11 +13,12 @@ import pytest
 import torch
 import transformers
 from lm_eval.api.metrics import mean_stderr
+from lm_eval.models.huggingface import HFLM
 
 from longshort.corpora import Document, fingerprint, open_corpus, select
 from longshort.errors import UserError
 from longshort.lmeval import requests
-from longshort.lmeval.measure import draw_second_length
+from longshort.lmeval.draws import draw_second_length
 from tests.checkpoints import save_checkpoint
 from tests.lmeval.conftest import LENGTHS, run, values
 from tests.lmeval.reference import Reference
@@ -265,6 +266,18 @@ def test_positions_that_depend_on_length_get_a_pass_each(corpus: Path, tmp_path:
         nlls = [Reference(folder).prefix(document.text, length)[0] for document in documents(corpus)]
         expected = math.exp(sum(nlls) / 4)
         assert values(results, BOTH[0])[f"ppl@{length}"] == pytest.approx(expected, **CLOSE)
+
+
+def test_how_prefixes_are_read_is_tried_again_at_other_lengths(corpus: Path, tmp_path: Path) -> None:
+    """One model, evaluated twice: up to its window a pass serves all lengths, beyond it none does."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    folder = save_checkpoint(tmp_path / "dynamic", max_position_embeddings=32, rope_parameters=rope)
+    fresh = values(run(folder, BOTH[:1], metadata(corpus)), BOTH[0])
+    lm = HFLM(str(folder), device="cpu", dtype="float32")
+    for lengths, passes in (([16, 32], "single pass"), (LENGTHS, "one pass per length")):
+        results = run(lm, BOTH[:1], metadata(corpus, lengths=lengths))
+        assert results["configs"][BOTH[0]]["metadata"]["scored"]["passes"] == passes
+    assert values(results, BOTH[0]) == pytest.approx(fresh)
 
 
 def test_out_of_memory_halves_the_batch(

@@ -16,7 +16,6 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from longshort.lmeval.evaluate import evaluate_checkpoint
 from longshort.lmeval.longbench.scores import DATASETS
-from longshort.lmeval.measure import draw_second_length
 from longshort.scoring import readout
 from longshort.sweep import cost, work
 from longshort.sweep.cost import GPUS, cost_of, shape_of
@@ -101,11 +100,6 @@ def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, mo
     assert sum(seen) / num_layers == (
         cost_of(checkpoint, tasks, A100).forward_tokens + 3 * readout.PROBE_TOKENS + 8 * len(tasks) + resets
     )
-
-
-def test_the_same_lengths_are_drawn():
-    drawn = work._drawn(5, 3, LENGTHS)
-    assert drawn == tuple((n, draw_second_length(5, document, n)) for document in range(3) for n in LENGTHS)
 
 
 def test_tokens_by_hand(tmp_path):

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import combinations, combinations_with_replacement
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -167,12 +166,6 @@ def between(name: str, lengths: Sequence[int]) -> list[tuple[str, int, int]]:
     """A matrix metric's names with their two lengths: L1 < L2, and L1 = L2 too where that is not always 0."""
     pairs = combinations(lengths, 2) if name == "jeffreys_between" else combinations_with_replacement(lengths, 2)
     return [(f"{name}@{first}-{second}", first, second) for first, second in pairs]
-
-
-def draw_second_length(seed: int, document: int, length: int) -> int:
-    """l2 = L - e with e uniform on {1 .. L/2}, one draw per document and length."""
-    generator = np.random.default_rng([seed, document, length])
-    return length - int(generator.integers(1, length // 2, endpoint=True))
 
 
 def merge(parts: Sequence[Measured]) -> Measured:

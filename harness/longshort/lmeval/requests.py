@@ -24,8 +24,10 @@ from longshort.corpora import Document
 from longshort.errors import OutOfMemory, UserError
 from longshort.lmeval import measure
 from longshort.lmeval.documents import EncodedDocument, encode, special_prefix
+from longshort.lmeval.draws import draw_second_length
 from longshort.lmeval.measure import Measured
 from longshort.lmeval.settings import Settings
+from longshort.lmeval.suitable import require_decoder_only, require_rows
 from longshort.scoring.positions import addressable_length
 
 logger = logging.getLogger(__name__)
@@ -91,8 +93,8 @@ def register() -> None:
 
 Measure = Callable[[Backend, list[Job], list[EncodedDocument]], list[Measured]]
 
-# How a model's prefixes are read, decided by a probe on the first, longest document.
-_passes: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+# How a model's prefixes are read, decided by a probe on the first, longest document, and the lengths it was tried on.
+_passes: WeakKeyDictionary[nn.Module, tuple[str, int, int]] = WeakKeyDictionary()
 
 
 def _answer(lm: Any, requests: list[Instance], request_type: str, measure_documents: Measure) -> list[Measured]:
@@ -105,6 +107,7 @@ def _answer(lm: Any, requests: list[Instance], request_type: str, measure_docume
         index: encode(lm, jobs[index].document, jobs[index].settings.lengths[-1] + 1)
         for index in tqdm(mine, desc="tokenizing", unit="document", disable=lm.rank != 0, leave=False)
     }
+    require_rows(backend.model, encoded.values())
     # Documents of equal length share a forward; the longest go first, so that memory runs out early or never.
     by_shape: dict[tuple[int, Settings], list[int]] = defaultdict(list)
     for index in mine:
@@ -124,11 +127,12 @@ def _answer(lm: Any, requests: list[Instance], request_type: str, measure_docume
 
 def _backend(lm: Any, request_type: str) -> Backend:
     model = getattr(lm, "model", None)
-    if not isinstance(model, nn.Module) or getattr(lm, "backend", None) != "causal":
+    if not isinstance(model, nn.Module):
         raise UserError(
             f"the lm-eval backend {type(lm).__name__} cannot answer '{request_type}' requests: they need the "
-            "next-token distributions of a decoder-only model. Use --model hf."
+            "next-token distributions of a model itself. Use --model hf."
         )
+    require_decoder_only(model, getattr(lm, "backend", None))
     limits = {}
     positions = addressable_length(model)
     if positions is not None:
@@ -148,13 +152,13 @@ def _perplexity(backend: Backend, jobs: list[Job], documents: list[EncodedDocume
     parts = [[gaps] for _ in documents]
     readable = [length for length in lengths if length not in short]
     if readable:
-        known = _passes.get(backend.model) if len(readable) > 1 else measure.SINGLE_PASS
+        known = _known_passes(backend.model, readable)
         for part, result in zip(
             parts, measure.measure_prefixes(backend.model, documents, readable, prefix, known), strict=True
         ):
             part.append(result)
-        if len(readable) > 1:
-            _passes.setdefault(backend.model, parts[0][-1].passes or measure.SINGLE_PASS)
+        if known is None and parts[0][-1].passes:
+            _passes[backend.model] = parts[0][-1].passes, readable[0], readable[-1]
     if num_tokens <= settings.lengths[-1]:  # the targets are those of the longest context
         for length in lengths:
             gaps.leave_out(measure.TAIL_METRICS, length, measure.TOO_SHORT)
@@ -167,6 +171,14 @@ def _perplexity(backend: Backend, jobs: list[Job], documents: list[EncodedDocume
     return [measure.merge(part) for part in parts]
 
 
+def _known_passes(model: nn.Module, lengths: Sequence[int]) -> str | None:
+    """How prefixes of these lengths are read; None where it is not known, as beyond the lengths of an earlier run."""
+    if len(lengths) == 1:
+        return measure.SINGLE_PASS
+    passes, least, most = _passes.get(model, (None, 0, 0))
+    return passes if least <= lengths[0] and lengths[-1] <= most else None
+
+
 def _misalignment(backend: Backend, jobs: list[Job], documents: list[EncodedDocument]) -> list[Measured]:
     results = []
     for job, document in zip(jobs, documents, strict=True):  # each has context lengths of its own
@@ -176,7 +188,7 @@ def _misalignment(backend: Backend, jobs: list[Job], documents: list[EncodedDocu
             if length >= len(document.tokens):
                 gaps.leave_out(measure.PAIR_METRICS, length, measure.TOO_SHORT)
             else:
-                second = measure.draw_second_length(job.settings.seed, job.index, length)
+                second = draw_second_length(job.settings.seed, job.index, length)
                 parts.append(measure.measure_pair(backend.model, document.tokens, length, second, backend.prefix))
         results.append(measure.merge(parts))
     return results

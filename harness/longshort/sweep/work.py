@@ -8,9 +8,8 @@ from functools import lru_cache
 from math import ceil
 from typing import Any
 
-import numpy as np
-
 from longshort.errors import UserError
+from longshort.lmeval.draws import draw_second_length
 from longshort.lmeval.longbench.prompts import prompt_limit
 from longshort.lmeval.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.lmeval.settings import settings_from
@@ -125,11 +124,9 @@ def _misalignment(seed: int, documents: int, lengths: Sequence[int]) -> Work:
 
 @lru_cache(maxsize=64)
 def _drawn(seed: int, documents: int, lengths: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Pairs of lengths; the draws of longshort.lmeval.measure.draw_second_length, not to be had without torch."""
+    """Pairs of lengths, of every document."""
     return tuple(
-        (length, length - int(np.random.default_rng([seed, document, length]).integers(1, length // 2, endpoint=True)))
-        for document in range(documents)
-        for length in lengths
+        (length, draw_second_length(seed, document, length)) for document in range(documents) for length in lengths
     )
 
 
