@@ -214,6 +214,20 @@ def test_targets_that_are_fixed_at_different_places_are_noted(tmp_path):
     assert "corpus 'builtin' are not one set of tokens but the last 32 of 257 tokens or the last 32 of 513" in notes
 
 
+def test_tokenizers_that_differ_are_noted(tmp_path):
+    """By the bytes that a token covers: NLL per token over bits per byte."""
+    generator = np.random.default_rng(1)
+    for index, bytes_per_token in enumerate((4.0, 4.1, 4.15, 4.0, 3.9, 3.0)):
+        metrics = measured(generator, index / 3)
+        nll = np.log(metrics["longshort_perplexity"]["ppl@128"])
+        metrics["longshort_perplexity"]["bpb@128"] = nll / np.log(2) / bytes_per_token
+        save(tmp_path, str(index), results_of(f"m{index}", metrics, params=index + 1))
+    told = "a token of these checkpoints covers 3.00 to 4.15 bytes: their tokenizers differ"
+    assert told in "\n".join(analyze(tmp_path).notes)
+    notes = "\n".join(analyze(tmp_path, where="params < 5").notes)
+    assert "tokenizers differ" not in notes  # 4.00 to 4.15
+
+
 def test_two_corpora_need_a_choice(tmp_path):
     save_folder(tmp_path)
     generator = np.random.default_rng(1)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from longshort.analysis import tables
@@ -18,6 +19,7 @@ from longshort.analysis.correlation import Adjust, Interval, correlations
 from longshort.analysis.selection import check_columns, check_group, keep_where, main_outcomes
 from longshort.results import Reading, read
 
+MAX_RATIO_OF_BYTES = 1.05  # of bytes per token between checkpoints; one tokenizer varies less with the model
 LIBRARIES = ("longshort", "numpy", "scipy", "pandas", "matplotlib")
 
 
@@ -72,8 +74,9 @@ def analyze(
     aims = list(dict.fromkeys(outcomes or [name for name in tables.outcomes(wide) if "_tail" not in name]))
     fixed = list(dict.fromkeys([*_default_controls(wide), *controls]))
     options: dict[str, Any] = {"group": group_by, "resamples": resamples, "seed": seed}
+    tidy = _of_checkpoints(reading.table, wide, corpus)
     return Analysis(
-        tidy=_of_checkpoints(reading.table, wide, corpus),
+        tidy=tidy,
         wide=wide,
         correlations=correlations(wide, chosen, aims, fixed, interval=interval, adjust=adjust, **options),
         comparisons=compare(wide, _pairs(wide, chosen), main_outcomes(aims, wide), **options),
@@ -96,7 +99,7 @@ def analyze(
             | {name: version(name) for name in LIBRARIES},
             "results files, SHA-256": reading.files,
         },
-        notes=[*reading.notes, *_doubts(reading, wide, everything, aims)],
+        notes=[*reading.notes, *_doubts(reading, tidy, wide, everything, aims)],
     )
 
 
@@ -121,7 +124,9 @@ def _of_checkpoints(tidy: pd.DataFrame, wide: pd.DataFrame, corpus: str | None) 
     return kept
 
 
-def _doubts(reading: Reading, wide: pd.DataFrame, everything: pd.DataFrame, outcomes: Sequence[str]) -> list[str]:
+def _doubts(
+    reading: Reading, tidy: pd.DataFrame, wide: pd.DataFrame, everything: pd.DataFrame, outcomes: Sequence[str]
+) -> list[str]:
     """What speaks against comparing these checkpoints, or left some of them out."""
     notes = []
     known = set(everything["checkpoint"])
@@ -147,9 +152,27 @@ def _doubts(reading: Reading, wide: pd.DataFrame, everything: pd.DataFrame, outc
                 f"the fixed targets (…_tail…) on corpus '{name}' are not one set of tokens but {' or '.join(targets)}: "
                 "values of checkpoints evaluated up to different lengths do not compare well."
             )
+    low, high = _bytes_per_token(tidy)
+    if high > MAX_RATIO_OF_BYTES * low:
+        notes.append(
+            f"a token of these checkpoints covers {low:.2f} to {high:.2f} bytes: their tokenizers differ, and what is "
+            "counted per token (log-perplexity, NLL, SCE, entropy) differs with them. Choose those of one tokenizer "
+            "with --where, or compare bits per byte (bpb in measurements.csv)."
+        )
     if not outcomes:
         notes.append("no outcome: nothing was measured beyond the train lengths.")
     return notes
+
+
+def _bytes_per_token(tidy: pd.DataFrame) -> tuple[float, float]:
+    """The least and the greatest over checkpoints: log ppl / (ln 2 · bpb), at the length that most were measured at."""
+    of = [tidy[tidy["metric"] == metric][[*tables.IDENTITY, "length", "value"]] for metric in ("ppl", "bpb")]
+    both = of[0].merge(of[1], on=[*tables.IDENTITY, "length"], suffixes=("_ppl", "_bpb"))
+    if both.empty:
+        return 1.0, 1.0
+    both = both[both["length"] == both["length"].mode().min()]
+    ratios = np.log(both["value_ppl"]) / (np.log(2) * both["value_bpb"])
+    return float(ratios.min()), float(ratios.max())
 
 
 def _few(names: Sequence[str]) -> str:
