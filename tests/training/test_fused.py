@@ -144,6 +144,16 @@ def test_equals_the_dense_loss_on_every_architecture(name: str) -> None:
     assert_same(model, windows(), REQUEST)
 
 
+def test_a_gentle_cap_is_noticed() -> None:
+    config = copy.deepcopy(CONFIGS["gemma2"])
+    config.final_logit_softcapping = 200.0
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).double()
+    assert add_fused_loss(model, windows())
+    assert not model.__dict__[fused.FUSED].is_linear
+    assert_same(model, windows(), REQUEST, rtol=1e-9)
+
+
 def test_a_bias_of_the_head_learns() -> None:
     model = patched("gptj", torch.float64)
     assert model.lm_head.bias is not None

@@ -25,6 +25,7 @@ from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.presets import preset
 from longshort.training.regularizer import misalignment_loss
 from longshort.training.run import _training_arguments
+from longshort.training.trainer import LongShortTrainer
 from longshort.training.windows import WindowPairs, collate
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,10 @@ def weights(path):
 def distance(first, second):
     a, b = weights(first), weights(second)
     return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def logged(path):
+    return list(csv.DictReader((path / "training_log.csv").open()))
 
 
 def by_hand(folder, config):
@@ -133,6 +138,19 @@ def test_gradient_accumulation_gives_the_full_batch_update(folder, tmp_path):
     full = train(scratch(folder, tmp_path / "full"), progress=False)
     split = train(scratch(folder, tmp_path / "split", batch_size=1), progress=False)
     assert distance(full, split) < 1e-5
+    for one, other in zip(logged(full), logged(split), strict=True):
+        for name in ("loss", "L_train", "misalign", "entropy", "jeffreys"):
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-5)
+
+
+def test_the_trainer_is_told_every_setting(folder, tmp_path):
+    changes = {"steps": 9, "weight_decay": 0.3, "max_grad_norm": 0.7, "scheduler": "linear", "warmup": 0.3, "seed": 5}
+    config = scratch(folder, "run", batch_size=2, global_batch_size=8, dtype="bfloat16", **changes).resolved()
+    told = _training_arguments(config, tmp_path, progress=False)
+    assert (told.max_steps, told.warmup_steps, told.lr_scheduler_type) == (9, 3, "linear")
+    assert (told.learning_rate, told.weight_decay, told.max_grad_norm) == (1e-2, 0.3, 0.7)
+    assert (told.per_device_train_batch_size, told.gradient_accumulation_steps) == (2, 4)
+    assert (told.seed, told.bf16) == (5, True)
 
 
 def test_the_seed_decides_the_weights(folder, tmp_path):
@@ -220,8 +238,15 @@ def test_the_record_names_the_commit_of_a_hub_base(folder, tmp_path, monkeypatch
     assert json.loads((output / "longshort.json").read_text())["model"]["commit"] == "0123abc"
 
 
-def test_learned_frequencies_have_their_own_learning_rate(folder, tmp_path):
+def test_learned_frequencies_have_their_own_learning_rate(folder, tmp_path, monkeypatch):
     """The first step of Adam moves a weight by its learning rate, or less where the gradient is next to nothing."""
+    made, own = [], LongShortTrainer.create_optimizer
+
+    def create_optimizer(self, *args, **kwargs):
+        made.append(own(self, *args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(LongShortTrainer, "create_optimizer", create_optimizer)
     options = {"learning_rate": 3e-4}
     config = scratch(
         folder,
@@ -237,6 +262,11 @@ def test_learned_frequencies_have_their_own_learning_rate(folder, tmp_path):
     output = train(config, progress=False)
     model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True)
     assert model.model.rotary_emb.down.abs().max().item() == pytest.approx(3e-4, rel=0.01)
+    groups = made[-1].param_groups
+    assert [(group["initial_lr"], group["weight_decay"]) for group in groups] == [(1e-2, 0.5), (1e-2, 0.0), (3e-4, 0.0)]
+    assert len(groups[-1]["params"]) == 2
+    trained = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(trained) == len(set(trained)) == len(list(model.parameters()))
     assert "learning_rate" not in model.config.rope_parameters
 
 

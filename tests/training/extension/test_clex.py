@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from scipy.integrate import solve_ivp
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -376,4 +377,19 @@ def test_exports_that_cannot_be_are_refused(tmp_path):
             export_clex(tmp_path / "clex", tmp_path / "out", t)
     with pytest.raises(UserError, match="exists"):
         export_clex(tmp_path / "clex", tmp_path / "plain", 2)
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(("damage", "line"), [("cut off", "cannot be read: .* Cause: "), ("missing", "lacks 1 of its")])
+def test_an_export_of_damaged_weights_is_refused(tmp_path, damage, line):
+    clex().save_pretrained(tmp_path / "clex")
+    tiny_tokenizer().save_pretrained(tmp_path / "clex")
+    file = tmp_path / "clex" / "model.safetensors"
+    if damage == "cut off":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        save_file({k: v for k, v in load_file(file).items() if k != "model.rotary_emb.up"}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=line) as caught:
+        export_clex(tmp_path / "clex", tmp_path / "out", 2)
+    assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("out*"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig
 
@@ -20,7 +21,8 @@ def clex_positions(length: int, original_length: int, t: int, generator: np.rand
     """Draw positions of `length` tokens stretched over t times their range, [T] float32, ascending.
 
     The first is 0, the last length · t - 1, those between are drawn without replacement; all are divided by
-    max(1, length // original_length), so that they lie within original_length · t (Chen et al., 2024, its code).
+    max(1, length // original_length) (Chen et al., 2024, its code), so that they lie within original_length · t
+    where `length` is a multiple of it, or shorter.
     At t = 1 and within the original length they are 0, 1, .. length - 1.
     """
     last = length * t - 1
@@ -46,11 +48,8 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
     try:
         fields, _ = PretrainedConfig.get_config_dict(source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        cause = " ".join(str(error).split())
-        raise UserError(
-            f"checkpoint '{source}' cannot be read: it must be a folder with a model and its tokenizer. Cause: {cause}"
-        ) from error
+    except Exception as error:  # a damaged or foreign file raises whatever its reader does
+        raise _unreadable(source, error) from error
     architecture = fields.get("model_type", "").removeprefix(PREFIX)
     if architecture not in CAUSAL_LMS or fields["model_type"] == architecture:
         raise UserError(f"'{source}' is a '{fields.get('model_type')}' model, not CLEX: there is nothing to export.")
@@ -58,7 +57,14 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
     if not (t == int(t) and 1 <= t <= rope["max_t"]):
         raise UserError(f"t is {t}; for this checkpoint it must be a whole number from 1 to {rope['max_t']}.")
 
-    model = CAUSAL_LMS[architecture].from_pretrained(source, dtype="auto")
+    try:
+        model, info = CAUSAL_LMS[architecture].from_pretrained(source, dtype="auto", output_loading_info=True)
+    except Exception as error:  # as above
+        raise _unreadable(source, error) from error
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"checkpoint '{source}' lacks {len(missing)} of its weights (the first: {missing[0]}). Get a whole copy."
+        )
     with torch.no_grad():
         frequencies = model.model.rotary_emb.frequencies(float(t))
     base, _ = base_frequencies(model.config)
@@ -86,8 +92,16 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
         stock.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         partial.rename(output)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{output} cannot be written: {cause}. Free some space, or choose another folder.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return output
+
+
+def _unreadable(source: str, error: Exception) -> UserError:
+    cause = " ".join(str(error).split())[:400] or type(error).__name__
+    return UserError(
+        f"checkpoint '{source}' cannot be read: it must be a folder with a model and its tokenizer. Cause: {cause}"
+    )
