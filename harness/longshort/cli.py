@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 import longshort
 from longshort.analysis import command as analysis
 from longshort.errors import UsageError, UserError
+from longshort.lmeval.settings import DEFAULT_TASKS, Settings
 from longshort.sweep import command as sweep
 from longshort.synthetic import command as synthetic
 from longshort.training import command as training
@@ -90,23 +91,27 @@ app.command("synthetic", epilog=synthetic.EPILOG)(synthetic.synthetic_command)
 @app.command("eval", no_args_is_help=True)
 def evaluate(
     pretrained: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on the hub.")],
-    tasks: Annotated[
-        str, typer.Option(help="Comma-separated names or globs, of any lm-eval task.")
-    ] = "longshort_perplexity,longshort_misalignment",
+    tasks: Annotated[str, typer.Option(help="Comma-separated names or globs, of any lm-eval task.")] = ",".join(
+        DEFAULT_TASKS
+    ),
     corpus: Annotated[
         str,
         typer.Option(
             help="pg19, builtin, a path or glob of .txt, .jsonl, .jsonl.zst, .parquet, "
             "or hf:OWNER/NAME[:CONFIG][:SPLIT][:COLUMN]."
         ),
-    ] = "pg19",
-    lengths: Annotated[str, typer.Option(help="Lengths in tokens, comma-separated.")] = "2048,4096,8192,16384,32768",
-    train_length: Annotated[int, typer.Option(help="Length the model was trained at, in tokens.")] = 4096,
-    num_docs: Annotated[int, typer.Option(help="Documents scored.")] = 32,
+    ] = Settings.corpus,
+    lengths: Annotated[str, typer.Option(help="Lengths in tokens, comma-separated.")] = ",".join(
+        map(str, Settings.lengths)
+    ),
+    train_length: Annotated[
+        int, typer.Option(help="Length the model was trained at, in tokens.")
+    ] = Settings.train_length,
+    num_docs: Annotated[int, typer.Option(help="Documents scored.")] = Settings.num_docs,
     tail_tokens: Annotated[
         int | None, typer.Option(help="Targets of the fixed-target view.  [default: half the smallest length]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws of the second context length.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draws of the second context length.")] = Settings.seed,
     longbench_dir: Annotated[
         Path | None, typer.Option(help="Folder or zip with the official LongBench files, for longshort_longbench_e.")
     ] = None,

@@ -24,12 +24,11 @@ from longshort.errors import OutOfMemory, UserError
 from longshort.lmeval.folder import tasks_folder
 from longshort.lmeval.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.lmeval.quiet import quiet
+from longshort.lmeval.settings import DEFAULT_TASKS
 from longshort.lmeval.weights import no_random_weights
 from longshort.loading import why_not_loaded
 from longshort.results import write_atomically
 from longshort.scoring.readout import use_smaller_chunks
-
-DEFAULT_TASKS = ("longshort_perplexity", "longshort_misalignment")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from longshort.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_TASKS = ("longshort_perplexity", "longshort_misalignment")
 MIN_LENGTH = 8  # below, half a length and a BOS leave no position to compare
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
-from longshort.lmeval.settings import Settings, settings_from
+from longshort.lmeval.settings import DEFAULT_TASKS, Settings, settings_from
 from longshort.sweep.document import Node, parse
 from longshort.sweep.fields import ADDED, FIELDS, SOURCES, Place, refuse_unknown
 from longshort.sweep.fields import Resources as Resources
@@ -37,7 +37,7 @@ class Checkpoint:
     """
 
     pretrained: str
-    tasks: tuple[str, ...] = ("longshort_perplexity", "longshort_misalignment")
+    tasks: tuple[str, ...] = DEFAULT_TASKS
     revision: str = "main"
     family: str | None = None
     params: int | None = None
