@@ -87,13 +87,14 @@ def test_any_task_gives_columns():
     assert predictors(wide) == ["nll"]
 
 
-def test_a_family_that_was_given_counts_before_the_name_of_the_checkpoint():
+@pytest.mark.parametrize("name", ["model", "model+lora"], ids=["with an adapter", "of that name"])
+def test_a_family_that_was_given_counts_before_the_name_of_the_checkpoint(name):
     told = tidy_of(*curve("org/model+lora", "ppl", {64: 3.0, 128: 3.5}), family="llama", params=5)
-    untold = tidy_of(("org/model+lora", "sce", 64, 5.0), family="model")
+    untold = tidy_of(("org/model+lora", "sce", 64, 5.0), family=name)
     wide = wide_table(pd.concat([untold, told]))
     assert wide[["family", "params", "sce"]].to_dict("records") == [{"family": "llama", "params": 5, "sce": 5.0}]
     assert wide["log_params"].tolist() == [pytest.approx(np.log(5))]
-    assert wide_table(untold)["family"].tolist() == ["model"]
+    assert wide_table(untold)["family"].tolist() == [name]
     assert wide_table(untold)["log_params"].isna().all()
 
 

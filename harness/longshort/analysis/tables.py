@@ -206,8 +206,9 @@ def _train_length(measured: pd.DataFrame) -> int | None:
 
 def _family(measured: pd.DataFrame) -> Any:
     """The one that was given: where a run is told none, it has its checkpoint's name for one."""
-    base = measured["checkpoint"].iloc[0].partition("+")[0]
-    return _first(measured["family"].sort_values(key=lambda family: family == Path(base).name, kind="stable"))
+    parts = measured["checkpoint"].iloc[0].split("+")  # of its own name, or before an adapter's
+    names = {Path("+".join(parts[:count])).name for count in range(1, len(parts) + 1)}
+    return _first(measured["family"].sort_values(key=lambda family: family.isin(names), kind="stable"))
 
 
 def _first(column: pd.Series) -> Any:
