@@ -81,13 +81,14 @@ def stop_after(monkeypatch, micro_batches):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"alpha": 0.0},
+        {"alpha": 0.0, "eval_every": 2, "eval_lengths": (8, 16), "eval_docs": 1},
         {"lora_rank": 4, "lora_dropout": 0.3},
         {"extension": "clex", "factor": 4.0, "lora_rank": 4, "gradient_checkpointing": True},
     ],
     ids=["plain", "lora", "clex-lora"],
 )
 def test_an_interrupted_run_goes_on_to_the_same_weights(folder, monkeypatch, changes):
+    changes = changes | {"eval_corpus": str(folder / "corpus.jsonl")}
     whole = train(TrainConfig(output=str(folder / "whole"), **settings(folder, **changes)), progress=False)
     config = TrainConfig(output=str(folder / "broken"), **settings(folder, **changes))
     with monkeypatch.context() as patch:
@@ -101,6 +102,10 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(folder, monkeypatch, cha
     assert log(whole) == log(broken)
     records = [json.loads((path / "longshort.json").read_text()) for path in (whole, broken)]
     assert records[0] == records[1]
+    evaluations = [path / "evaluation_log.csv" for path in (whole, broken)]
+    if "eval_every" in changes:
+        assert evaluations[0].read_text() == evaluations[1].read_text()
+    assert [path.exists() for path in evaluations] == ["eval_every" in changes] * 2
     assert not list(folder.glob("*.partial"))
 
 

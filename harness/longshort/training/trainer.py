@@ -17,6 +17,7 @@ from transformers.training_args import TrainingArguments
 
 from longshort.errors import UserError
 from longshort.training.config import TrainConfig
+from longshort.training.evaluation import TERMS
 from longshort.training.extension.options import LEARNED_FREQUENCIES, OPTIONS
 from longshort.training.fused import FusedLoss, LossParts, add_fused_loss
 from longshort.training.lora import trained_state
@@ -84,8 +85,12 @@ class LongShortTrainer(Trainer):
     def evaluations(self) -> list[dict[str, Any]]:
         """What was measured on held-out text: the step, then the values of `evaluation.evaluate`."""
         logged = [entry for entry in self.state.log_history if any(key.startswith("eval_") for key in entry)]
-        values = [{key[5:]: value for key, value in entry.items() if key.startswith("eval_")} for entry in logged]
-        return [{"step": entry["step"]} | value for entry, value in zip(logged, values, strict=True)]
+        rows = [{key[5:]: value for key, value in entry.items() if key.startswith("eval_")} for entry in logged]
+        # The state of a resumed run has its keys sorted: ppl@1024 before ppl@512.
+        return [
+            {"step": entry["step"]} | {name: row[name] for name in sorted(row, key=_place)}
+            for entry, row in zip(logged, rows, strict=True)
+        ]
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -196,6 +201,12 @@ class LongShortTrainer(Trainer):
         else:
             state = load_file(Path(resume_from_checkpoint) / ADAPTERS)
             (model or self.model).load_state_dict(state, strict=False)
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Where a value of `evaluate` stands: perplexities by length, then the terms."""
+    metric, _, length = name.partition("@")
+    return (0, int(length)) if length else (1, TERMS.index(metric))
 
 
 def _model_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
