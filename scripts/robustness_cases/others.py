@@ -54,6 +54,8 @@ SYNTHETIC = [
                write("out/settings/mean_none.json", '{"config":')),
     _synthetic("results", "a setting without its numbers", "", "not a finished setting", "remove it",
                write("out/settings/mean_none.json", "[]")),
+    _synthetic("results", "a setting whose configuration is a list", "", "not a finished setting", "remove it",
+               write("out/settings/mean_none.json", '{"config": [1]}')),
     _synthetic("results", "a setting of another study", "", "made with other settings", "remove it",
                write("out/settings/mean_none.json", '{"config": {"steps": 3}}')),
 ]  # fmt: skip
@@ -101,7 +103,7 @@ INTERRUPTED = [
     *_interrupted("demo, evaluating", "demo --out out", "out/results/plain-a0", "out/report.html", program="demo"),
     *_interrupted("synthetic", QUICK.replace("--steps 20", "--steps 150"), "out/settings/*.json", "out/tables.md",
                   "out/settings/mean_rope.json"),
-    *_interrupted("export-clex", "export-clex clex --t 2 -o out", "out.partial", "out/model.safetensors",
+    *_interrupted("export-clex", "export-clex clex --t 2 -o out", "Loading weights", "out/model.safetensors",
                   inputs=("clex",)),
 ]  # fmt: skip
 

@@ -118,7 +118,7 @@ def _load(config: StudyConfig, out: Path, task: str, encoding: str) -> dict[str,
     remedy = "Remove it, or choose another --output."
     try:
         result: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        found = result["config"]
+        found = dict(result["config"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is not a finished setting of this study. {remedy}") from error
     wanted = json.loads(json.dumps(config.of_setting(task, encoding)))

@@ -175,7 +175,7 @@ def _is_whole(save: Path) -> bool:
     """Whether a save was written to its end: the Trainer writes its state last."""
     try:
         json.loads((save / "trainer_state.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True
 
@@ -249,7 +249,7 @@ def _is_finished(output: Path, config: TrainConfig) -> bool:
     try:
         if json.loads((output / RECORD).read_text("utf-8"))["config"] == _settings(config):
             return True
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # a folder of something else, or a damaged record
     raise UserError(f"{output} exists and is not a result of this run. Remove it, or name another.")
 
