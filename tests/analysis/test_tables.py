@@ -105,6 +105,7 @@ def test_a_family_that_was_given_counts_before_the_name_of_the_checkpoint(name):
         ({32: 3.0, 64: 3.01, 128: 2.99, 256: 3.03}, 256),
         ({32: 3.0, 64: 3.2, 128: 3.04}, 128),  # the largest, though a shorter one is worse
         ({32: 3.0, 64: 3.2, 128: 3.3}, 32),
+        ({64: 3.0, 128: 3.0499, 256: 3.0501}, 128),
         ({64: 5.0}, 64),
     ],
 )
