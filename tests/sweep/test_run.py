@@ -176,8 +176,11 @@ def test_two_entries_of_one_checkpoint_both_run(tmp_path: Path) -> None:
 
 def test_the_time_of_every_worker_is_recorded(tmp_path: Path) -> None:
     start: Event = {"event": "starting"}
-    scripts = [[[start, KILLED], [start, result("a"), EXIT]], [[start, result("a"), EXIT]]]
+    loaded: Event = {"event": "loaded", "seconds": 3.5, "imports": 2.25}
+    scripts = [[[start, KILLED], [start, loaded, result("a"), EXIT]], [[start, result("a"), EXIT]]]
     play(tmp_path, [item("m", "a"), item("n", "a")], scripts)
+    (told,) = events(tmp_path, "loaded")
+    assert (told["checkpoint"], told["seconds"], told["imports"]) == ("m", 3.5, 2.25)
     ended = events(tmp_path, "ended")
     assert [event["checkpoint"] for event in ended] == ["m", "n", "m"]
     assert all(event["seconds"] >= 0 for event in ended)
