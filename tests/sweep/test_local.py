@@ -159,3 +159,21 @@ def test_a_worker_gets_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (report,) = reports(tmp_path, "one")
     assert report["CUDA_VISIBLE_DEVICES"] == "4,7"
     assert report["OMP_NUM_THREADS"] == "1"
+
+
+def test_more_threads_than_cores_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    engine = LocalEngine(workers=4)  # on four cores
+    submit(engine, "a", cpus=1)
+    assert not caplog.messages
+    submit(engine, "b", cpus=2)
+    submit(engine, "c", cpus=2)
+    (told,) = caplog.messages
+    assert "4 workers of 2 threads share 4 cores" in told
+    assert "'resources: {cpus: 1}'" in told
+    caplog.clear()
+    for workers in (None, 1, 2):
+        submit(LocalEngine(workers), f"alone{workers}", cpus=2)
+    assert not caplog.messages
