@@ -29,7 +29,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("longshort-study"), help="folder for checkpoints")
     parser.add_argument("--only", choices=STAGES, help="one stage alone")
     parser.add_argument("--family", choices=FAMILIES, action="append", help="train these alone; repeatable")
-    parser.add_argument("--workers", type=int, default=2, help="checkpoints that are evaluated at once")
     options = parser.parse_args()
     scale, families = Scale(), options.family or list(FAMILIES)
     stages = [options.only] if options.only else STAGES
@@ -38,7 +37,7 @@ def main() -> None:
     listed = options.output / "manifest.yaml"
     if "sweep" in stages:
         write_atomically(listed, manifest(options.work, families, scale))
-        run("sweep", str(listed), "-o", str(options.output / "sweep"), "--workers", str(options.workers))
+        run("sweep", str(listed), "-o", str(options.output / "sweep"))
     if "correlate" in stages:
         run("correlate", str(options.output / "sweep"), "-o", str(options.output / "analysis"))
     if "questions" in stages:

@@ -111,7 +111,7 @@ class Scale:
     steps: int = 200
     base_batch: int = 8
     batch: int = 4
-    num_docs: int = 16
+    num_docs: int = 8
     lengths: tuple[int, ...] = LENGTHS
 
 
@@ -178,6 +178,7 @@ def manifest(work: Path, families: list[str], scale: Scale) -> str:
         f"  num_docs: {scale.num_docs}",
         "  dtype: float32",
         "  batch_size: auto",
+        "  resources: {cpus: 1}",  # so that as many run at once as there are cores
         "checkpoints:",
     ]
     for family in families:
