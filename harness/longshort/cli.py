@@ -194,6 +194,7 @@ def evaluate(
     )
     if results:
         results_table(results)
+        typer.echo(f"{output / results['model_name_sanitized']} has the results.")
         lacking = problems(results)
         if lacking:
             raise UserError(f"{'; '.join(lacking)}. The warnings above say why.")

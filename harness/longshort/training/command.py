@@ -52,9 +52,11 @@ def train_command(*, preset_name: str | None, print_config: bool, **given: Any) 
     from longshort.training.run import train  # torch and transformers: seconds, not for --help
 
     try:
-        train(config)
+        folder = train(config)
     except UserError as error:
         _stop(error, 1)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"{folder} has the checkpoint; its longshort.json says how it came about.")
 
 
 def export_clex_command(
