@@ -3,8 +3,8 @@
 Three floors; imports go down only:
 
 * faces: ``cli``, ``demo``, ``show``, ``scripts/``, ``tasks/``
-* work: ``lmeval``, ``training``, ``analysis``, ``synthetic``
-* ground: ``scoring``, ``corpora``, ``results``, ``errors``
+* work: ``lmeval``, ``training``, ``sweep``, ``analysis``, ``synthetic``
+* ground: ``scoring``, ``corpora``, ``results``, ``look``, ``errors``
 """
 
 __version__ = "0.1.0"
