@@ -81,7 +81,7 @@ BENCHMARK = Benchmark(
     "misalignment",
     __doc__,
     (DENSE, DENSE_ALL, OURS, FLOOR, LADDER, LADDER_FLOOR),
-    {OURS: (DENSE, DENSE_ALL, FLOOR), LADDER: (LADDER_FLOOR,)},
+    {OURS: (DENSE, DENSE_ALL, FLOOR), FLOOR: (DENSE, DENSE_ALL), LADDER: (LADDER_FLOOR,)},
     actions,
     ("128x2:4096", "512x4:1024,4096"),
 )

@@ -73,5 +73,5 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
 
 
 BENCHMARK = Benchmark(
-    "perplexity", __doc__, (STOCK, OURS, FLOOR), {OURS: (STOCK, FLOOR)}, actions, CASES, forward_flops
+    "perplexity", __doc__, (STOCK, OURS, FLOOR), {OURS: (STOCK, FLOOR), FLOOR: (STOCK,)}, actions, CASES, forward_flops
 )
