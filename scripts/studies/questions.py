@@ -17,6 +17,7 @@ from scipy import stats
 from longshort.analysis import compare, correlations, wide_table
 from longshort.analysis.adjustment import holm
 from longshort.analysis.figures.style import save, style
+from longshort.analysis.tables import axis_label
 from longshort.look import COLOURS
 from longshort.results import read_results, write_atomically
 
@@ -56,7 +57,7 @@ def write_answers(folder: Path) -> None:
     write_atomically(folder / "answers.md", markdown(tables, outcomes))
     draw_effects(effects, folder / "figures" / "effects")
     draw_scopes(scopes, "sce", outcomes[0], folder / "figures" / "scopes_sce")
-    draw_scopes(scopes, "jeffreys", outcomes[2], folder / "figures" / "scopes_jeffreys")
+    draw_scopes(scopes, "jeffreys_beyond", outcomes[1], folder / "figures" / "scopes_jeffreys_beyond")
 
 
 def with_runs(wide: pd.DataFrame) -> pd.DataFrame:
@@ -146,6 +147,8 @@ def markdown(tables: dict[str, pd.DataFrame], outcomes: list[str]) -> str:
         counts = found[found["outcome"] == outcome].groupby("scope", sort=False)[["n", "n_families"]].max()
         lines.append("| n (groups) | " + " | ".join(f"{n} ({groups})" for n, groups in counts.to_numpy()) + " |")
         lines.append("")
+        if "_tail" not in outcome and "_increase" in outcome:
+            continue  # at equal NLL the rise is log-perplexity itself, but for a constant
         lines += [f"## At equal NLL: partial correlation (Pearson's) with {outcome}", ""]
         lines += ["| predictor | " + " | ".join(found["scope"].unique()) + " |"]
         lines += ["|---" * (found["scope"].nunique() + 1) + "|"]
@@ -224,7 +227,7 @@ def draw_scopes(scopes: dict[str, tuple[pd.DataFrame, str]], predictor: str, out
                 colour = COLOURS[index % len(COLOURS)]
                 axes.plot(chosen[predictor], chosen[outcome], marker, ms=4, color=colour, label=family, alpha=0.8)
             axes.set_title(title, fontsize=10)
-            axes.set_xlabel(f"{predictor} at the train length (nats)")
-        figure.axes[0].set_ylabel(f"{outcome} (nats)")
+        figure.supxlabel(axis_label(predictor), fontsize=10)
+        figure.axes[0].set_ylabel(axis_label(outcome))
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
         save(figure, path)
