@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -124,6 +125,7 @@ def main() -> None:
     if arguments.list:
         print("\n".join(f"{command_of(case)}\t{case.kind}: {case.name}" for case in cases))
         return
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a background job it is ignored, also by children
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robustness")))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from longshort.errors import UserError
-from longshort.results import COLUMNS, read, read_results, write_atomically
+from longshort.results import COLUMNS, read, read_results, remove_left_over, write_atomically
 
 
 def results_json(
@@ -333,6 +333,21 @@ def test_nothing_to_read(tmp_path):
     with pytest.raises(UserError, match="2 results files, 1 of them damaged") as raised:
         read_results(tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "replace", lambda *paths: os._exit(9))
+    if os.fork() == 0:  # killed before its file has its name
+        write_atomically(tmp_path / "a.json", "{}")
+    assert os.wait()[1] >> 8 == 9
+    (left,) = tmp_path.iterdir()
+    others = [tmp_path / name for name in (".mine.tmp", ".deadbeef.tmp", f"{'0' * 32}.tmp", "a.json")]
+    for other in others:
+        other.touch()
+    remove_left_over(tmp_path)
+    assert not left.exists()
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+    remove_left_over(tmp_path / "nowhere")
 
 
 def test_write_atomically_replaces_and_leaves_nothing_else(tmp_path):

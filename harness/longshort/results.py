@@ -75,6 +75,14 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
             temporary.unlink()
 
 
+def remove_left_over(folder: Path) -> None:
+    """Remove what a `write_atomically` that was killed left behind, in a folder that no other process writes to."""
+    for file in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", file.name):
+            with suppress(OSError):
+                file.unlink()
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a folder of results holds, and what that was made from.

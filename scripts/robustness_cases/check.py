@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -194,7 +194,8 @@ def faults_of(case: Case, outcome: Outcome, place: Path) -> list[str]:
     long = [error for error in errors if len(error) > LONGEST_LINE]
     if long:
         faults.append(f"a line of {len(long[0])} characters")
-    return faults + lost(case, outcome) + [f"half written: {name}" for name in half_written(place)]
+    half = half_written(place, outcome.before, outcome.after)
+    return faults + lost(case, outcome) + [f"half written: {name}" for name in half]
 
 
 def lost(case: Case, outcome: Outcome) -> list[str]:
@@ -213,10 +214,11 @@ def lost(case: Case, outcome: Outcome) -> list[str]:
     return faults
 
 
-def half_written(place: Path, new: Sequence[Path] | None = None) -> list[str]:
-    """Files of ours that cannot be read to their end: results, records, weights, tables."""
+def half_written(place: Path, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Files, new or changed, that cannot be read to their end: results, records, weights, tables."""
     wrong = []
-    for file in sorted(new or place.glob("**/out*/**/*")):
+    for name in sorted(name for name, content in after.items() if before.get(name) != content):
+        file = place / name
         if not file.is_file() or any(part.endswith(".partial") for part in file.parts):
             continue
         try:
@@ -234,7 +236,7 @@ def half_written(place: Path, new: Sequence[Path] | None = None) -> list[str]:
             elif file.suffix in (".csv", ".md", ".tex", ".html", ".svg", ".png") and not file.stat().st_size:
                 raise ValueError("empty")
         except Exception:  # whatever the readers raise
-            wrong.append(file.relative_to(place).as_posix())
+            wrong.append(name)
     return wrong
 
 
@@ -289,7 +291,7 @@ def _interrupted(case: Case, place: Path, verdict: Verdict) -> list[str]:
     if told.signal == signal.SIGINT and len(errors) != 1:
         faults.append(f"{len(errors)} lines that tell of the interruption")
     faults += [f"lost: {name}" for name in before if outcome.after.get(name) != before[name]]
-    faults += [f"half written: {name}" for name in half_written(place)]
+    faults += [f"half written: {name}" for name in half_written(place, before, outcome.after)]
     time.sleep(1)  # workers whose driver was killed end by themselves
     again = run(case, place)
     if again.code:
@@ -297,7 +299,7 @@ def _interrupted(case: Case, place: Path, verdict: Verdict) -> list[str]:
     if "Traceback" in again.stderr:
         faults.append("the rerun has a traceback")
     faults += [f"the rerun leaves no {pattern}" for pattern in told.whole if not next(place.glob(pattern), None)]
-    faults += [f"half written after the rerun: {name}" for name in half_written(place)]
+    faults += [f"half written after the rerun: {name}" for name in half_written(place, before, again.after)]
     rest = [name for name in again.after if _is_temporary(name)]
     return faults + [f"left behind after the rerun: {name}" for name in rest[:3]]
 

@@ -10,7 +10,7 @@ from longshort.analysis.bundle import Analysis
 from longshort.analysis.figures import forest, misalignment_curve, misalignment_matrix, perplexity_by_length, scatter
 from longshort.analysis.paper import latex, markdown
 from longshort.analysis.selection import main_outcomes, main_predictors
-from longshort.results import write_atomically
+from longshort.results import remove_left_over, write_atomically
 
 
 def write_analysis(analysis: Analysis, folder: str | Path) -> list[Path]:
@@ -27,6 +27,8 @@ def write_analysis(analysis: Analysis, folder: str | Path) -> list[Path]:
     from longshort.analysis.report import write_report
 
     folder = Path(folder)
+    for place in (folder, folder / "figures"):
+        remove_left_over(place)
     content = {
         "correlations.csv": analysis.correlations.to_csv(index=False),
         "correlations.md": markdown(analysis),

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from longshort.devices import require_device
 from longshort.errors import UserError
-from longshort.results import write_atomically
+from longshort.results import remove_left_over, write_atomically
 from longshort.synthetic.config import StudyConfig
 from longshort.synthetic.measure import measure, target_scale
 from longshort.synthetic.parallel import run_all
@@ -47,6 +47,8 @@ def run_study(config: StudyConfig, out: Path, device: str = "cpu", workers: int 
         UserError: a setting in `out` comes from another configuration, or is damaged; no such device.
     """
     require_device(device)
+    for place in (out, out / "settings", out / "figures"):
+        remove_left_over(place)
     settings = [(task, encoding) for task in config.tasks for encoding in config.encodings]
     done = {setting: result for setting in settings if (result := _load(config, out, *setting)) is not None}
     missing = [setting for setting in settings if setting not in done]
