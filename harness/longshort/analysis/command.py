@@ -101,7 +101,8 @@ def correlate_command(
         typer.echo(f"warning: {note}", err=True)
     show_headline(analysis, Console())
     tables = [file.name for file in written if file.parent == output]
-    typer.echo(f"{output}: {', '.join(tables)}, figures/ ({len(written) - len(tables)} files)")
+    typer.echo(f"{output}:")
+    Console().print(f"{', '.join(tables)}, figures/ ({len(written) - len(tables)} files)", highlight=False)
 
 
 def show_headline(analysis: Analysis, console: Console) -> None:
