@@ -75,8 +75,8 @@ def prompt_limit(window: int, max_new_tokens: int) -> int:
         limit = window - max_new_tokens
     if limit < 2 or limit + max_new_tokens > window:
         raise UserError(
-            f"max_length={window} leaves no room for an answer of {max_new_tokens} tokens. Raise max_length, "
-            "or leave out the datasets with long answers."
+            f"max_length={window} leaves no room for an answer of {max_new_tokens} tokens. Raise it "
+            "(--model-args max_length=TOKENS), or leave out the datasets with long answers."
         )
     return limit
 
