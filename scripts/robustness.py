@@ -1,6 +1,7 @@
 """Drives the command line with bad inputs and checks how it fails.
 
     python scripts/robustness.py -o results/robustness
+    python scripts/robustness.py -o results/robustness --faulty    # only what had faults, once they are mended
     python scripts/robustness.py --only 'eval*' --only 'models: *' --work here
 
 Every case is a command in a folder of its own, with something wrong: a file, a manifest, a checkpoint, a corpus,
@@ -21,11 +22,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,12 +39,14 @@ from robustness_cases.inputs import ROOT, build
 from longshort.errors import one_line_for_user_errors
 from longshort.results import write_atomically
 
+TABLE = "campaign.csv"
+KEY = ["command", "kind", "case"]
 LIBRARIES = ("longshort", "lm_eval", "torch", "transformers", "datasets", "typer")
 CASES = [*others.CASES, *evaluating.CASES, *training.CASES, *sweeping.CASES, *analyzing.CASES]  # the longest first
 
 
-def rows_of(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """The table of what was tried."""
+def rows_of(verdicts: Sequence[Verdict], commit: str) -> pd.DataFrame:
+    """The table of what was tried, with the commit that it was tried on."""
     return pd.DataFrame(
         {
             "program": verdict.case.program,
@@ -56,6 +59,7 @@ def rows_of(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "other_lines": verdict.noise,
             "seconds": round(verdict.seconds, 1),
             "faults": "; ".join(verdict.faults),
+            "commit": commit,
         }
         for verdict in verdicts
     )
@@ -73,9 +77,16 @@ def expected(case: Case) -> str:
     return str(case.code)
 
 
-def report(verdicts: Sequence[Verdict], output: Path, seconds: float) -> None:
+def merged(table: pd.DataFrame, output: Path) -> pd.DataFrame:
+    """The table that is in a folder, with rows of a newer one in place of its own."""
+    before = pd.read_csv(output / TABLE, keep_default_na=False)
+    again = {tuple(row) for row in table[KEY].itertuples(index=False)}
+    kept = before[[tuple(row) not in again for row in before[KEY].itertuples(index=False)]]
+    return pd.concat([kept, table], ignore_index=True)
+
+
+def report(table: pd.DataFrame, output: Path) -> None:
     """Write the table, for programs and for people."""
-    table = rows_of(verdicts)
     wrong = int((table["faults"] != "").sum())
     counts = Counter(zip(table["command"], table["kind"], strict=True))
     kinds = sorted(set(table["kind"]))
@@ -87,12 +98,13 @@ def report(verdicts: Sequence[Verdict], output: Path, seconds: float) -> None:
     rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     rows += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in table[columns].itertuples(index=False)]
     versions = ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)])
+    commits = "; ".join(f"{count} at commit {commit}" for commit, count in table["commit"].value_counts().items())
     head = (
-        f"{len(table)} commands with something wrong, {wrong} of them with faults; {seconds / 60:.0f} minutes on two "
-        f"processes. {versions}; commit {_commit()}."
+        f"{len(table)} commands with something wrong, {wrong} of them with faults: {commits}. All took "
+        f"{table['seconds'].sum() / 60:.0f} minutes of one process. {versions}."
     )
     text = ["# Robustness campaign", "", head, "", "`python scripts/robustness.py` runs it.", "", *lines, "", *rows, ""]
-    write_atomically(output / "campaign.csv", table.to_csv(index=False))
+    write_atomically(output / TABLE, table.to_csv(index=False))
     write_atomically(output / "campaign.md", "\n".join(text))
 
 
@@ -109,6 +121,7 @@ def main() -> None:
     """Run the campaign."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", action="append", help="glob of 'KIND: NAME' or COMMAND; repeatable")
+    parser.add_argument("--faulty", action="store_true", help="only what has faults in the table in --output")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument("-o", "--output", type=Path, help="folder for the table")
@@ -117,6 +130,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     patterns = arguments.only or ["*"]
+    if arguments.faulty:
+        before = pd.read_csv(arguments.output / TABLE, keep_default_na=False)
+        patterns = [escape(f"{row.kind}: {row.case}") for row in before[before["faults"] != ""].itertuples()]
     cases = [
         case
         for case in CASES
@@ -126,7 +142,6 @@ def main() -> None:
         print("\n".join(f"{command_of(case)}\t{case.kind}: {case.name}" for case in cases))
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as a background job it is ignored, also by children
-    started = time.monotonic()
     with contextlib.ExitStack() as stack:
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robustness")))
         place = work.resolve()
@@ -146,7 +161,8 @@ def main() -> None:
         with ThreadPoolExecutor(arguments.processes) as pool:
             verdicts = list(pool.map(attempt, enumerate(cases)))
     if arguments.output:
-        report(verdicts, arguments.output, time.monotonic() - started)
+        table = rows_of(verdicts, _commit())
+        report(merged(table, arguments.output) if arguments.faulty else table, arguments.output)
     faulty = sum(bool(verdict.faults) for verdict in verdicts)
     print(f"{len(verdicts)} cases, {faulty} with faults")
     if faulty:

@@ -72,6 +72,13 @@ def test_a_slow_tokenizer_counts_bytes_by_decoding() -> None:
     assert document.byte_ends.tolist() == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("tokenizer", [MERGING, BYTES])
+def test_half_a_surrogate_pair_is_read_as_a_question_mark(tokenizer: Any) -> None:
+    found, expected = (encode(Model(tokenizer), Document("d", text), 99) for text in ("a\ud800 the é", "a? the é"))
+    assert found.tokens.tolist() == expected.tokens.tolist()
+    assert found.byte_ends.tolist() == expected.byte_ends.tolist()
+
+
 @pytest.mark.parametrize(("bos", "expected"), [(False, []), (True, [1])])
 def test_special_prefix_is_what_the_tokenizer_adds(bos: bool, expected: list[int]) -> None:
     assert special_prefix(Model(tiny_tokenizer(bos))) == expected

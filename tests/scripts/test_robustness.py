@@ -152,14 +152,20 @@ def test_a_few_cases(campaign: Any, tmp_path: Path) -> None:
 def test_the_table_tells_every_case(campaign: Any, tmp_path: Path) -> None:
     verdicts = [campaign.Verdict(case, code=1, line="a | b\nc", faults=[]) for case in campaign.CASES]
     verdicts[0].faults.append("a traceback")
-    campaign.report(verdicts, tmp_path, 60.0)
+    campaign.report(campaign.rows_of(verdicts, "abc"), tmp_path)
     text = (tmp_path / "campaign.md").read_text("utf-8")
-    assert f"{len(campaign.CASES)} commands with something wrong, 1 of them with faults; 1 minutes" in text
+    count = len(campaign.CASES)
+    assert f"{count} commands with something wrong, 1 of them with faults: {count} at commit abc." in text
     rows = [line for line in text.splitlines() if line.endswith(" |  |") or line.endswith("a traceback |")]
     assert len(rows) == len(campaign.CASES)
     assert {case.words[0] for case in campaign.CASES if case.program == "longshort"} > {
         "tasks", "eval", "score-longbench", "train", "export-clex", "sweep", "status", "correlate", "synthetic", "demo",
     }  # fmt: skip
-    names = [(case.program, case.command, case.name) for case in campaign.CASES]
+    verdicts[0].faults.clear()
+    again = campaign.merged(campaign.rows_of(verdicts[:1], "def"), tmp_path)
+    assert (again["faults"] == "").all()
+    assert again["commit"].value_counts().to_dict() == {"abc": len(campaign.CASES) - 1, "def": 1}
+    assert len(again) == len(campaign.CASES)
+    names = [(campaign.command_of(case), case.kind, case.name) for case in campaign.CASES]
     assert len(set(names)) == len(names)
     assert json.dumps(names)

@@ -58,8 +58,10 @@ def special_prefix(lm: Any) -> list[int]:
 
 def _encode(tokenizer: Any, document: Document, num_tokens: int) -> EncodedDocument:
     fast = tokenizer.is_fast
+    # JSON can carry half a surrogate pair, which tokenizers refuse.
+    text = document.text.encode("utf-8", errors="replace").decode("utf-8")
     encoding = tokenizer(
-        document.text,
+        text,
         add_special_tokens=False,
         return_offsets_mapping=fast,
         return_attention_mask=False,
@@ -68,16 +70,16 @@ def _encode(tokenizer: Any, document: Document, num_tokens: int) -> EncodedDocum
     tokens = torch.tensor(encoding["input_ids"][:num_tokens], dtype=torch.long)
     if fast:
         character_ends = np.array([end for _, end in encoding["offset_mapping"][:num_tokens]], dtype=np.int64)
-        ends = _bytes_up_to(document.text, character_ends)
+        ends = _bytes_up_to(text, character_ends)
     else:
-        texts = (tokenizer.decode(encoding["input_ids"][: count + 1]) for count in range(len(tokens)))
-        ends = np.array([len(text.encode("utf-8", "replace")) for text in texts], dtype=np.float64)
+        starts = (tokenizer.decode(encoding["input_ids"][: count + 1]) for count in range(len(tokens)))
+        ends = np.array([len(start.encode("utf-8", "replace")) for start in starts], dtype=np.float64)
     return EncodedDocument(document.name, tokens, ends)
 
 
 def _bytes_up_to(text: str, character_ends: NDArray[np.int64]) -> NDArray[np.float64]:
     """UTF-8 bytes up to each token's last character; tokens that share a character share its bytes."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     sizes = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF)
     byte_ends = np.concatenate([[0], np.cumsum(sizes)])[character_ends].astype(np.float64)
     # A byte-level token may end within a character: all its tokens then claim the same end.
