@@ -377,6 +377,10 @@ def test_exports_that_cannot_be_are_refused(tmp_path):
             export_clex(tmp_path / "clex", tmp_path / "out", t)
     with pytest.raises(UserError, match="exists"):
         export_clex(tmp_path / "clex", tmp_path / "plain", 2)
+    config = tmp_path / "clex" / "config.json"
+    config.write_text(config.read_text().replace('"rope_parameters"', '"others"'))
+    with pytest.raises(UserError, match=r"has no max_t in the rope_parameters of its config\.json"):
+        export_clex(tmp_path / "clex", tmp_path / "out", 2)
     assert not list(tmp_path.glob("out*"))
 
 

@@ -53,7 +53,9 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
     architecture = fields.get("model_type", "").removeprefix(PREFIX)
     if architecture not in CAUSAL_LMS or fields["model_type"] == architecture:
         raise UserError(f"'{source}' is a '{fields.get('model_type')}' model, not CLEX: there is nothing to export.")
-    rope = fields["rope_parameters"]
+    rope = fields.get("rope_parameters")
+    if not isinstance(rope, dict) or not isinstance(rope.get("max_t"), int):
+        raise UserError(f"'{source}' has no max_t in the rope_parameters of its config.json. Get a whole copy.")
     if not (t == int(t) and 1 <= t <= rope["max_t"]):
         raise UserError(f"t is {t}; for this checkpoint it must be a whole number from 1 to {rope['max_t']}.")
 
