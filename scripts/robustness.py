@@ -162,7 +162,8 @@ def main() -> None:
             verdicts = list(pool.map(attempt, enumerate(cases)))
     if arguments.output:
         table = rows_of(verdicts, _commit())
-        report(merged(table, arguments.output) if arguments.faulty else table, arguments.output)
+        is_part = (arguments.faulty or arguments.only) and (arguments.output / TABLE).exists()
+        report(merged(table, arguments.output) if is_part else table, arguments.output)
     faulty = sum(bool(verdict.faults) for verdict in verdicts)
     print(f"{len(verdicts)} cases, {faulty} with faults")
     if faulty:

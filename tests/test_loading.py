@@ -42,6 +42,11 @@ def test_weights_of_another_shape(checkpoint: Path) -> None:
     assert told(checkpoint) == f"its weights have other shapes than its config.json says. {AGAIN}"
 
 
+def test_a_folder_without_a_config(checkpoint: Path) -> None:
+    (checkpoint / "config.json").unlink()
+    assert told(checkpoint) == "it has no config.json. Name a folder that save_pretrained wrote."
+
+
 def test_a_tokenizer_that_is_no_json(checkpoint: Path) -> None:
     (checkpoint / "tokenizer.json").write_text("{{")
     assert told(checkpoint, transformers.AutoTokenizer).startswith("a JSON file in it, of its config or tokenizer, is")

@@ -333,6 +333,10 @@ def test_nothing_to_read(tmp_path):
     with pytest.raises(UserError, match="2 results files, 1 of them damaged") as raised:
         read_results(tmp_path)
     assert "\n" not in str(raised.value)
+    assert f"{tmp_path / 'results_damaged.json'} is damaged or incomplete JSON." in str(raised.value)
+    file = save(tmp_path / "nan", results_json(metrics={"ppl@4096,none": float("nan")}))
+    with pytest.raises(UserError, match=r"0 of them damaged\)\. org/model-1b, longshort_perplexity: ppl@4096 is nan\."):
+        read_results(file)
 
 
 def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path, monkeypatch):

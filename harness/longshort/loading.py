@@ -28,6 +28,8 @@ def why_not_loaded(source: str | Path | None, error: Exception) -> str:
         return f"its weights are damaged or incomplete ({cause}). {AGAIN}"
     if isinstance(error, json.JSONDecodeError):
         return f"a JSON file in it, of its config or tokenizer, is damaged ({cause}). {AGAIN}"
+    if "config.json" in cause and path.is_dir() and not (path / "config.json").exists():
+        return "it has no config.json. Name a folder that save_pretrained wrote."
     if "ignore_mismatched_sizes" in cause:
         return f"its weights have other shapes than its config.json says. {AGAIN}"
     return cause

@@ -164,9 +164,10 @@ def read(
         raise UserError(damaged[0] + (f" So are {len(damaged) - 1} more." if damaged[1:] else ""))
     if not any(row["task"].startswith(TASK_PREFIXES) for row in rows):
         where = folder_or_files if isinstance(folder_or_files, (str, Path)) else "the list of files"
+        why = "".join(f"{problem} " for problem in [*damaged, *reading.notes][:1])
         raise UserError(
             f"no result of a longshort_* task in {where} ({len(files)} results files, {len(damaged)} of them "
-            "damaged). Run 'longshort eval', or lm_eval with --output_path, first."
+            f"damaged). {why}Run 'longshort eval', or lm_eval with --output_path, first."
         )
     reading.notes[:0] = [f"{problem} Left out." for problem in damaged]
     reading.notes.extend(_shared_names(rows))

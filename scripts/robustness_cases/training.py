@@ -93,7 +93,7 @@ CORPORA = [
 ]  # fmt: skip
 
 MODELS = [
-    _model("train: no config.json", "model_type", "config.json", remove("model/config.json")),
+    _model("train: no config.json", "no config.json", "name a folder", remove("model/config.json")),
     _model("train: config.json is no JSON", "model/config.json", "not a valid JSON", write("model/config.json", "{")),
     _model("train: unknown architecture", "nonesuch", "transformers",
            replace("model/config.json", '"model_type": "llama"', '"model_type": "nonesuch"')),
