@@ -132,7 +132,8 @@ def main() -> None:
     patterns = arguments.only or ["*"]
     if arguments.faulty:
         before = pd.read_csv(arguments.output / TABLE, keep_default_na=False)
-        patterns = [escape(f"{row.kind}: {row.case}") for row in before[before["faults"] != ""].itertuples()]
+        faulty = [escape(f"{row.kind}: {row.case}") for row in before[before["faults"] != ""].itertuples()]
+        patterns = faulty + (arguments.only or [])
     cases = [
         case
         for case in CASES
