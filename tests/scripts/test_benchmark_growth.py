@@ -30,6 +30,7 @@ def test_the_exponent_of_a_known_law_and_its_picture(growth, tmp_path):
 
 def test_a_point(growth, monkeypatch):
     monkeypatch.setattr(growth, "USUAL", {"tokens": 128, "vocabulary": 300, "documents": 1})
+    monkeypatch.setattr("benchmarks.scoring.limit_memory", lambda: None)  # it would hold for the tests that follow
     point = growth.measure(Namespace(side="documents", value=2, hidden=16, layers=1))
     assert point["seconds"] > 0
     assert point["value"] > 0
