@@ -78,7 +78,10 @@ def test_a_sweep_is_watched_on_a_terminal(tmp_path: Path) -> None:
     save_corpus(tmp_path / "text.jsonl", num_docs=3, num_bytes=700)
     for run in "ab":
         save_checkpoint(tmp_path / run / "step50")
-    write_manifest(tmp_path, "  - {folders: '*/step50', tasks: longshort_misalignment, lengths: [16]}\n")
+    entries = (
+        f"  - {{folders: {run}/step50, family: {run}, tasks: longshort_misalignment, lengths: [16]}}\n" for run in "ab"
+    )
+    write_manifest(tmp_path, "".join(entries))
     mine, theirs = pty.openpty()
     command = [sys.executable, "-m", "longshort", "sweep", "manifest.yaml", "-o", "out"]
     environment = os.environ | {"COLUMNS": "80", "LINES": "30", "TERM": "xterm"}
