@@ -121,6 +121,7 @@ scorer()
 """
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 counts calls otherwise: the package ends earlier")
 def test_rouge_l_is_zero_where_the_package_recurses_too_deep():
     """In a process of its own: how deep the package can go depends on how deep it is called."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}  # it calls, too
