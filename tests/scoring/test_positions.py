@@ -24,6 +24,16 @@ def test_addressable_length_is_where_the_model_breaks(name: str) -> None:
             model(random_tokens(1, limit + 1))
 
 
+def test_a_table_that_is_gathered_by_keywords_has_its_end_too() -> None:
+    """BERT as a decoder: `torch.gather(table, dim=1, index=positions)`."""
+    config = transformers.BertConfig(
+        vocab_size=61, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=64, is_decoder=True,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert addressable_length(model) == 64
+
+
 def rope_model(original: int, **rope: object) -> torch.nn.Module:
     torch.manual_seed(0)
     parameters = {"rope_theta": 10000.0} | rope

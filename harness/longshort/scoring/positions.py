@@ -38,9 +38,13 @@ class _PositionTables(TorchFunctionMode):
     ) -> Any:
         if func is functional.embedding and isinstance(args[1], nn.Parameter):  # a cache of sinusoids may grow
             self._note(args[1].shape[0], args[0])  # index [.., T], weight [rows, H]
-        elif func in (torch.gather, Tensor.gather) and args[1] == 1 and args[2].ndim > 1:
-            self._note(args[0].shape[1], args[2].flatten(2)[..., 0] if args[2].ndim > 2 else args[2])
+        elif func in (torch.gather, Tensor.gather):
+            self._note_gather(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def _note_gather(self, input: Tensor, dim: int, index: Tensor, **_: Any) -> None:
+        if dim == 1 and index.ndim > 1:
+            self._note(input.shape[1], index.flatten(2)[..., 0] if index.ndim > 2 else index)
 
     def _note(self, rows: int, index: Tensor) -> None:
         steps = index.reshape(-1, index.shape[-1])[0]
