@@ -1,4 +1,4 @@
-"""Every command and every block of code in README.md and docs/.
+"""Every command and every block of code in README.md, CONTRIBUTING.md, docs/ and the study's README.
 
 Each is parsed by its own parser, and its settings are checked. What can run here is then run, on stand-ins: tiny
 checkpoints, short texts, few steps. A command that this file does not know fails.
@@ -37,6 +37,7 @@ from tests.checkpoints import save_corpus
 from tests.lmeval.longbench.rows import make_row, write_rows
 
 ROOT = Path(__file__).parents[1]
+STUDY = ROOT / "results" / "study"  # not in the sdist
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Block:
 
 
 def blocks() -> Iterator[Block]:
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    others = [ROOT / "CONTRIBUTING.md", STUDY / "README.md"]
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *filter(Path.is_file, others)]:
         text = path.read_text("utf-8")
         for found in re.finditer(r"^```(.*)\n((?:.*\n)*?)```$", text, re.MULTILINE):
             line = text.count("\n", 0, found.start()) + 1
@@ -179,7 +181,8 @@ def check_pip(words: list[str]) -> None:
 
 def check_pytest(words: list[str]) -> None:
     assert words[:2] == ["-n", "1"]
-    assert all((ROOT / path).exists() for path in words[2:])
+    files = words[2 : words.index("-k") if "-k" in words else None]
+    assert all((ROOT / path).exists() for path in files)
 
 
 class Parsed(Exception):
@@ -260,6 +263,11 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
         longshort(["train", "--base", "my-checkpoint", *smaller, *clex])
     for name in ("a0", "a0.1"):
         shutil.copytree(place / "my-checkpoint", place / "my-checkpoints" / name)
+    for seed in range(3):
+        shutil.copytree(place / "clex-a0.1", place / "gpu" / f"clex-a0.1-s{seed}")
+    if STUDY.is_dir():
+        (place / "results" / "study").mkdir(parents=True)
+        shutil.copy(STUDY / "gpu.yaml", place / "results" / "study")
 
     # A sweep as it is afterwards, and results of more checkpoints.
     entry = {"pretrained": str(place / "my-checkpoint"), "dtype": "float32", "resources": {"cpus": 1}}
@@ -295,7 +303,7 @@ def here(stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A copy of the stand-ins as working folder; no figures are drawn, which takes seconds."""
     place = tmp_path / "here"
     shutil.copytree(stand_ins, place)
-    for name in ("small-results", "my-results", "paper-results"):
+    for name in ("small-results", "my-results", "paper-results", "gpu-results"):
         (place / name).symlink_to("results")
     monkeypatch.chdir(place)
     monkeypatch.setattr("longshort.analysis.write._draw", lambda *_: [])
