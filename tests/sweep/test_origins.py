@@ -113,6 +113,16 @@ def test_families_that_are_one_by_name_alone_are_told(tmp_path, caplog):
     ]
 
 
+def test_a_folder_that_is_written_in_two_ways_is_one(tmp_path, caplog, monkeypatch):
+    """The base as training recorded it, and as the manifest names it."""
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "start")
+    base = str(tmp_path / "start")
+    make_folder(tmp_path / "trained", RECORD | {"base": base, "config": {"base": base}})
+    entries(tmp_path, "{pretrained: start}", "folders: trained")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     "record",
     [

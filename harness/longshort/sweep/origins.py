@@ -84,7 +84,8 @@ def shared_families(checkpoints: Iterable[Checkpoint]) -> list[str]:
             origin = _base(json.loads((Path(origin) / RECORD).read_text("utf-8"))) or origin
         name = Path(origin).name
         if checkpoint.family in (None, name):
-            origins.setdefault(name, {})[os.path.normpath(origin)] = None
+            place = os.path.realpath(origin) if os.path.isdir(origin) else os.path.normpath(origin)
+            origins.setdefault(name, {})[place] = None
     return [
         f"{' and '.join(list(shared)[:3])} share a name: what is made of them counts as one family, '{name}'. Where it "
         "is not one, say family in the manifest."
