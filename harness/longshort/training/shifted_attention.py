@@ -42,8 +42,10 @@ def shifted_sparse_attention(model: PreTrainedModel, groups: int = 4) -> Iterato
     AttentionInterface.register(name, partial(_attend, groups=groups))
     AttentionMaskInterface.register(name, sdpa_mask)
     before = model.config._attn_implementation
-    # transformers has no public question for it, and where the answer is no it only warns.
-    if not (model._can_set_attn_implementation() and model._supports_sdpa):
+    # transformers has no public question for it, and where the answer is no it only warns. Some of its versions say
+    # yes of models that cap their scores, which would be lost.
+    caps_scores = getattr(model.config, "attn_logit_softcapping", None) is not None
+    if caps_scores or not (model._can_set_attn_implementation() and model._supports_sdpa):
         raise UserError(
             f"Shifted sparse attention needs a model whose attention can be exchanged; '{model.config.model_type}' "
             "has its own. Use another --extension."
