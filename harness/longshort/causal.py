@@ -36,8 +36,10 @@ def require_causal(model: Any) -> None:
     other[0, -1] = tokens[0, 0]
     training = model.training
     model.eval()  # dropout would change them too
-    logits, changed = (model(ids).logits[0, :-1].float() for ids in (tokens, other))  # [T-1, V]
-    model.train(training)
+    try:
+        logits, changed = (model(ids).logits[0, :-1].float() for ids in (tokens, other))  # [T-1, V]
+    finally:
+        model.train(training)
     if (logits - changed).abs().max() > TOLERANCE * logits.abs().max():
         raise UserError(
             f"'{config.model_type}' is an encoder here: its predictions see the tokens that they predict, so they are "
