@@ -100,6 +100,9 @@ def test_effects_are_paired_differences_over_families(studies):
     margin = stats.t.ppf(0.975, 4) * (ours - plain).std(ddof=1) / np.sqrt(5)
     assert [row["lo"], row["hi"]] == pytest.approx([row["mean"] - margin, row["mean"] + margin])
     assert row["n_families"] == row["lower_in"] == 5
+    p_values = effects["p"].dropna().sort_values()  # Holm's: times how many are as great or greater, never falling
+    adjusted = np.minimum(np.maximum.accumulate(p_values.to_numpy() * range(len(p_values), 0, -1)), 1)
+    assert effects.loc[p_values.index, "p_adjusted"].to_numpy() == pytest.approx(adjusted)
     # At step 50 the baseline is the plain run at step 50; an extended run's is the extended one.
     assert effects.loc[("sce0.1", 50.0, "sce"), "mean"] == pytest.approx(-0.1, abs=0.02)
     assert effects.loc[("linear-a0.1", np.nan, "sce"), "mean"] == pytest.approx(-1)
