@@ -91,8 +91,9 @@ import pathlib, sys, time
 out = pathlib.Path("out")
 if out.exists():
     {again}
-out.mkdir(); (out / "first.json").write_text({first!r})
 try:
+    out.mkdir(); pathlib.Path("first").write_text({first!r})
+    pathlib.Path("first").rename(out / "first.json")  # whole when it is seen: the signal comes at once
     time.sleep(60)
 except KeyboardInterrupt:
     print("longshort: interrupted", file=sys.stderr); sys.exit(130)
