@@ -177,6 +177,28 @@ def test_logits_of_more_than_a_chunk_are_never_alive(name: str) -> None:
     assert 16 <= rows.most <= 32  # 4 positions of 2 documents, 2 contexts, and as much again to work in
 
 
+class NewRowsOfLogits(RowsOfLogits):
+    """Those alone whose memory is their own, not another tensor's."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.shape[-1:] == (VOCAB,):
+            given = [*torch.utils._pytree.tree_leaves((args, kwargs))]
+            known = {each.untyped_storage().data_ptr() for each in given if isinstance(each, torch.Tensor)}
+            if result.untyped_storage().data_ptr() not in known:
+                self.most = max(self.most, result.numel() // VOCAB)
+        return result
+
+
+def test_nothing_of_the_size_of_logits_is_made_in_the_loop_over_chunks() -> None:
+    """Between the small results that stay, the heap grew by it at each step: to gigabytes in a long text."""
+    model, tokens = tiny_model("llama"), random_tokens(2, 200)
+    readout(model, tokens)
+    with NewRowsOfLogits() as rows:
+        score_suffixes(model, tokens, [150, 199], 140, chunk_size=4, pairs=[(0, 1)])
+    assert rows.most == 2  # the model's own head, on one position of each document
+
+
 # Heads that are one matrix, and those that are followed by a cap or a scale or have no matrix of their own.
 PLAIN = {name: name not in ("gemma2", "cohere", "granite") for name in CONFIGS}
 

@@ -56,14 +56,15 @@ def jeffreys_from(p: Tensor, q: Tensor, log_ratio: Tensor, work: Tensor | None =
     return torch.mul(torch.sub(p, q, out=work), log_ratio, out=work).sum(-1)
 
 
-def jensen_shannon_from(p: Tensor, q: Tensor, log_ratio: Tensor, work: Tensor | None = None) -> Tensor:
-    """`jensen_shannon`, likewise; one more tensor [..., V] is made.  3 × [..., V] → [...].
+def jensen_shannon_from(p: Tensor, q: Tensor, log_ratio: Tensor, work: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """`jensen_shannon`, likewise, with two tensors [..., V] to work in.  3 × [..., V] → [...].
 
     With x = log p - log q, log(m / q) = softplus(x) - log 2 and log(m / p) is the same less x: no logarithm of m,
     which may be 0, and 0 to the last digit where p = q.
     """
-    softplus = functional.softplus(log_ratio)
-    of_q = torch.mul(q, torch.sub(softplus, math.log(2), out=work), out=work).sum(-1)
+    out, product = work or (None, None)
+    softplus = functional.softplus(log_ratio) if out is None else torch.ops.aten.softplus.out(log_ratio, out=out)
+    of_q = torch.mul(q, torch.sub(softplus, math.log(2), out=product), out=product).sum(-1)
     softplus = softplus.sub_(log_ratio)
-    of_p = torch.mul(p, torch.sub(softplus, math.log(2), out=work), out=work).sum(-1)
+    of_p = torch.mul(p, torch.sub(softplus, math.log(2), out=product), out=product).sum(-1)
     return (of_p + of_q) / -2

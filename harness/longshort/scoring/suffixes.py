@@ -90,9 +90,11 @@ def score_suffixes(
         rows, vocabulary, device = len(lengths) * batch, head.vocab_size, states[0].device
         stacked = torch.stack([state.to(device) for state in states], dim=2).transpose(0, 1)  # [K, B, M, H]
         del states
-        spare = rows + (2 * batch if pairs else 0)  # probabilities, and room to compare pairs
+        # Probabilities, and room to compare pairs. Nothing of this size is made in the loop: between results that
+        # stay, the heap would grow by it at each step.
+        spare = rows + (3 * batch if pairs else 0)
         few = cached_positions(rows, vocabulary, device)
-        buffers = rows + spare + batch if few is None else rows  # js makes one of its own
+        buffers = rows + spare if few is None else rows
         chunk_size = min(num_targets, chunk_size or chunk_positions(buffers, vocabulary, device))
         few = min(chunk_size, few or chunk_size)
         buffer = stacked.new_empty(rows * chunk_size * vocabulary) if head.linear is not None else None
@@ -108,7 +110,7 @@ def score_suffixes(
 def _compare(z: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], work: Tensor) -> tuple[Tensor, ...]:
     """The fields of SuffixScores for C positions, first of their axes, written over the logits.
 
-    z: [C, B, M, V]; targets: [C, B]; work: room for as much again, and for 2 × [C, B, V] where there are pairs.
+    z: [C, B, M, V]; targets: [C, B]; work: room for as much again, and for 3 × [C, B, V] where there are pairs.
     """
     top = top_token(z)[..., None]  # [C, B, M, 1]
     # Softmax takes half the time of exp and what goes with it, but adds up a long row with fewer digits than sum.
@@ -121,13 +123,15 @@ def _compare(z: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], work:
     entropy = cross_entropy.diagonal(dim1=-2, dim2=-1)  # [C, B, M]
     if not pairs:
         return nll, entropy, cross_entropy, *(nll.new_empty(*nll.shape[:2], 0) for _ in range(3))
-    log_ratio, scratch = work[z.numel() :][: 2 * z[:, :, 0].numel()].view(2, *z[:, :, 0].shape)
+    log_ratio, first, second = work[z.numel() :][: 3 * z[:, :, 0].numel()].view(3, *z[:, :, 0].shape)
     compared = []
     for i, j in pairs:
-        both = (p[:, :, i], p[:, :, j], torch.sub(log_p[:, :, i], log_p[:, :, j], out=log_ratio), scratch)
+        both = p[:, :, i], p[:, :, j], torch.sub(log_p[:, :, i], log_p[:, :, j], out=log_ratio)
         agreement = (top[:, :, i] == top[:, :, j]).squeeze(-1).float()
         undefined = 0 * (entropy[..., i] + entropy[..., j])  # NaN where either is not finite
-        compared.append((jeffreys_from(*both), jensen_shannon_from(*both), agreement + undefined))
+        compared.append(
+            (jeffreys_from(*both, first), jensen_shannon_from(*both, (first, second)), agreement + undefined)
+        )
     return nll, entropy, cross_entropy, *(torch.stack(values, dim=-1) for values in zip(*compared, strict=True))
 
 
