@@ -6,11 +6,14 @@ import copy
 import gc
 import logging
 import weakref
+from collections.abc import Callable
+from itertools import accumulate
 
 import pytest
 import torch
 import transformers
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from longshort.scoring import prefix, score_prefix, score_suffixes
@@ -197,6 +200,29 @@ def test_nothing_of_the_size_of_logits_is_made_in_the_loop_over_chunks() -> None
     with NewRowsOfLogits() as rows:
         score_suffixes(model, tokens, [150, 199], 140, chunk_size=4, pairs=[(0, 1)])
     assert rows.most == 2  # the model's own head, on one position of each document
+
+
+def most_allocated(action: Callable[[], object]) -> int:
+    """Bytes that tensors took at most, above what they took before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        action()
+    changes = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(changes))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("llama", "float32"), ("gemma2", "float32"), ("llama", "bfloat16")])
+def test_logits_and_what_is_made_of_them_stay_in_budget(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the head is one matrix, or has a cap after it, or is turned into float32."""
+    vocabulary, budget, tokens = 20_000, 2 * 2**20, random_tokens(1, 201)
+    config = type(CONFIGS[name])(**CONFIGS[name].to_diff_dict() | {"vocab_size": vocabulary})
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+    monkeypatch.setitem(readout_module.CHUNK_BYTES, "cpu", budget)
+    monkeypatch.setitem(readout_module.CACHE_BYTES, "cpu", budget // 8)
+    readout(model, tokens)
+    ladder = most_allocated(lambda: score_suffixes(model, tokens, [180, 200], 150, pairs=[(0, 1)]))
+    assert budget / 2 < ladder < 1.3 * budget
+    if name == "gemma2" or dtype == "bfloat16":  # else in blocks of the vocabulary, which no budget holds
+        assert budget / 2 < most_allocated(lambda: score_prefix(model, tokens)) < 1.1 * budget
 
 
 # Heads that are one matrix, and those that are followed by a cap or a scale or have no matrix of their own.

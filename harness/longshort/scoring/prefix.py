@@ -43,14 +43,14 @@ def score_prefix(model: nn.Module, tokens: Tensor, *, chunk_size: int | None = N
             rows = batch * chunk_size if chunk_size else STREAMED_ROWS
             parts = zip(states.flatten(0, 1).split(rows), tokens[:, 1:].flatten().split(rows), strict=True)
             return torch.cat([_streamed(head.linear, *part, block) for part in parts]).view(batch, length - 1)
-        chunk_size = chunk_size or chunk_positions(batch, head.vocab_size, states.device)
-        chunks = []
+        chunk_size = chunk_size or chunk_positions(batch * head.copies, head.vocab_size, states.device)
+        nll = torch.empty(batch, length - 1, device=states.device)
         for start in range(0, length - 1, chunk_size):
             logits = head.logits(states[:, start : start + chunk_size])  # [B, C, V]
             targets = tokens[:, start + 1 : start + 1 + logits.shape[1]].to(logits.device)
-            chunks.append(_negative_log_likelihood(logits, targets))
+            nll[:, start : start + chunk_size] = _negative_log_likelihood(logits, targets)
             del logits
-    return torch.cat(chunks, dim=1)
+    return nll
 
 
 def _negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:

@@ -82,6 +82,11 @@ class Readout:
             return None
         return known if known is _output_embedding(self.model) else None
 
+    @property
+    def copies(self) -> int:
+        """Tensors of the size of a chunk's logits that the head has alive at once: caps, scales, half precision."""
+        return 1 if self.linear is not None else 2
+
     def states(self, tokens: Tensor, keep: int, **inputs: Any) -> Tensor:
         """Read `tokens` once; return the states of the last `keep` positions.  [B, T] → [B, keep, H].
 

@@ -90,21 +90,29 @@ def score_suffixes(
         rows, vocabulary, device = len(lengths) * batch, head.vocab_size, states[0].device
         stacked = torch.stack([state.to(device) for state in states], dim=2).transpose(0, 1)  # [K, B, M, H]
         del states
-        # Probabilities, and room to compare pairs. Nothing of this size is made in the loop: between results that
-        # stay, the heap would grow by it at each step.
-        spare = rows + (3 * batch if pairs else 0)
+        spare = rows + (3 * batch if pairs else 0)  # probabilities, and room to compare pairs
         few = cached_positions(rows, vocabulary, device)
-        buffers = rows + spare if few is None else rows
+        buffers = rows * head.copies + (spare if few is None else 0)
         chunk_size = min(num_targets, chunk_size or chunk_positions(buffers, vocabulary, device))
         few = min(chunk_size, few or chunk_size)
+        # All that stays is made before the loop, and nothing as large as logits in it: small results between freed
+        # logits would keep the heap from using their room again, which then grows at each step.
+        each = [len(lengths)], [len(lengths)], [len(lengths)] * 2, *([[len(pairs)]] * 3)
+        scores = [torch.empty(num_targets, batch, *shape, device=device) for shape in each]  # [K, B, ...]
         buffer = stacked.new_empty(rows * chunk_size * vocabulary) if head.linear is not None else None
-        work = torch.empty(spare * few * vocabulary, device=device)
-        chunks = []
-        for part, of in zip(stacked.split(chunk_size), targets.split(chunk_size), strict=True):
-            logits = head.logits(part.flatten(1, 2), buffer).unflatten(1, (batch, -1))  # [C, B, M, V]
+        work = None
+        for start in range(0, num_targets, chunk_size):
+            chunk = slice(start, start + chunk_size)
+            logits = head.logits(stacked[chunk].flatten(1, 2), buffer).unflatten(1, (batch, -1))  # [C, B, M, V]
+            if work is None:  # a model spread over devices need not give them where its states lie
+                work = logits.new_empty(spare * few * vocabulary)
+            into = zip(*(field[chunk].split(few) for field in scores), strict=True)
             # One product for many positions; then a few at a time, which stay in a CPU's cache.
-            chunks += [_compare(*some, pairs, work) for some in zip(logits.split(few), of.split(few), strict=True)]
-    return SuffixScores(*(torch.cat(parts).movedim(0, -1) for parts in zip(*chunks, strict=True)))
+            for z, of, some in zip(logits.split(few), targets[chunk].split(few), into, strict=True):
+                for field, values in zip(some, _compare(z, of, pairs, work), strict=True):
+                    field.copy_(values)
+            del logits, z
+    return SuffixScores(*(field.movedim(0, -1) for field in scores))
 
 
 def _compare(z: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], work: Tensor) -> tuple[Tensor, ...]:
