@@ -220,7 +220,7 @@ def test_logits_and_what_is_made_of_them_stay_in_budget(name: str, dtype: str, m
     monkeypatch.setitem(readout_module.CACHE_BYTES, "cpu", budget // 8)
     readout(model, tokens)
     ladder = most_allocated(lambda: score_suffixes(model, tokens, [180, 200], 150, pairs=[(0, 1)]))
-    assert budget / 2 < ladder < 1.3 * budget
+    assert 0.85 * budget < ladder < 1.3 * budget
     if name == "gemma2" or dtype == "bfloat16":  # else in blocks of the vocabulary, which no budget holds
         assert budget / 2 < most_allocated(lambda: score_prefix(model, tokens)) < 1.1 * budget
 
