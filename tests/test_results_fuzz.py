@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 from longshort.analysis import analyze
 from longshort.corpora import open_corpus
@@ -21,6 +22,7 @@ NAME = "results_2025-01-01T00-00-00.000000.json"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=FIXTURES)
+@example(content=json.dumps(GOOD | {"config": GOOD["config"] | {"model_revision": "\ud800"}}).encode())
 @given(content=mutated(GOOD))
 def test_a_file_is_read_or_named(tmp_path: Path, content: bytes) -> None:
     good, spoiled = save(tmp_path, "good", GOOD | {"model_name": "other"}), tmp_path / "spoiled" / NAME

@@ -198,6 +198,8 @@ def _load(file: Path) -> tuple[bytes, dict[str, Any]]:
     try:
         content = file.read_bytes()
         data = json.loads(content.decode("utf-8"))
+        if b"\\ud" in content.lower():  # half a surrogate pair is JSON, but no text: no table can hold it
+            json.dumps(data, ensure_ascii=False).encode()
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
