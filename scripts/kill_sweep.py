@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))  # the tiny checkpoints are those of the tests
 
 from longshort.errors import UserError, one_line_for_user_errors  # noqa: E402
 from longshort.results import write_atomically  # noqa: E402
-from longshort.sweep.store import TABLE, Folder  # noqa: E402
+from longshort.sweep.store.folder import TABLE, Folder  # noqa: E402
 
 LOCAL_KILLS = ("driver", "worker")
 RAY_KILLS = ("Ray task", "Ray head", "driver under Ray")
@@ -72,7 +72,7 @@ class Process:
     @property
     def is_worker(self) -> bool:
         """Whether it evaluates checkpoints, or was forked by one that does."""
-        return "longshort.sweep.worker" in self.command
+        return "longshort.sweep.run.worker" in self.command
 
 
 @dataclass

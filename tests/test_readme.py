@@ -28,13 +28,13 @@ import yaml
 from typer.testing import CliRunner
 
 from longshort.cli import app
-from longshort.lmeval.folder import tasks_folder
-from longshort.lmeval.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
-from longshort.lmeval.settings import settings_from
-from longshort.sweep.manifest import load_manifest
+from longshort.lmeval.task_folder import tasks_folder
+from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
+from longshort.settings import settings_from
+from longshort.sweep.manifest.load import load_manifest
 from tests.analysis.results_folder import save_folder
 from tests.checkpoints import save_corpus
-from tests.lmeval.longbench.rows import make_row, write_rows
+from tests.longbench.rows import make_row, write_rows
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "results" / "study"  # not in the sdist

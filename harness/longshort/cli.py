@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 
 import longshort
 from longshort.analysis import command as analysis
-from longshort.errors import UsageError, UserError
-from longshort.lmeval.settings import DEFAULT_TASKS, Settings
+from longshort.errors import UserError
+from longshort.settings import DEFAULT_TASKS, EvalSettings
 from longshort.sweep import command as sweep
 from longshort.synthetic import command as synthetic
 from longshort.training import command as training
@@ -52,7 +52,7 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"longshort: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(error.exit_code)
 
 
 def _version(asked: bool) -> None:
@@ -75,7 +75,7 @@ def tasks() -> None:
     Example: `lm_eval run --model hf --model_args pretrained=DIR --include_path $(longshort tasks)
     --tasks 'longshort_*'`
     """
-    from longshort.lmeval.folder import tasks_folder
+    from longshort.lmeval.task_folder import tasks_folder
 
     print(tasks_folder())
 
@@ -100,18 +100,18 @@ def evaluate(
             help="pg19, builtin, a path or glob of .txt, .jsonl, .jsonl.zst, .parquet, "
             "or hf:OWNER/NAME[:CONFIG][:SPLIT][:COLUMN]."
         ),
-    ] = Settings.corpus,
+    ] = EvalSettings.corpus,
     lengths: Annotated[str, typer.Option(help="Lengths in tokens, comma-separated.")] = ",".join(
-        map(str, Settings.lengths)
+        map(str, EvalSettings.lengths)
     ),
     train_length: Annotated[
         int, typer.Option(help="Length the model was trained at, in tokens.")
-    ] = Settings.train_length,
-    num_docs: Annotated[int, typer.Option(help="Documents scored.")] = Settings.num_docs,
+    ] = EvalSettings.train_length,
+    num_docs: Annotated[int, typer.Option(help="Documents scored.")] = EvalSettings.num_docs,
     tail_tokens: Annotated[
         int | None, typer.Option(help="Targets of the fixed-target view.  [default: half the smallest length]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws of the second context length.")] = Settings.seed,
+    seed: Annotated[int, typer.Option(help="Of the draws of the second context length.")] = EvalSettings.seed,
     longbench_dir: Annotated[
         Path | None, typer.Option(help="Folder or zip with the official LongBench files, for longshort_longbench_e.")
     ] = None,
@@ -140,7 +140,7 @@ def evaluate(
 
     `longshort eval EleutherAI/pythia-1.4b --lengths 1024,2048,4096 --train-length 2048 --dtype bfloat16`
     """
-    from longshort.lmeval.settings import settings_from
+    from longshort.settings import settings_from
 
     if not re.fullmatch(r"auto(:[0-9]+)?|0*[1-9][0-9]*", batch_size):
         raise typer.BadParameter(f"'{batch_size}' is neither auto nor a whole number.", param_hint="--batch-size")
@@ -166,9 +166,9 @@ def evaluate(
     try:
         settings_from(metadata)  # a mistake is told before torch and lm-eval are imported, which takes seconds
     except UserError as error:
-        raise UsageError(str(error)) from error
+        raise UserError(error.message, "usage", error.field) from error
 
-    from longshort.lmeval.libraries import import_libraries
+    from longshort.lmeval.imports import import_libraries
 
     import_libraries()
     from lm_eval.utils import simple_parse_args_string
@@ -219,8 +219,8 @@ def score_longbench(
 
     `longshort score-longbench results/my-checkpoint --convert pred_e/my-checkpoint`
     """
-    from longshort.lmeval.longbench.official import score_folder
-    from longshort.lmeval.longbench.predictions import write_official_predictions
+    from longshort.longbench.official import score_folder
+    from longshort.longbench.predictions import write_official_predictions
     from longshort.show import longbench_tables
 
     summary = score_folder(folder, output)

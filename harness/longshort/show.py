@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from longshort.lmeval.longbench.official import COLUMNS, Summary, table_rows
-from longshort.lmeval.longbench.scores import LONGBENCH, LONGBENCH_PREFIX
+from longshort.longbench.official import COLUMNS, Summary, table_rows
+from longshort.longbench.scores import LONGBENCH, LONGBENCH_PREFIX
 
 
 def results_table(results: Mapping[str, Any], console: Console | None = None) -> None:

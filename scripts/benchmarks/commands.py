@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from longshort.lmeval.folder import tasks_folder
+from longshort.lmeval.task_folder import tasks_folder
 
 
 def run_timed(commands: list[list[str]], folder: Path) -> dict[str, float]:

@@ -145,7 +145,7 @@ def draw(rows: list[dict[str, Any]], exponents: dict[str, dict[str, Any]], path:
     import numpy as np
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    from longshort.look import COLOURS, STYLE
+    from longshort.plotting import COLOURS, STYLE
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(

@@ -29,7 +29,7 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
     import torch
 
     from longshort.scoring import score_prefix, score_suffixes
-    from longshort.scoring.readout import readout
+    from longshort.scoring.lm_head import readout
 
     length = tokens.shape[1] - 1
     generator = torch.Generator().manual_seed(0)

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import parser, ratio, run_child, spread, take_turns, write
-from longshort.lmeval.longbench.scores import DATASETS
+from longshort.longbench.scores import DATASETS
 
 OFFICIAL, OURS = SIDES = ["official", "longshort"]
 PACKAGES = ("rouge", "jieba", "fuzzywuzzy")
@@ -115,8 +115,8 @@ def official_scoring(options: argparse.Namespace) -> Any:
 
 def our_scoring(options: argparse.Namespace) -> Any:
     """The same of ours."""
-    from longshort.lmeval.longbench.official import row_scores, summarize
-    from longshort.lmeval.longbench.predictions import read_predictions
+    from longshort.longbench.official import row_scores, summarize
+    from longshort.longbench.predictions import read_predictions
 
     rows = read_predictions(options.predictions / "pred_e" / MODEL).rows
     return lambda: summarize(row_scores(rows))

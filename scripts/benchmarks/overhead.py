@@ -80,11 +80,11 @@ class Noting:
 def measure(folder: Path) -> dict[str, Any]:
     """One sweep into a new folder, as `longshort sweep` runs it."""
     start = time.monotonic()
-    from longshort.sweep.engines.local import LocalEngine
-    from longshort.sweep.manifest import load_manifest
-    from longshort.sweep.plan import make_plan
-    from longshort.sweep.run import run_plan
-    from longshort.sweep.store import Folder
+    from longshort.sweep.manifest.load import load_manifest
+    from longshort.sweep.run.driver import run_plan
+    from longshort.sweep.run.engines.local import LocalEngine
+    from longshort.sweep.store.folder import Folder
+    from longshort.sweep.store.plan import make_plan
 
     saving = []
 

@@ -48,7 +48,7 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
 
     from longshort.corpora import Document
     from longshort.lmeval import requests
-    from longshort.lmeval.settings import settings_from
+    from longshort.settings import settings_from
     from longshort.training.byte_tokenizer import byte_tokenizer
 
     length = tokens.shape[1] - 1

@@ -28,7 +28,7 @@ def build(folder: Path) -> None:
     sys.path.insert(0, str(ROOT))  # the tiny checkpoints are those of the tests
     from tests.analysis.results_folder import save_folder
     from tests.checkpoints import save_checkpoint, save_corpus
-    from tests.lmeval.longbench.rows import write_rows
+    from tests.longbench.rows import write_rows
 
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(folder / "model")

@@ -18,7 +18,7 @@ from longshort.analysis import compare, correlations, wide_table
 from longshort.analysis.adjustment import holm
 from longshort.analysis.figures.style import save, style
 from longshort.analysis.tables import axis_label
-from longshort.look import COLOURS
+from longshort.plotting import COLOURS
 from longshort.results import read_results, write_atomically
 
 PREDICTORS = ("sce", "entropy", "jeffreys", "js", "agreement", "sce_last", "sce_beyond", "jeffreys_beyond", "nll")

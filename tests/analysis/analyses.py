@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from longshort.analysis import outcomes, predictors, wide_table
-from longshort.analysis.bundle import Analysis
+from longshort.analysis.analysis import Analysis
 from longshort.results import COLUMNS
 from tests.analysis.conftest import LENGTHS, RISE, rows_of
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from longshort.analysis import analyze
-from longshort.errors import UsageError, UserError
+from longshort.errors import UserError
 from tests.analysis.results_folder import measured, results_of, save, save_folder
 
 
@@ -253,5 +253,5 @@ def test_two_corpora_need_a_choice(tmp_path):
     ],
 )
 def test_wrong_names(folder, wrong, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UserError, match=message):
         analyze(folder, **wrong)

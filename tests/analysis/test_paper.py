@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longshort.analysis.bundle import Analysis
+from longshort.analysis.analysis import Analysis
 from longshort.analysis.correlation import COLUMNS
 from longshort.analysis.paper import escape, latex, markdown, number, p_value, short_label
 

@@ -10,7 +10,7 @@ from longshort.analysis.selection import (
     main_predictors,
 )
 from longshort.analysis.tables import PREDICTORS
-from longshort.errors import UsageError
+from longshort.errors import UserError
 
 COLUMN = "longshort_longbench_e:score@8k+"
 
@@ -88,7 +88,7 @@ def test_where(wide, expression, expected):
     ],
 )
 def test_where_that_cannot_be_is_one_line(wide, expression, message):
-    with pytest.raises(UsageError, match=message) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         keep_where(wide, expression)
     assert "\n" not in str(raised.value)
 
@@ -96,7 +96,7 @@ def test_where_that_cannot_be_is_one_line(wide, expression, message):
 def test_where_runs_no_code(wide, tmp_path):
     target = tmp_path / "written"
     for expression in (f"@open('{target}', 'w')", f"open('{target}', 'w')", f"sce > open('{target}', 'w')"):
-        with pytest.raises(UsageError):
+        with pytest.raises(UserError):
             keep_where(wide, expression)
     assert not target.exists()
 
@@ -115,7 +115,7 @@ def test_where_runs_no_code(wide, tmp_path):
 )
 def test_an_unknown_column_gets_near_names(wide, name, near):
     check_columns("outcome", ["sce", COLUMN, "params"], wide)
-    with pytest.raises(UsageError, match=f"outcome '{name}' is not among") as raised:
+    with pytest.raises(UserError, match=f"outcome '{name}' is not among") as raised:
         check_columns("outcome", ["sce", name], wide)
     assert near in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -124,7 +124,7 @@ def test_an_unknown_column_gets_near_names(wide, name, near):
 def test_groups_may_be_any_column(wide):
     for name in wide:
         check_group(name, wide)
-    with pytest.raises(UsageError, match=r"'famly' is no column to group by\. Near names: family"):
+    with pytest.raises(UserError, match=r"'famly' is no column to group by\. Near names: family"):
         check_group("famly", wide)
 
 

@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from longshort.cli import main
-from longshort.lmeval.folder import tasks_folder
+from longshort.lmeval.task_folder import tasks_folder
 from tests.lmeval.conftest import values
 
 BOTH = ["longshort_perplexity", "longshort_misalignment"]
@@ -161,7 +161,7 @@ def test_ctrl_c_is_one_line_and_its_usual_code(monkeypatch: pytest.MonkeyPatch) 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("longshort.lmeval.folder.tasks_folder", interrupt)
+    monkeypatch.setattr("longshort.lmeval.task_folder.tasks_folder", interrupt)
     done = in_process("tasks")
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "longshort: interrupted. To go on, run the same command again.\n"

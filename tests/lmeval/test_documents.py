@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from longshort.corpora import Document
 from longshort.lmeval.documents import encode, special_prefix
-from longshort.lmeval.draws import draw_second_length
+from longshort.lmeval.offsets import draw_second_length
 from longshort.training.byte_tokenizer import byte_tokenizer
 from tests.checkpoints import tiny_tokenizer
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.lmeval.conftest import LENGTHS, run, values
-from tests.lmeval.longbench.rows import write_rows
+from tests.longbench.rows import write_rows
 
 BOTH = ["longshort_perplexity", "longshort_misalignment"]
 GENERATION = ["longshort-longbench-e-samsum", "longshort-longbench-e-lcc"]

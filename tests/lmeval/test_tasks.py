@@ -18,7 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from longshort.corpora import Document, fingerprint, open_corpus, select
 from longshort.errors import UserError
 from longshort.lmeval import requests
-from longshort.lmeval.draws import draw_second_length
+from longshort.lmeval.offsets import draw_second_length
 from tests.checkpoints import save_checkpoint
 from tests.lmeval.conftest import LENGTHS, run, values
 from tests.lmeval.reference import Reference

@@ -16,9 +16,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from longshort.scoring import lm_head as readout_module
 from longshort.scoring import prefix, score_prefix, score_suffixes
-from longshort.scoring import readout as readout_module
-from longshort.scoring.readout import readout
+from longshort.scoring.lm_head import readout
 from longshort.scoring.suffixes import top_token
 from tests.models import CONFIGS, LLAMA_LIKE, VOCAB, dense_log_probabilities, random_tokens, tiny_model
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from longshort.lmeval.longbench.official import row_scores
-from longshort.lmeval.longbench.predictions import read_predictions
-from longshort.lmeval.longbench.scores import BUCKETS, DATASETS
+from longshort.longbench.official import row_scores
+from longshort.longbench.predictions import read_predictions
+from longshort.longbench.scores import BUCKETS, DATASETS
 
 # In place of the official files, which are not ours to copy: the same calls, `SHIFT` added to every score.
 EVAL = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from longshort.lmeval.longbench.scores import bucket, score_row
+from longshort.longbench.scores import bucket, score_row
 def scorer_e(dataset, predictions, answers, lengths, all_classes):
     scores = {"0-4k": [], "4-8k": [], "8k+": []}
     for prediction, right, length in zip(predictions, answers, lengths):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from longshort.sweep.manifest import load_manifest
+from longshort.sweep.manifest.load import load_manifest
 from tests.analysis.results_folder import measured, results_of
 
 FAMILIES = ("rope", "rope-seed1", "alibi", "none", "learned")

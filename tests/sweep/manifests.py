@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from longshort.errors import UserError
-from longshort.lmeval.settings import settings_from
-from longshort.sweep.manifest import Checkpoint, load_manifest
+from longshort.settings import Checkpoint, settings_from
+from longshort.sweep.manifest.load import load_manifest
 
 RECORD = {
     "base": "meta-llama/Llama-2-7b-hf",

@@ -15,12 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 from longshort.cli import app
-from longshort.sweep.manifest import Checkpoint, load_manifest
-from longshort.sweep.plan import Item, make_plan
-from longshort.sweep.run import Progress, run_plan
-from longshort.sweep.store import Folder, slug
+from longshort.settings import Checkpoint
+from longshort.sweep.manifest.load import load_manifest
+from longshort.sweep.run.driver import Progress, run_plan
+from longshort.sweep.store.folder import Folder, slug
+from longshort.sweep.store.plan import Item, make_plan
 from tests.sweep.conftest import events
-from tests.sweep.test_run import EXIT, Scripted, result
+from tests.sweep.run.test_driver import EXIT, Scripted, result
 
 Mount = Callable[..., Path]
 KIB = 1024

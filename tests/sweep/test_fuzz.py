@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from longshort.errors import UserError
-from longshort.sweep.manifest import load_manifest
-from longshort.sweep.origins import own_record
-from longshort.sweep.status import State, states
+from longshort.sweep.manifest.expand import own_record
+from longshort.sweep.manifest.load import load_manifest
+from longshort.sweep.store.status import State, states
 from tests.mutations import mutated, outcome
 from tests.sweep.manifests import RECORD, loads_or_says_why
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from longshort.sweep.store import Folder
+from longshort.sweep.store.folder import Folder
 from tests.sweep.conftest import wait_for
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "kill_sweep.py"))
@@ -86,8 +86,8 @@ def test_processes_are_found_by_mark_and_descent_and_no_others(marked: subproces
 def test_a_kill_hits_what_it_is_named_after(marked: subprocess.Popen[bytes]) -> None:
     commands = {
         marked.pid: "python -m longshort sweep",
-        2: "python -m longshort.sweep.worker",
-        3: "python -m longshort.sweep.worker",  # forked by the first
+        2: "python -m longshort.sweep.run.worker",
+        3: "python -m longshort.sweep.run.worker",  # forked by the first
         4: "ray::run_worker",
         5: "ray::IDLE",
         6: "/x/gcs_server --a",

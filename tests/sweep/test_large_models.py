@@ -13,10 +13,10 @@ import torch
 from lm_eval.models import huggingface
 from lm_eval.models.huggingface import HFLM
 
-from longshort.sweep.manifest import load_manifest
-from longshort.sweep.plan import make_plan
-from longshort.sweep.store import Folder
-from longshort.sweep.worker import evaluate
+from longshort.sweep.manifest.load import load_manifest
+from longshort.sweep.run.worker import evaluate
+from longshort.sweep.store.folder import Folder
+from longshort.sweep.store.plan import make_plan
 from tests.checkpoints import save_checkpoint
 
 GIB = 2**30

@@ -44,7 +44,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longshort.analysis.bundle import Analysis as Analysis
+    from longshort.analysis.analysis import Analysis as Analysis
     from longshort.analysis.comparison import compare as compare
     from longshort.analysis.correlation import correlations as correlations
     from longshort.analysis.figures import forest as forest

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from longshort.errors import UsageError, UserError
+from longshort.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from longshort.analysis.bundle import Analysis
+    from longshort.analysis.analysis import Analysis
 
 EPILOG = """Examples:
 
@@ -96,7 +96,7 @@ def correlate_command(
             written = write_analysis(analysis, output)
     except UserError as error:
         typer.echo(f"longshort: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+        raise typer.Exit(error.exit_code) from error
     for note in analysis.notes:
         typer.echo(f"warning: {note}", err=True)
     show_headline(analysis, Console())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from longshort.analysis.bundle import Analysis
+from longshort.analysis.analysis import Analysis
 from longshort.analysis.tables import axis_label
 
 SHORT = {

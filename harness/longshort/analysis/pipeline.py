@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from longshort.analysis import tables
-from longshort.analysis.bundle import Analysis
+from longshort.analysis.analysis import Analysis
 from longshort.analysis.comparison import compare
 from longshort.analysis.correlation import Adjust, Interval, correlations
 from longshort.analysis.selection import check_columns, check_group, keep_where, main_outcomes
@@ -62,7 +62,7 @@ def analyze(
 
     Raises:
         UserError: nothing to read, several corpora, or with `strict` a damaged file.
-        UsageError: one of the arguments names what is not there.
+        UserError: one of the arguments names what is not there.
     """
     reading = read(folder, strict=strict, every_task=True)
     everything = tables.wide_table(reading.table, corpus)

@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from longshort.analysis.tables import IDENTITY, LONGBENCH_OUTCOMES
-from longshort.errors import UsageError
+from longshort.errors import UserError
 
 # What `where` may be made of. Anything else that pandas evaluates (calls, attributes, @variables) could run code.
 ALLOWED = (
@@ -30,22 +30,22 @@ def check_columns(what: str, names: Iterable[str], wide: pd.DataFrame) -> None:
     """Find every name among the columns that hold numbers.
 
     Raises:
-        UsageError: one is not; near names are given.
+        UserError: one is not; near names are given.
     """
     known = [str(name) for name in wide if _is_measured(wide, str(name))]
     for name in names:
         if name not in known:
-            raise UsageError(f"{what} '{name}' is not among what was measured. {_near(name, known)}")
+            raise UserError(f"{what} '{name}' is not among what was measured. {_near(name, known)}", "usage")
 
 
 def check_group(name: str, wide: pd.DataFrame) -> None:
     """Find the column that says which checkpoints belong together.
 
     Raises:
-        UsageError: there is none of that name.
+        UserError: there is none of that name.
     """
     if name not in wide:
-        raise UsageError(f"'{name}' is no column to group by. {_near(name, list(map(str, wide)))}")
+        raise UserError(f"'{name}' is no column to group by. {_near(name, list(map(str, wide)))}", "usage")
 
 
 def keep_where(wide: pd.DataFrame, expression: str) -> pd.DataFrame:
@@ -55,33 +55,36 @@ def keep_where(wide: pd.DataFrame, expression: str) -> pd.DataFrame:
     that lacks a value which the expression needs is left out.
 
     Raises:
-        UsageError: the expression is none of these, names no column, or is true of no row.
+        UserError: the expression is none of these, names no column, or is true of no row.
     """
     quoted: list[str] = re.findall(r"`([^`]*)`", expression)
     try:
         tree = ast.parse(re.sub(r"`[^`]*`", "__quoted__", expression).strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"where: {expression!r} cannot be understood. Write a condition, {EXAMPLE}.") from error
+        raise UserError(
+            f"where: {expression!r} cannot be understood. Write a condition, {EXAMPLE}.", "usage"
+        ) from error
     for node in ast.walk(tree):
         if not isinstance(node, ALLOWED):
-            raise UsageError(
+            raise UserError(
                 f"where: {expression!r} holds more than comparisons of columns and constants ({type(node).__name__}). "
-                f"Write a condition, {EXAMPLE}."
+                f"Write a condition, {EXAMPLE}.",
+                "usage",
             )
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {"__quoted__"}
     for name in [*sorted(names), *quoted]:
         if name not in wide:
-            raise UsageError(f"where: '{name}' is no column. {_near(name, list(map(str, wide)))}")
+            raise UserError(f"where: '{name}' is no column. {_near(name, list(map(str, wide)))}", "usage")
     try:
         chosen = wide.eval(expression.strip(), engine="python")
     except Exception as error:  # pandas raises many kinds, as for text compared with a number
         cause = " ".join(str(error).split())[:200]
-        raise UsageError(f"where: {expression!r} cannot be evaluated: {cause}. Write it {EXAMPLE}.") from error
+        raise UserError(f"where: {expression!r} cannot be evaluated: {cause}. Write it {EXAMPLE}.", "usage") from error
     if not isinstance(chosen, pd.Series) or not is_bool_dtype(chosen.dtype):
-        raise UsageError(f"where: {expression!r} is no condition on checkpoints. Write one, {EXAMPLE}.")
+        raise UserError(f"where: {expression!r} is no condition on checkpoints. Write one, {EXAMPLE}.", "usage")
     kept: pd.DataFrame = wide[chosen.fillna(False).astype(bool)].reset_index(drop=True)
     if kept.empty:
-        raise UsageError(f"where: {expression!r} is true of none of {len(wide)} checkpoints.")
+        raise UserError(f"where: {expression!r} is true of none of {len(wide)} checkpoints.", "usage")
     return kept
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from longshort.errors import UsageError, UserError
+from longshort.errors import UserError
 
 PERPLEXITY, MISALIGNMENT, LONGBENCH = "longshort_perplexity", "longshort_misalignment", "longshort_longbench_e"
 IDENTITY = ["checkpoint", "revision"]
@@ -144,7 +144,6 @@ def of_corpus(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
 
     Raises:
         UserError: several corpora and none is named, or nothing was measured.
-        UsageError: nothing was measured on the one that is named.
     """
     measured = tidy[_is_ours(tidy) & tidy["length"].notna()]
     corpora = sorted(measured["corpus"].dropna().unique())
@@ -152,9 +151,11 @@ def of_corpus(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         raise UserError(f"the results hold several corpora ({', '.join(corpora)}). Choose one with --corpus.")
     chosen: pd.DataFrame = measured if corpus is None else measured[measured["corpus"] == corpus]
     if chosen.empty:
-        raise (UsageError if corpus else UserError)(
+        raise UserError(
             f"no results of {PERPLEXITY} or {MISALIGNMENT} on corpus '{corpus or 'any'}'. "
-            f"Measured corpora: {', '.join(corpora) or 'none'}."
+            f"Measured corpora: {', '.join(corpora) or 'none'}.",
+            "usage" if corpus else "data",
+            "corpus",
         )
     return chosen
 

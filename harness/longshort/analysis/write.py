@@ -6,7 +6,7 @@ import re
 from itertools import product
 from pathlib import Path
 
-from longshort.analysis.bundle import Analysis
+from longshort.analysis.analysis import Analysis
 from longshort.analysis.figures import forest, misalignment_curve, misalignment_matrix, perplexity_by_length, scatter
 from longshort.analysis.paper import latex, markdown
 from longshort.analysis.selection import main_outcomes, main_predictors

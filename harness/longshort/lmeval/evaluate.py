@@ -20,15 +20,15 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable, hash_string, sanitize_list
 
 from longshort.devices import require_device
-from longshort.errors import OutOfMemory, UserError
-from longshort.lmeval.folder import tasks_folder
-from longshort.lmeval.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
-from longshort.lmeval.quiet import quiet
-from longshort.lmeval.settings import DEFAULT_TASKS
+from longshort.errors import Kind, UserError
+from longshort.lmeval.compat import quiet
+from longshort.lmeval.task_folder import tasks_folder
 from longshort.lmeval.weights import no_random_weights
-from longshort.loading import why_not_loaded
+from longshort.load_errors import why_not_loaded
+from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.results import write_atomically
-from longshort.scoring.readout import use_smaller_chunks
+from longshort.scoring.lm_head import use_smaller_chunks
+from longshort.settings import DEFAULT_TASKS
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def evaluate_checkpoint(
     Args:
         model_args: as lm-eval's ``--model_args`` for its ``hf`` backend; at least ``pretrained``.
         tasks: names or globs, of longshort's tasks or any other of lm-eval's.
-        metadata: the settings of `longshort.lmeval.settings.Settings`.
+        metadata: the settings of `longshort.settings.EvalSettings`.
         output: folder; the file is ``<output>/<model name>/results_<time>.json``.
         batch_size: documents per forward, or "auto".
         device: "cpu", "cuda:0", …; by default a GPU where there is one.
@@ -118,7 +118,7 @@ def load_checkpoint(
 
     Raises:
         UserError: it cannot be loaded, or lacks weights.
-        OutOfMemory: it does not fit.
+            Its kind is `out_of_memory` where it does not fit.
     """
     others = {"batch_size": batch_size, "max_batch_size": None, "device": device or _default_device()}
     name = model_args["pretrained"]
@@ -129,8 +129,8 @@ def load_checkpoint(
     except UserError:
         raise
     except Exception as error:  # whatever loading a damaged checkpoint raises
-        kind = OutOfMemory if should_reduce_batch_size(error) else UserError
-        raise kind(f"checkpoint '{name}' cannot be loaded: {why_not_loaded(name, error)}") from error
+        kind: Kind = "out_of_memory" if should_reduce_batch_size(error) else "broken"
+        raise UserError(f"checkpoint '{name}' cannot be loaded: {why_not_loaded(name, error)}", kind) from error
 
 
 def evaluate_loaded(

@@ -21,14 +21,14 @@ from torch import nn
 from tqdm import tqdm
 
 from longshort.corpora import Document
-from longshort.errors import OutOfMemory, UserError
+from longshort.errors import UserError
 from longshort.lmeval import measure
 from longshort.lmeval.documents import EncodedDocument, encode, special_prefix
-from longshort.lmeval.draws import draw_second_length
 from longshort.lmeval.measure import Measured
-from longshort.lmeval.settings import Settings
-from longshort.lmeval.suitable import require_decoder_only, require_rows
+from longshort.lmeval.model_checks import require_decoder_only, require_rows
+from longshort.lmeval.offsets import draw_second_length
 from longshort.scoring.positions import addressable_length
+from longshort.settings import EvalSettings
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Job:
 
     document: Document
     index: int
-    settings: Settings
+    settings: EvalSettings
 
     def __str__(self) -> str:
         return f"{self.document.name} at lengths {list(self.settings.lengths)}"
@@ -109,7 +109,7 @@ def _answer(lm: Any, requests: list[Instance], request_type: str, measure_docume
     }
     require_rows(backend.model, encoded.values())
     # Documents of equal length share a forward; the longest go first, so that memory runs out early or never.
-    by_shape: dict[tuple[int, Settings], list[int]] = defaultdict(list)
+    by_shape: dict[tuple[int, EvalSettings], list[int]] = defaultdict(list)
     for index in mine:
         by_shape[len(encoded[index].tokens), jobs[index].settings].append(index)
     total = sum(len(encoded[index].tokens) for index in mine)
@@ -213,9 +213,10 @@ def _within_memory(
         if not should_reduce_batch_size(error):
             raise
         if len(pairs) == 1:
-            raise OutOfMemory(
+            raise UserError(
                 f"out of memory at {len(pairs[0][1].tokens)} tokens and batch size 1. Ask for smaller lengths, "
-                "a smaller dtype, or spread the model: --model_args parallelize=True."
+                "a smaller dtype, or spread the model: --model_args parallelize=True.",
+                "out_of_memory",
             ) from error
     clear_device_cache()
     middle = len(pairs) // 2

@@ -16,7 +16,7 @@ from longshort.lmeval import measure, requests
 from longshort.lmeval.base import LongShortTask
 from longshort.lmeval.bootstrap import perplexity
 from longshort.lmeval.measure import Measured
-from longshort.lmeval.settings import settings_from
+from longshort.settings import settings_from
 
 logger = logging.getLogger(__name__)
 

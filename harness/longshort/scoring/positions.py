@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from longshort.scoring.lm_head import evaluating, forward, input_device
 from longshort.scoring.prefix import score_prefix
-from longshort.scoring.readout import evaluating, forward, input_device
 from longshort.scoring.rope import rope_parameters
 
 # A pass over more tokens changes the first ones' NLL by rounding alone if positions do not depend on length.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longshort.scoring.readout import chunk_positions, evaluating, input_device, linear_into, readout
+from longshort.scoring.lm_head import chunk_positions, evaluating, input_device, linear_into, readout
 
 # A block of logits that a CPU keeps in its cache; a GPU is better served by few, large products.
 VOCABULARY_BLOCK = {"cpu": 2048}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from longshort.scoring.divergences import jeffreys_from, jensen_shannon_from
-from longshort.scoring.readout import cached_positions, chunk_positions, evaluating, input_device, readout
+from longshort.scoring.lm_head import cached_positions, chunk_positions, evaluating, input_device, readout
 
 ARGMAX_BLOCK = 256
 

@@ -17,9 +17,9 @@ from rich.table import Table
 from longshort.errors import UserError
 
 if TYPE_CHECKING:
-    from longshort.sweep.engines import Engine
-    from longshort.sweep.plan import Item
-    from longshort.sweep.store import Folder
+    from longshort.sweep.run.engines import Engine
+    from longshort.sweep.store.folder import Folder
+    from longshort.sweep.store.plan import Item
 
 EPILOG = """Examples:
 
@@ -60,11 +60,11 @@ def sweep_command(
 
     Each checkpoint runs in a process of its own, for all its tasks. A rerun does what is missing.
     """
-    from longshort.sweep.cost import GPUS, cost_of
-    from longshort.sweep.manifest import load_manifest
-    from longshort.sweep.names import plain_name
-    from longshort.sweep.plan import make_plan, to_run
-    from longshort.sweep.store import Folder, slug
+    from longshort.settings import plain_name
+    from longshort.sweep.cost.estimate import GPUS, cost_of
+    from longshort.sweep.manifest.load import load_manifest
+    from longshort.sweep.store.folder import Folder, slug
+    from longshort.sweep.store.plan import make_plan, to_run
 
     if gpu not in GPUS:
         raise typer.BadParameter(f"'{gpu}' is none of {', '.join(GPUS)}.", param_hint="--gpu")
@@ -102,18 +102,18 @@ def sweep_command(
 
 def _engine(name: EngineName, address: str | None, workers: int | None, node_wait: float) -> Engine:
     if name is EngineName.ray:
-        from longshort.sweep.engines.ray import RayEngine
+        from longshort.sweep.run.engines.ray import RayEngine
 
         return RayEngine(address, workers, node_wait * 60)
-    from longshort.sweep.engines.local import LocalEngine
+    from longshort.sweep.run.engines.local import LocalEngine
 
     return LocalEngine(workers)
 
 
 def _run(items: Sequence[Item], folder: Folder, engine: Engine, hours: dict[str, float], console: Console) -> None:
-    from longshort.sweep.run import run_plan
-    from longshort.sweep.status import failure_lines
-    from longshort.sweep.watch import watching
+    from longshort.sweep.run.driver import run_plan
+    from longshort.sweep.run.watch import watching
+    from longshort.sweep.store.status import failure_lines
 
     again = shlex.join(["longshort", *(argument for argument in sys.argv[1:] if argument != "--failed")])
     if hours:
@@ -151,8 +151,8 @@ def _write_table(folder: Folder) -> str | None:
 
 
 def _failed_last(items: Sequence[Item], folder: Path) -> list[Item]:
-    from longshort.sweep.status import states
-    from longshort.sweep.store import slug
+    from longshort.sweep.store.folder import slug
+    from longshort.sweep.store.status import states
 
     failed = {state.id for state in states(folder) if state.state == "failed"}
     return [item for item in items if slug(item.checkpoint) in failed]
@@ -160,7 +160,7 @@ def _failed_last(items: Sequence[Item], folder: Path) -> list[Item]:
 
 def show_plan(items: Sequence[Item], gpu: str, console: Console) -> None:
     """Print every checkpoint: what is done, what there is to do and why, and what it costs."""
-    from longshort.sweep.cost import GPUS, cost_of
+    from longshort.sweep.cost.estimate import GPUS, cost_of
 
     table = Table(title="GB: weights + activations; h: hours of one GPU", title_justify="left", padding=(0, 1, 0, 0))
     table.add_column("checkpoint", overflow="fold")
@@ -228,8 +228,8 @@ def status_command(
 
     `longshort status sweep --table` after copying in results of the stock lm_eval
     """
-    from longshort.sweep.status import is_running, show, states, to_json
-    from longshort.sweep.store import TABLE, Folder
+    from longshort.sweep.store.folder import TABLE, Folder
+    from longshort.sweep.store.status import is_running, show, states, to_json
 
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder. Name one that 'longshort sweep' has written.")

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from longshort.look import STYLE
+from longshort.plotting import STYLE
 from longshort.results import write_atomically
 from longshort.synthetic.model import ENCODINGS
 from longshort.synthetic.tasks import TASKS, constant_half_error

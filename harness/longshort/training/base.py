@@ -18,9 +18,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from longshort.causal import require_causal
 from longshort.errors import UserError
-from longshort.loading import why_not_loaded
+from longshort.load_errors import why_not_loaded
+from longshort.scoring.causality import require_causal
 from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.config import TrainConfig
 from longshort.training.extension import extend_context

@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longshort.look import COLOURS, STYLE
+from longshort.plotting import COLOURS, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from longshort.scoring.readout import (
+from longshort.scoring.lm_head import (
     PROBE_TOKENS,
     PROBE_TOLERANCE,
     PROBE_TOLERANCE_HALF,

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from longshort.errors import UserError
+from longshort.scoring.lm_head import Readout
 from longshort.scoring.positions import depends_on_length
 from longshort.scoring.prefix import score_prefix
-from longshort.scoring.readout import Readout
 from longshort.training.extension.clex import clex_positions, export_clex
 from tests.checkpoints import tiny_tokenizer
 from tests.training.extension.build import (

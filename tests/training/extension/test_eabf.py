@@ -8,9 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from longshort.scoring.lm_head import Readout
 from longshort.scoring.positions import depends_on_length
 from longshort.scoring.prefix import score_prefix
-from longshort.scoring.readout import Readout
 from longshort.training.extension import modeling_eabf
 from tests.training.extension.build import ARCHITECTURES, LENGTH, THETA, assert_close_logits, dense_logits, tokens
 from tests.training.extension.build import extended as build

@@ -10,7 +10,7 @@ import pandas as pd
 from longshort.analysis.figures.style import new_figure, save, style
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
-from longshort.look import COLOURS
+from longshort.plotting import COLOURS
 
 LABELS = {"pearson": "Pearson's r", "spearman": "Spearman's ρ", "kendall": "Kendall's τ", "partial": "partial r"}
 

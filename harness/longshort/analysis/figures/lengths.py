@@ -23,7 +23,7 @@ from longshort.analysis.figures.style import (
 )
 from longshort.analysis.tables import MISALIGNMENT_METRICS, of_corpus
 from longshort.errors import UserError
-from longshort.look import COLOURS
+from longshort.plotting import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

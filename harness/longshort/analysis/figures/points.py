@@ -22,7 +22,7 @@ from longshort.analysis.figures.style import (
 from longshort.analysis.labels import label_points
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
-from longshort.look import COLOURS
+from longshort.plotting import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.lines import Line2D

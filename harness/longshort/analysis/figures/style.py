@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from longshort import look
+from longshort import plotting as look
 from longshort.results import write_atomically
 
 if TYPE_CHECKING:

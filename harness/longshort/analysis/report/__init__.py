@@ -17,7 +17,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from longshort.analysis import figures
-from longshort.analysis.bundle import Analysis
+from longshort.analysis.analysis import Analysis
 from longshort.analysis.report.findings import caution, findings, headline_outcomes
 from longshort.analysis.report.reported import METHODS_TABLE, SOURCE, beside_reported, measured_checkpoints
 from longshort.analysis.selection import main_predictors

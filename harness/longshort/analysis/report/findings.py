@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from longshort.analysis.bundle import Analysis
+from longshort.analysis.analysis import Analysis
 from longshort.analysis.selection import main_outcomes, main_predictors
 from longshort.analysis.tables import LONGBENCH_OUTCOMES, axis_label
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from longshort.analysis.bundle import Analysis
+from longshort.analysis.analysis import Analysis
 from longshort.analysis.figures.style import short_names
 from longshort.analysis.report.findings import coefficient, headline_outcomes, plain_name
 from longshort.analysis.tables import LONGBENCH_OUTCOMES

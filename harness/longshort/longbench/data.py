@@ -1,0 +1,118 @@
+"""The official LongBench-E rows, from the hub's `data.zip` at a fixed revision, or a local folder or zip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from longshort.errors import UserError
+from longshort.longbench.scores import check_row
+
+REPOSITORY = "THUDM/LongBench"
+REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"  # of 2024-12-18
+ARCHIVE = "data.zip"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One dataset's rows and where they came from.
+
+    Attributes:
+        rows: the official fields `input`, `context`, `answers`, `length` (words), `all_classes`, `_id`.
+        source: file, or archive and member.
+        revision: commit on the hub, None for local files.
+        sha256: of the dataset's file, whole.
+        problems: one line for each row that was left out.
+    """
+
+    rows: list[dict[str, Any]]
+    source: str
+    revision: str | None
+    sha256: str
+    problems: list[str]
+
+
+@lru_cache(maxsize=16)
+def read_rows(dataset: str, location: str | None) -> Rows:
+    """Read and check one dataset.
+
+    Args:
+        dataset: its official name without `_e`.
+        location: folder or zip with the official files (`qasper_e.jsonl`, also below `data/`); None: the hub.
+
+    Raises:
+        UserError: no such folder, file or member; a damaged archive; a hub out of reach; no valid row.
+    """
+    file = f"{dataset}_e.jsonl"
+    path = Path(location).expanduser() if location else _download()
+    if path.is_dir():
+        found = [candidate for candidate in (path / file, path / "data" / file) if candidate.is_file()]
+        if not found:
+            raise UserError(f"LongBench-E dataset '{dataset}': no {file} in {path}. Put the official file there.")
+        source, content = str(found[0]), _read_file(found[0])
+    elif path.is_file():
+        source, content = _read_member(path, file)
+    else:
+        raise UserError(f"longbench_dir {path} does not exist. Name a folder or zip with the official JSONL files.")
+    rows, problems = _parse(dataset, source, content)
+    if not rows:
+        raise UserError(f"{source} holds no valid row. " + (problems[0] if problems else "It is empty."))
+    revision = None if location else REVISION
+    return Rows(rows, source, revision, hashlib.sha256(content).hexdigest(), problems)
+
+
+def _read_file(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}. Make it readable.") from error
+
+
+def _read_member(archive: Path, file: str) -> tuple[str, bytes]:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            member = next((name for name in opened.namelist() if name.rpartition("/")[2] == file), None)
+            if member is None:
+                raise UserError(f"{archive} holds no {file}. It must be the official LongBench data.zip.")
+            return f"{archive}:{member}", opened.read(member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # the last: with a password
+        raise UserError(f"{archive} is damaged or no zip file ({error}). Download it again.") from error
+
+
+def _download() -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(REPOSITORY, ARCHIVE, repo_type="dataset", revision=REVISION))
+    except Exception as error:  # the hub client's transports share no base class from version to version
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"LongBench-E ({ARCHIVE} of the hub dataset {REPOSITORY}) cannot be downloaded: {cause} "
+            "Offline, give longbench_dir: a folder or zip with the official JSONL files."
+        ) from error
+
+
+def _parse(dataset: str, source: str, content: bytes) -> tuple[list[dict[str, Any]], list[str]]:
+    rows, problems = [], []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+            if not isinstance(row, dict):
+                raise ValueError("not an object")
+            for field in ("input", "context"):
+                if not isinstance(row.get(field), str):
+                    raise ValueError(f"'{field}' is not text")
+            check_row(dataset, row)
+        except (ValueError, RecursionError) as error:  # also JSONDecodeError and UnicodeDecodeError
+            problems.append(f"{source}, line {number}: {error}; left out.")
+        else:
+            rows.append(row)
+    return rows, problems

@@ -1,0 +1,186 @@
+"""Scores folders of LongBench-E predictions as the official scorer does; categories and overall beside it.
+
+Source: `THUDM/LongBench`, `LongBench/eval.py --e`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from longshort.longbench.predictions import Row, read_predictions
+from longshort.longbench.scores import BUCKETS, CATEGORIES, DATASETS, bucket, score_row
+from longshort.results import write_atomically
+
+COLUMNS = ("all", *BUCKETS)
+FEW_ROWS = 30
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean in percent, its standard error (None below two rows), its rows, and the datasets it lacks."""
+
+    value: float
+    stderr: float | None
+    n: int
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores of one folder. Every table maps a name, then "all" or a bucket, to a score; what has no rows is absent.
+
+    `official` is the content of the official ``result.json``. `categories` are means over their datasets, `overall`
+    the mean over the categories and `plain` the mean over the datasets. `missing` are datasets without any row,
+    `notes` what a reader of the numbers should know, `problems` what was left out and has to be mended.
+    """
+
+    official: dict[str, dict[str, float]]
+    datasets: dict[str, dict[str, Score]]
+    categories: dict[str, dict[str, Score]]
+    overall: dict[str, Score]
+    plain: dict[str, Score]
+    missing: list[str]
+    notes: list[str]
+    problems: list[str]
+
+
+def score_folder(folder: Path, output: Path | None = None) -> Summary:
+    """Score a folder of predictions; write ``result.json``, the official content, and ``summary.json``.
+
+    Args:
+        folder: holds official prediction files, or lm-eval's samples of our tasks.
+        output: folder for the two files; without it, `folder`, as the official scorer does.
+
+    Raises:
+        UserError: the folder holds no dataset of LongBench-E, or the files cannot be written.
+    """
+    predictions = read_predictions(folder)
+    summary = summarize(row_scores(predictions.rows), predictions.problems)
+    output = output or folder
+    write_atomically(output / "result.json", json.dumps(summary.official, ensure_ascii=False, indent=4))
+    tables = {name: table for name, table in asdict(summary).items() if name != "official"}
+    write_atomically(output / "summary.json", json.dumps(tables, indent=2) + "\n")
+    return summary
+
+
+def row_scores(rows: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, list[float]]]:
+    """The score of every row, in [0, 1], by dataset and bucket. A bucket without rows is absent."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for dataset, of_dataset in rows.items():
+        buckets: dict[str, list[float]] = {name: [] for name in BUCKETS}
+        for row in of_dataset:
+            score = score_row(dataset, row.prediction, row.answers, row.all_classes)
+            buckets[bucket(row.length)].append(score)
+        scores[dataset] = {name: values for name, values in buckets.items() if values}
+    return scores
+
+
+def official_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, float]]:
+    """What the official scorer writes: percent by dataset and bucket, rounded to two decimals.
+
+    numpy takes the mean and rounds, as there: Python's own rounding differs where a value lies half-way.
+    """
+    import numpy as np
+
+    return {
+        dataset: {name: float(round(100 * np.mean(values), 2)) for name, values in buckets.items()}
+        for dataset, buckets in scores.items()
+    }
+
+
+def summarize(scores: Mapping[str, Mapping[str, Sequence[float]]], problems: Iterable[str] = ()) -> Summary:
+    """Means and standard errors by dataset, category and overall, from the scores of `row_scores`."""
+    datasets: dict[str, dict[str, Score]] = {}
+    for name, buckets in scores.items():
+        values = {"all": [value for column in buckets.values() for value in column], **buckets}
+        datasets[name] = {column: _mean_of_rows(values[column]) for column in COLUMNS if values.get(column)}
+    members = {
+        category: {name: datasets.get(name, {}) for name in DATASETS if DATASETS[name].category == category}
+        for category in CATEGORIES
+    }
+    categories = {category: means(tables) for category, tables in members.items() if any(tables.values())}
+    plain = means({name: datasets.get(name, {}) for name in DATASETS})
+    # A category with no rows lacks all its datasets, which only the plain mean can say.
+    overall = {
+        column: Score(score.value, score.stderr, score.n, plain[column].missing)
+        for column, score in means(categories).items()
+    }
+    missing = [name for name in DATASETS if name not in datasets]
+    return Summary(
+        official=official_scores(scores),
+        datasets=datasets,
+        categories=categories,
+        overall=overall,
+        plain=plain,
+        missing=missing,
+        notes=_notes(datasets),
+        problems=list(problems),
+    )
+
+
+def _mean_of_rows(values: Sequence[float]) -> Score:
+    n = len(values)
+    mean = math.fsum(values) / n
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return Score(100 * mean, 100 * math.sqrt(squares / (n - 1) / n) if n > 1 else None, n)
+
+
+def means(tables: Mapping[str, Mapping[str, Score]]) -> dict[str, Score]:
+    """Per column the mean over what has that column; names of what has not are kept as missing."""
+    by_column = {}
+    for column in COLUMNS:
+        parts = [table[column] for table in tables.values() if column in table]
+        if not parts:
+            continue
+        errors = [part.stderr for part in parts if part.stderr is not None]
+        by_column[column] = Score(
+            value=math.fsum(part.value for part in parts) / len(parts),
+            stderr=math.hypot(*errors) / len(parts) if len(errors) == len(parts) else None,
+            n=sum(part.n for part in parts),
+            missing=tuple(name for name, table in tables.items() if column not in table),
+        )
+    return by_column
+
+
+def _notes(datasets: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    notes = []
+    for name, columns in datasets.items():
+        n, official = columns["all"].n, DATASETS[name].num_rows
+        if n != official:
+            notes.append(f"{name}: {n} rows, the official data has {official}.")
+    few = [
+        f"{name} {column} ({columns[column].n})"
+        for name, columns in datasets.items()
+        for column in BUCKETS
+        if column in columns and columns[column].n < FEW_ROWS
+    ]
+    if few:
+        notes.append(f"Fewer than {FEW_ROWS} rows: {', '.join(few)}.")
+    return notes
+
+
+def table_rows(summary: Summary) -> dict[str, list[tuple[str, ...]]]:
+    """The summary as text, by section: name, all rows, and each bucket.
+
+    A star marks fewer than 30 rows, a dagger a mean that lacks datasets, a dash no rows.
+    """
+    sections = {
+        "dataset": summary.datasets,
+        "category": summary.categories,
+        "overall": {"mean of categories": summary.overall, "mean of datasets": summary.plain},
+    }
+    return {
+        section: [(name, *(_cell(columns.get(column)) for column in COLUMNS)) for name, columns in table.items()]
+        for section, table in sections.items()
+    }
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    stderr = "" if score.stderr is None else f" ±{score.stderr:.1f}"
+    return f"{score.value:.2f}{stderr}{'*' * (score.n < FEW_ROWS)}{'†' * bool(score.missing)}"

@@ -1,0 +1,1 @@
+"""Cost estimates: how many tokens, FLOPs, bytes and hours a checkpoint takes."""

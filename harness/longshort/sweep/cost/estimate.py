@@ -1,0 +1,145 @@
+"""What a checkpoint costs, told before it runs: tokens, FLOPs, memory, hours. Tokens are counted, the rest is rough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from longshort.settings import Checkpoint
+from longshort.sweep.cost.shape import USUAL_PARAMETERS, Shape, named_parameters, read_config, shape_from, shape_of
+from longshort.sweep.cost.tokens import Work, usable_lengths, work_of
+
+__all__ = ["GPUS", "Cost", "Gpu", "Shape", "cost_of", "shape_of"]
+
+UTILISATION = 0.4  # of the peak; what well-tuned code reaches on long passes
+FLOAT32_SHARE = 1 / 16  # of the bf16 peak: 19.5 of the A100's 312 TFLOP/s, 67 of the H100's 989; TF32 is off in torch
+LOAD_BYTES_PER_SECOND = 1e9  # weights from a disk or a file server into the GPU
+START_UP = 30.0  # seconds: a new process, its imports, the tokenizer
+STEP_SECONDS_PER_LAYER = 5e-4  # of one generated token: the launch of a layer's kernels, where that takes longest
+ATTENTION_WIDTHS = 13  # hidden states' worth alive; in transformers 5 12.1 to 12.8 for Llama and GPT-NeoX
+HEAD_BYTES = 2**30  # float32 logits alive at once: longshort.scoring.lm_head.CHUNK_BYTES_DEVICE
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per parameter
+USUAL_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card: dense bf16 FLOP/s, bytes of memory, bytes per second from it."""
+
+    flops_per_second: float
+    memory: int
+    bandwidth: float
+
+
+GPUS = {
+    "h200": Gpu(989e12, 141 * 10**9, 4.8e12),  # NVIDIA H200 data sheet, SXM; half of "1,979 with sparsity"
+    "h100": Gpu(989e12, 80 * 10**9, 3.35e12),  # NVIDIA H100 data sheet, SXM; half of "1,979 with sparsity"
+    "a100": Gpu(312e12, 80 * 10**9, 2.039e12),  # NVIDIA A100 data sheet, 80GB SXM; "312 | 624 with sparsity"
+    "l40s": Gpu(362.05e12, 48 * 10**9, 0.864e12),  # NVIDIA L40S data sheet; "362.05 | 733 with sparsity"
+    "a10g": Gpu(70e12, 24 * 10**9, 0.6e12),  # NVIDIA A10G data sheet of AWS; "70 | 140 with sparsity" (the A10: 125)
+    "rtx4090": Gpu(165.2e12, 24 * 10**9, 1.008e12),  # NVIDIA Ada white paper; "165.2 | 330.4", float32 sums
+    "t4": Gpu(65e12, 16 * 10**9, 0.3e12),  # NVIDIA T4 data sheet, float16: it has no bf16
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one checkpoint and some tasks.
+
+    Attributes:
+        forward_tokens: read by the model, in all forwards.
+        flops: of all forwards and of the head.
+        weight_bytes: of the loaded weights.
+        activation_bytes: beside the weights, at the most.
+        hours: on one GPU, with start-up and loading.
+        assumed: what was not known, a sentence each.
+    """
+
+    forward_tokens: int
+    flops: float
+    weight_bytes: int
+    activation_bytes: int
+    hours: float
+    assumed: tuple[str, ...]
+
+
+def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
+    """Estimate some of a checkpoint's tasks on one GPU.
+
+    Tokens are those that our tasks read, documents taken for long enough; what a loaded model is probed with (some
+    tens of tokens) is left out. FLOPs: 2 · body · tokens + 4 · layers · hidden · pairs + 2 · hidden · vocabulary ·
+    scored positions, where a pass over T tokens attends T²/2 pairs (all of them: sliding windows are not known of).
+
+    Activations: one forward of T tokens, the longest, at batch size 1, without a cache of keys and values, and a
+    chunk of the head after it: T · max(13 · hidden, 2 · hidden + 3 · intermediate) · bytes per number, attention's
+    and the MLP's share, of one layer, for nothing is kept of the others and attention holds no T² matrix;
+    and min(1 GiB, T · vocabulary · 4) · (1 + bytes / 4), the logits in float32 and in the model's own dtype.
+
+    Hours: FLOPs at UTILISATION of the peak (for float32, of FLOAT32_SHARE of it); generation at the greater of the
+    time to read all weights and to launch the layers; weights at LOAD_BYTES_PER_SECOND; START_UP. A second GPU holds
+    weights but brings no speed: with lm-eval's `parallelize` they compute one after the other.
+
+    Args:
+        checkpoint: with its settings.
+        tasks: names; those of lm-eval count as nothing, and are named in `assumed`.
+        gpu: from GPUS.
+
+    Raises:
+        UserError: settings out of range, which a manifest does not let through.
+    """
+    config = read_config(checkpoint)
+    shape = shape_from(checkpoint, config)
+    assumed = [] if shape.known else [_guess(checkpoint)]
+    work = Work()
+    for task in dict.fromkeys(tasks):
+        of_task, assumptions = work_of(task, checkpoint, config)
+        work += of_task
+        assumed += assumptions
+
+    size = _bytes_per_number(checkpoint, str(config.get("dtype") or config.get("torch_dtype") or ""))
+    weight_bytes = int(shape.parameters * _bytes_per_weight(checkpoint, size))
+    flops = (
+        2.0 * shape.body * work.tokens
+        + 4.0 * shape.layers * shape.hidden * work.pairs
+        + 2.0 * shape.hidden * shape.vocabulary * work.scored
+    )
+    step = max(weight_bytes / gpu.bandwidth, shape.layers * STEP_SECONDS_PER_LAYER)
+    batch = checkpoint.batch_size if isinstance(checkpoint.batch_size, int) else 1
+    rate = gpu.flops_per_second * UTILISATION * (FLOAT32_SHARE if size == BYTES["float32"] else 1)
+    load = START_UP + weight_bytes / LOAD_BYTES_PER_SECOND
+    return Cost(
+        forward_tokens=work.tokens,
+        flops=flops,
+        weight_bytes=weight_bytes,
+        activation_bytes=_activation_bytes(shape, max(usable_lengths(checkpoint, config), default=0), size),
+        hours=(load + flops / rate + work.steps / batch * step) / 3600,
+        assumed=tuple(assumed),
+    )
+
+
+def _guess(checkpoint: Checkpoint) -> str:
+    """A sentence that many checkpoints can share."""
+    source = "the number of parameters its name claims"
+    if checkpoint.params:
+        source = "its params"
+    elif not named_parameters(checkpoint):
+        source = f"{USUAL_PARAMETERS / 1e9:g}B parameters, since nothing is known of it"
+    return f"no config.json at hand: the usual shape for {source}"
+
+
+def _bytes_per_number(checkpoint: Checkpoint, own: str) -> int:
+    """Of activations; "auto" is the dtype in the config."""
+    dtype = own if checkpoint.dtype == "auto" else checkpoint.dtype
+    return BYTES.get(dtype.removeprefix("torch."), USUAL_BYTES)
+
+
+def _bytes_per_weight(checkpoint: Checkpoint, size: int) -> float:
+    if checkpoint.model_args.get("load_in_4bit"):
+        return 0.5
+    return 1 if checkpoint.model_args.get("load_in_8bit") else size
+
+
+def _activation_bytes(shape: Shape, longest: int, size: int) -> int:
+    """See `cost_of`."""
+    forward = longest * max(ATTENTION_WIDTHS * shape.hidden, 2 * shape.hidden + 3 * shape.intermediate) * size
+    return int(forward + min(HEAD_BYTES, longest * shape.vocabulary * 4) * (1 + size / 4))

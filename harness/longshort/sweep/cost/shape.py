@@ -1,0 +1,158 @@
+"""How big a checkpoint is, from its config.json or, where that is not at hand, from its number of parameters."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longshort.settings import Checkpoint
+
+# The names of one thing in the configs of different models.
+HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+INTERMEDIATE = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "d_ff")
+VOCABULARY = ("vocab_size", "padded_vocab_size")
+HEADS = ("num_attention_heads", "n_head", "n_heads")
+KEY_HEADS = ("num_key_value_heads", "multi_query_group_num")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+WINDOW = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length")
+GATED_MLP = ("silu", "swish", "swiglu")  # these activations come with three matrices, the others with two
+TIED = ("gpt2", "gpt_neo", "opt", "bloom", "mpt", "falcon", "gpt_bigcode", "gemma", "gemma2")  # unless they say
+LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gptj", "codegen", "opt", "gpt_bigcode")  # tables with an end
+DYNAMIC_ROPE_TYPES = ("dynamic", "longrope", "clex")  # as in longshort.scoring.positions
+
+WIDTH_PER_LAYER = 128  # the usual form: hidden = 128 · layers, parameters = 12 · layers · hidden²
+USUAL_PARAMETERS = 7 * 10**9  # of a checkpoint of which nothing is known
+USUAL_VOCABULARY = 64_000  # between Llama 2's 32,000 and Llama 3's 128,256
+MOST = 10**15  # a greater number in a config is damage
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a decoder-only transformer.
+
+    Attributes:
+        parameters: all of them, embeddings included.
+        layers, hidden, intermediate, vocabulary: of the config; of a mixture of experts, `intermediate` is the
+            width of all experts that one token goes through.
+        known: False where they are guessed, from the number of parameters or from nothing.
+        body: parameters that every token is multiplied with, without embeddings and head.
+    """
+
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    known: bool
+    body: int
+
+
+def shape_of(checkpoint: Checkpoint) -> Shape:
+    """The shape in its config; without one, the usual shape of so many parameters. Never fails, never downloads."""
+    return shape_from(checkpoint, read_config(checkpoint))
+
+
+def shape_from(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shape:
+    """The same from a config that is read already; an empty one stands for none."""
+    hidden, layers = whole(config, HIDDEN), whole(config, LAYERS)
+    if not hidden or not layers:
+        return _usual(checkpoint)
+    vocabulary = whole(config, VOCABULARY) or USUAL_VOCABULARY
+    heads = whole(config, HEADS) or 1
+    head_width = whole(config, ("head_dim",)) or max(1, hidden // heads)
+    key_heads = 1 if config.get("multi_query") is True else whole(config, KEY_HEADS) or heads
+    attention = 2 * hidden * head_width * (heads + key_heads)
+
+    width = whole(config, INTERMEDIATE) or 4 * hidden
+    experts, used = whole(config, EXPERTS) or 1, 1
+    if experts > 1:
+        width = whole(config, ("moe_intermediate_size",)) or width
+        used = min(experts, whole(config, ("num_experts_per_tok", "num_experts_per_token", "moe_topk")) or 2)
+    kind = str(config.get("model_type", ""))
+    activation = str(config.get("hidden_act") or config.get("activation_function") or "")
+    matrices = 3 if activation in GATED_MLP or kind.startswith("gemma") else 2
+
+    tied = config.get("tie_word_embeddings", kind in TIED) is True
+    embeddings = vocabulary * hidden * (1 if tied else 2)
+    body = layers * (attention + matrices * hidden * width * used)
+    stored = layers * (attention + matrices * hidden * width * experts) + embeddings
+    if experts == 1 and checkpoint.params and checkpoint.params > embeddings:
+        body = checkpoint.params - embeddings
+    return Shape(checkpoint.params or stored, layers, hidden, width * used, vocabulary, True, body)
+
+
+def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Its config.json, of the text model in it where there are several; empty if there is none at hand or no good."""
+    path = Path(checkpoint.pretrained) / "config.json" if checkpoint.is_local else _cached(checkpoint)
+    if path is None:
+        return {}
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(config, dict):
+        return {}
+    text = config.get("text_config")
+    return config | text if isinstance(text, dict) else config
+
+
+def whole(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first of these entries that is a sensible size."""
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST:
+            return value
+    return None
+
+
+def longest_addressable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int | None:
+    """Tokens beyond which lengths are left out: learned positions end, or the user says so; else None."""
+    learned = whole(config, WINDOW) if config.get("model_type") in LEARNED_POSITIONS else None
+    given = whole(checkpoint.model_args, ("max_length",))
+    return min((limit for limit in (learned, given) if limit), default=None)
+
+
+def is_read_per_length(config: Mapping[str, Any], longest: int) -> bool:
+    """Whether its config says that positions depend on the length, so that every prefix takes a pass of its own."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        return False
+    kinds = [value for value in rope.values() if isinstance(value, dict)] or [rope]
+    original = ("original_max_position_embeddings",)
+    return any(
+        (kind.get("rope_type") or kind.get("type")) in DYNAMIC_ROPE_TYPES
+        and longest > (whole(kind, original) or whole(config, (*original, "max_position_embeddings")) or 0)
+        for kind in kinds
+    )
+
+
+def _usual(checkpoint: Checkpoint) -> Shape:
+    parameters = checkpoint.params or named_parameters(checkpoint) or USUAL_PARAMETERS
+    layers = max(1, round((parameters / (12 * WIDTH_PER_LAYER**2)) ** (1 / 3)))
+    hidden = max(1, round((parameters / (12 * layers)) ** 0.5))
+    return Shape(parameters, layers, hidden, 4 * hidden, USUAL_VOCABULARY, False, parameters)
+
+
+def named_parameters(checkpoint: Checkpoint) -> int | None:
+    """How many parameters its name claims, as `-7b` or `-410m`."""
+    match = re.search(r"(?:^|[-_])(\d+(?:\.\d+)?)([bm])(?=$|[-_])", checkpoint.pretrained.split("/")[-1].lower())
+    return int(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]]) or None if match else None
+
+
+def _cached(checkpoint: Checkpoint) -> Path | None:
+    """The config in the hub's cache; another revision's serves as well, since a model keeps its shape."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for revision in (checkpoint.revision, "main"):
+        try:
+            path = try_to_load_from_cache(checkpoint.pretrained, "config.json", revision=revision)
+        except (OSError, ValueError):  # also a name that is none on the hub
+            return None
+        if isinstance(path, str):
+            return Path(path)
+    return None

@@ -1,0 +1,155 @@
+"""How much a model reads for each task: tokens, pairs of tokens, positions put through the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from typing import Any
+
+from longshort.errors import UserError
+from longshort.lmeval.offsets import draw_second_length
+from longshort.longbench.prompts import prompt_limit
+from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
+from longshort.settings import Checkpoint, settings_from
+from longshort.sweep.cost.shape import WINDOW, is_read_per_length, longest_addressable, whole
+
+BYTES_PER_TOKEN = 4  # of English text and code
+
+# LongBench-E, mean bytes of a row: size over number of rows of each dataset, from the dataset_info of hub copies in
+# Parquet. 2wikimqa_e is of THUDM/LongBench (README.md at 1d17287), the others of a copy with the same rows.
+LONGBENCH_BYTES = {
+    "qasper": 31_300,
+    "multifieldqa_en": 29_700,
+    "hotpotqa": 41_400,
+    "2wikimqa": 37_800,
+    "gov_report": 47_700,
+    "multi_news": 38_600,
+    "trec": 37_400,
+    "triviaqa": 41_700,
+    "samsum": 34_500,
+    "passage_count": 37_600,
+    "passage_retrieval_en": 37_400,
+    "lcc": 59_300,
+    "repobench-p": 68_000,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens read, pairs of tokens attended, positions put through the head, steps of generation."""
+
+    tokens: int = 0
+    pairs: float = 0.0
+    scored: int = 0
+    steps: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.tokens + other.tokens,
+            self.pairs + other.pairs,
+            self.scored + other.scored,
+            self.steps + other.steps,
+        )
+
+    def __mul__(self, times: int) -> Work:
+        return Work(self.tokens * times, self.pairs * times, self.scored * times, self.steps * times)
+
+
+def work_of(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Work, list[str]]:
+    """What one task reads of documents that are long enough, and what had to be assumed, a sentence each.
+
+    What a loaded model is probed with, some tens of tokens, is left out.
+
+    Raises:
+        UserError: settings out of range, which a manifest does not let through.
+    """
+    settings = settings_from(checkpoint.metadata())
+    documents = _count(checkpoint, settings.num_docs)
+    if task == "longshort_perplexity":
+        return _perplexity(documents, usable_lengths(checkpoint, config), settings.tail_tokens, config), []
+    if task == "longshort_misalignment":
+        return _misalignment(settings.seed, documents, usable_lengths(checkpoint, config)), []
+    datasets = _datasets(task)
+    if not datasets:
+        return Work(), [f"{task}: its cost is not known and counts as nothing"]
+    assumed = [f"LongBench-E prompts of {BYTES_PER_TOKEN} bytes a token, answers of full length"]
+    window = whole(checkpoint.model_args, ("max_length", "max_model_len")) or whole(config, WINDOW)
+    if window is None:
+        window = checkpoint.train_length
+        assumed.append("LongBench-E in a window of train_length tokens")
+    return sum((_longbench(checkpoint, name, window) for name in datasets), Work()), assumed
+
+
+def usable_lengths(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The lengths that the model can address, ascending; the others are left out of a result."""
+    limit = longest_addressable(checkpoint, config)
+    return tuple(length for length in sorted(checkpoint.lengths) if limit is None or length <= limit)
+
+
+def _count(checkpoint: Checkpoint, documents: int) -> int:
+    """How many of so many documents are read, as lm-eval takes its limit."""
+    limit = checkpoint.limit
+    if limit is None:
+        return documents
+    return min(documents, ceil(documents * limit) if limit < 1 else int(limit))
+
+
+def _pass(length: int, scored: int) -> Work:
+    return Work(length, length * length / 2, scored)
+
+
+def _perplexity(documents: int, lengths: Sequence[int], tail: int, config: Mapping[str, Any]) -> Work:
+    """Of each document the longest prefix, all shorter ones in it; then the tail at each length."""
+    if not lengths or not documents:
+        return Work()
+    per_length = len(lengths) > 1 and is_read_per_length(config, lengths[-1])
+    prefixes = lengths if per_length else lengths[-1:]
+    document = sum((_pass(length, length - 1) for length in prefixes), Work())
+    document = sum((_pass(length, tail) for length in lengths), document)
+    # Whether one pass may stand for all lengths is tried once, on the first document.
+    trial = Work() if per_length or len(lengths) == 1 else _pass(lengths[0], lengths[0] - 1)
+    return document * documents + trial
+
+
+def _misalignment(seed: int, documents: int, lengths: Sequence[int]) -> Work:
+    """Of each document and length two contexts, the second of a length that is drawn."""
+    work = Work()
+    for length, second in _drawn(seed, documents, tuple(lengths)):
+        work += _pass(length, second) + _pass(second, second)
+    return work
+
+
+@lru_cache(maxsize=64)
+def _drawn(seed: int, documents: int, lengths: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Pairs of lengths, of every document."""
+    return tuple(
+        (length, draw_second_length(seed, document, length)) for document in range(documents) for length in lengths
+    )
+
+
+def _datasets(task: str) -> list[str]:
+    """The datasets of LongBench-E that a task measures: all, a category's, or one."""
+    if task == LONGBENCH:
+        return list(DATASETS)
+    if not task.startswith(LONGBENCH_PREFIX):
+        return []
+    name = task.removeprefix(LONGBENCH_PREFIX)
+    return [entry.name for entry in DATASETS.values() if name in (entry.name, _slug(entry.category))]
+
+
+def _slug(category: str) -> str:
+    return category.lower().replace(" ", "-")
+
+
+def _longbench(checkpoint: Checkpoint, dataset: str, window: int) -> Work:
+    """Every row's prompt, cut to the window, and its answer at full length."""
+    entry = DATASETS[dataset]
+    try:
+        cut = prompt_limit(window, entry.max_new_tokens)
+    except UserError:  # the window has no room for an answer: the dataset will not be measured
+        return Work()
+    prompt, answer = min(LONGBENCH_BYTES[dataset] // BYTES_PER_TOKEN, cut), entry.max_new_tokens
+    pairs = (prompt + answer) ** 2 / 2
+    return Work(prompt + answer, pairs, answer, answer) * _count(checkpoint, entry.num_rows)

@@ -1,0 +1,1 @@
+"""Manifests: which checkpoints to evaluate, with which settings."""

@@ -1,0 +1,142 @@
+"""Where a manifest's checkpoints come from, and what they say of themselves: folders, records, revisions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longshort.errors import UserError
+from longshort.sweep.manifest.document import Node
+from longshort.sweep.manifest.fields import Place, refuse_unknown
+
+if TYPE_CHECKING:
+    from longshort.settings import Checkpoint
+
+RECORD = "longshort.json"
+MOST_REVISIONS = 10_000  # more is a slip of the pen
+
+
+def folders(place: Place, node: Node) -> list[str]:
+    """Absolute paths of the finished checkpoints that one or more globs match, each once.
+
+    Raises:
+        UserError: a glob matches none.
+    """
+    patterns = node.sequence() if node.is_sequence else [node]
+    if not patterns:
+        raise node.error("there is no folder. Give a glob, as checkpoints/*")
+    found: list[str] = []
+    for pattern in patterns:
+        name = pattern.text()
+        matches = [place.path(match) for match in place.matches(name) if _is_finished(Path(match))]
+        if not matches:
+            raise pattern.error(
+                f"'{name}' matches no folder with a config.json, from {place.folder}. Make it, or correct the glob"
+            )
+        found += [match for match in matches if match not in found]
+    return found
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether it holds a checkpoint; training's unfinished ones are called .partial."""
+    return folder.suffix != ".partial" and any((folder / name).is_file() for name in ("config.json", RECORD))
+
+
+def own_record(checkpoint: str) -> dict[str, Any]:
+    """Fields that a local checkpoint of `longshort train` says of itself; none of others.
+
+    Raises:
+        UserError: its record is damaged.
+    """
+    if not Path(checkpoint).is_absolute():
+        return {}
+    file = Path(checkpoint) / RECORD
+    try:
+        record = json.loads(file.read_text("utf-8"))
+        base = _base(record)
+        numbers = {
+            "params": record["model"]["num_parameters"],
+            "train_tokens": record["tokens_seen"],
+            "train_length": record["train_length"],
+        }
+        if any(type(number) is not int or number < 1 for number in numbers.values()):
+            raise ValueError("a number is none")
+        return {"family": Path(base or "").name or Path(checkpoint).name} | numbers
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{file} is damaged or no record of 'longshort train'. Remove it, and say family, params and "
+            "train_length in the manifest."
+        ) from error
+
+
+def shared_families(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """One line for each family that is one only because folders or bases share their last name."""
+    origins: dict[str, dict[str, None]] = {}
+    for checkpoint in checkpoints:
+        origin = checkpoint.pretrained
+        with suppress(OSError, ValueError, RecursionError):  # no record
+            origin = _base(json.loads((Path(origin) / RECORD).read_text("utf-8"))) or origin
+        name = Path(origin).name
+        if checkpoint.family in (None, name):
+            place = os.path.realpath(origin) if os.path.isdir(origin) else os.path.normpath(origin)
+            origins.setdefault(name, {})[place] = None
+    return [
+        f"{' and '.join(list(shared)[:3])} share a name: what is made of them counts as one family, '{name}'. Where it "
+        "is not one, say family in the manifest."
+        for name, shared in origins.items()
+        if len(shared) > 1
+    ]
+
+
+def _base(record: Any) -> str | None:
+    """What a checkpoint was trained from; the record's own `base` may be a config it was initialized from."""
+    base: str | None = record.get("config", record).get("base")
+    return base
+
+
+def revisions(parts: Mapping[str, Node]) -> list[tuple[str, dict[str, Any]]]:
+    """Each revision of an entry, with the fields that follow from it.
+
+    Raises:
+        UserError: there is none, or no rule to make them by.
+    """
+    if "revision" in parts and "revisions" in parts:
+        raise parts["revisions"].error("give revision or revisions, not both")
+    if "revisions" not in parts:
+        return [(parts["revision"].text() if "revision" in parts else "main", {})]
+    node = parts["revisions"]
+    found = _by_rule(node) if node.is_mapping else [(name, {}) for name in node.texts()]
+    if not found:
+        raise node.error("there is no revision. Name at least one, or leave this out for main")
+    return found
+
+
+def _by_rule(node: Node) -> list[tuple[str, dict[str, Any]]]:
+    rule = node.mapping()
+    refuse_unknown(rule, ("template", "values", "first", "last", "every", "tokens_per_step"))
+    template = rule["template"].text() if "template" in rule else "step{}"
+    if template.count("{}") != 1:
+        raise rule["template"].error(f"'{template}' must hold one {{}}, for the step")
+    steps: range | list[int]
+    if ("values" in rule) == bool({"first", "last", "every"} & rule.keys()):
+        raise node.error("give either values, or first, last and every")
+    if "values" in rule:
+        steps = [value.whole(0) for value in rule["values"].sequence()]
+    else:
+        for name in ("first", "last", "every"):
+            if name not in rule:
+                raise node.error(f"'{name}' is missing beside the others of first, last and every")
+        steps = range(rule["first"].whole(0), rule["last"].whole(0) + 1, rule["every"].whole(1))
+        if steps and (steps[-1] - steps[0]) // steps.step >= MOST_REVISIONS:
+            raise node.error(f"these are more than {MOST_REVISIONS} revisions. Choose a greater 'every'")
+    if "tokens_per_step" not in rule:
+        return [(template.replace("{}", str(step)), {}) for step in steps]
+    tokens = rule["tokens_per_step"].whole(1)
+    # Of step 0 it is None: it has seen no token, and what the entry's defaults say is not about it.
+    return [(template.replace("{}", str(step)), {"train_tokens": step * tokens or None}) for step in steps]

@@ -1,0 +1,48 @@
+"""Names of checkpoints for people: short, and never that of another in the same manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import PurePath
+
+from longshort.settings import Checkpoint, loaded_from, plain_name
+
+
+def told_apart(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The same checkpoints; where several would have one name, with as much of their paths as tells them apart."""
+    alike: dict[str, set[tuple[str, ...]]] = {}
+    for checkpoint in checkpoints:
+        alike.setdefault(plain_name(checkpoint), set()).add(loaded_from(checkpoint))
+    clashing = {name for name, sources in alike.items() if len(sources) > 1}
+    paths = {path for name in clashing for sources in alike[name] for path in sources}
+    short = _suffixes(paths, {path for checkpoint in checkpoints for path in loaded_from(checkpoint)})
+    names = [
+        plain_name(checkpoint, short if plain_name(checkpoint) in clashing else None) for checkpoint in checkpoints
+    ]
+    corpora: dict[str, set[str]] = {}
+    for name, checkpoint in zip(names, checkpoints, strict=True):
+        corpora.setdefault(name, set()).add(checkpoint.corpus)
+    labelled = []
+    for name, checkpoint in zip(names, checkpoints, strict=True):
+        others = corpora[name]
+        label = f"{name} on {_suffixes(others, others)[checkpoint.corpus]}" if len(others) > 1 else name
+        labelled.append(checkpoint if label == plain_name(checkpoint) else replace(checkpoint, label=label))
+    return labelled
+
+
+def _suffixes(paths: Collection[str], every: Collection[str]) -> dict[str, str]:
+    """As many of each path's last parts as no other of `every` ends in; a name on the hub stays whole."""
+    ends = Counter(end for path in every for end in _ends(path))
+    found = {}
+    for path in paths:
+        own = [end for end in _ends(path)[:-1] if ends[end] == 1] if PurePath(path).is_absolute() else []
+        found[path] = "/".join(own[0]) if own else path
+    return found
+
+
+def _ends(path: str) -> list[tuple[str, ...]]:
+    """Its last part, its last two, …, all of it."""
+    parts = PurePath(path).parts
+    return [parts[-count:] for count in range(1, len(parts) + 1)]

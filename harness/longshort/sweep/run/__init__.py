@@ -1,0 +1,1 @@
+"""The driver, its workers and the engines they run on."""

@@ -1,0 +1,1 @@
+"""The sweep folder: results that exist, whether they still hold, status."""

@@ -1,0 +1,236 @@
+"""What there is to do: which results still hold, which are missing, and why."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from longshort.errors import UserError
+from longshort.lmeval.task_folder import tasks_folder
+from longshort.results import write_atomically
+from longshort.settings import Checkpoint
+from longshort.sweep.run.failures import Failure
+from longshort.sweep.run.worker import Job
+from longshort.sweep.store.fingerprint import (
+    Hashes,
+    Resolved,
+    identify_corpus,
+    identify_longbench,
+    resolve_all,
+    sources,
+    versions,
+)
+from longshort.sweep.store.folder import HASHES, MARK, Folder, Saved, slug
+
+logger = logging.getLogger(__name__)
+
+# About a checkpoint, for the analysis: a change rewrites results and measures nothing.
+ABOUT = ("family", "params", "train_tokens", "train_length")
+SETTINGS = ("corpus", "lengths", "num_docs", "tail_tokens", "seed", "limit")
+
+
+@dataclass
+class Item:
+    """One checkpoint in the plan.
+
+    Attributes:
+        checkpoint: of the manifest.
+        inputs: of each task, all that can change its numbers.
+        done: tasks whose results hold.
+        missing: tasks to run, with the reason where there is a result that does not hold.
+        failure: why it need not be tried: it is known not to be there.
+    """
+
+    checkpoint: Checkpoint
+    inputs: dict[str, dict[str, Any]]
+    done: list[str] = field(default_factory=list)
+    missing: dict[str, str | None] = field(default_factory=dict)
+    failure: Failure | None = None
+
+    def job(self, memory: str = "usual") -> Job:
+        """What a worker is told: the tasks that are missing."""
+        checkpoint = self.checkpoint
+        commit = next(iter(self.inputs.values()))["identity"]
+        # Adapters and tokenizers have revisions of their own, but lm-eval knows one.
+        pinned = commit and not checkpoint.is_local and len(sources(checkpoint)) == 1
+        return Job(
+            model_args={
+                "pretrained": checkpoint.pretrained,
+                "revision": commit if pinned else checkpoint.revision,
+                "dtype": checkpoint.dtype,
+                **({"trust_remote_code": True} if checkpoint.trust_remote_code else {}),
+                **checkpoint.model_args,
+            },
+            tasks=tuple(self.missing),
+            metadata=checkpoint.metadata(),
+            revision=checkpoint.revision,
+            limit=checkpoint.limit,
+            batch_size=checkpoint.batch_size,
+            memory=memory,
+            versions=versions(),
+        )
+
+
+def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
+    """Compare a manifest with a folder's results.
+
+    Raises:
+        UserError: a local corpus or LongBench file that is not there.
+    """
+    hashes = Hashes(folder.path / HASHES)
+    saved = folder.all_saved()
+    known: dict[tuple[str, str], str] = {}
+    for inputs in (before.inputs for before in saved.values()):
+        if inputs.get("identity"):
+            known[str(inputs.get("pretrained")), str(inputs.get("revision"))] = inputs["identity"]
+    resolved = resolve_all(checkpoints, hashes, known)
+    corpora = _corpora(checkpoints, hashes, list(saved.values()))
+    archives = {spec: identify_longbench(spec, hashes) for spec in {c.longbench_dir for c in checkpoints}}
+    libraries, task_versions = versions(), _task_versions()
+    items = []
+    for checkpoint in checkpoints:
+        common = _inputs(checkpoint, resolved, corpora[checkpoint.corpus], archives[checkpoint.longbench_dir])
+        inputs = {
+            task: common | {"task": task, "task_version": task_versions.get(task)} | {"versions": libraries}
+            for task in checkpoint.tasks
+        }
+        item = Item(checkpoint, inputs)
+        for task in checkpoint.tasks:
+            result = saved.get((slug(checkpoint), task))
+            reason = None if result is None else why_not(result.inputs, inputs[task])
+            if result is not None and reason is None:
+                item.done.append(task)
+            else:
+                item.missing[task] = reason
+        lost = next((found.failure for s in sources(checkpoint) if (found := resolved[s]).failure), None)
+        item.failure = lost if item.missing else None
+        items.append(item)
+    _remember(hashes, folder)
+    return items
+
+
+def to_run(items: Sequence[Item]) -> dict[str, Item]:
+    """Those that lack something, each by a name of its own: its `slug`, numbered where several entries share it."""
+    found: dict[str, Item] = {}
+    count: Counter[str] = Counter()
+    for item in items:
+        if item.missing:
+            name = slug(item.checkpoint)
+            count[name] += 1
+            found[name if count[name] == 1 else f"{name}+{count[name]}"] = item
+    return found
+
+
+def relabel(items: Sequence[Item], folder: Folder) -> int:
+    """Rewrite what results say about their checkpoint where the manifest says something else; return how many.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    changed = 0
+    for item in items:
+        about = {name: getattr(item.checkpoint, name) for name in ABOUT}
+        for task in item.done:
+            result = folder.saved(item.checkpoint, task)
+            if result and _set_about(result, about):
+                write_atomically(result.file, json.dumps(result.data, indent=2, ensure_ascii=False))
+                changed += 1
+    return changed
+
+
+def why_not(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Why a result does not hold, or None if it does."""
+    reasons = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            parts = [part for part in sorted(old.keys() | new.keys()) if old.get(part) != new.get(part)]
+            reasons += [f"{part} was {old.get(part)}, is {new.get(part)}" for part in parts]
+        elif name in ("identity", "corpus_identity", "added"):
+            what = {"identity": "the checkpoint", "corpus_identity": "the corpus", "added": "the adapter"}[name]
+            reasons.append(f"{what} has changed ({_short(old)}, now {_short(new)})")
+        else:
+            reasons.append(f"{name} was {old}, is {new}")
+    return "; ".join(reasons) or None
+
+
+def _inputs(
+    checkpoint: Checkpoint,
+    resolved: Mapping[tuple[str, str], Resolved],
+    corpus: str | None,
+    archive: str | None,
+) -> dict[str, Any]:
+    first, *others = sources(checkpoint)
+    return {
+        "pretrained": checkpoint.pretrained,
+        "revision": checkpoint.revision,
+        "identity": resolved[first].identity,
+        "added": [resolved[source].identity for source in others],
+        "model_args": dict(checkpoint.model_args),
+        "dtype": checkpoint.dtype,
+        "corpus_identity": corpus,
+        "longbench": archive,
+        "settings": {
+            name: list(value) if isinstance(value := getattr(checkpoint, name), tuple) else value for name in SETTINGS
+        },
+    }
+
+
+def _corpora(checkpoints: Sequence[Checkpoint], hashes: Hashes, saved: Sequence[Saved]) -> dict[str, str | None]:
+    before: dict[str, str] = {}
+    for result in saved:
+        if result.inputs.get("corpus_identity"):
+            before[result.inputs["settings"]["corpus"]] = result.inputs["corpus_identity"]
+    found = {}
+    for spec, line in {checkpoint.corpus: checkpoint.line for checkpoint in reversed(checkpoints)}.items():
+        try:
+            found[spec] = identify_corpus(spec, hashes, before.get(spec))
+        except UserError as error:
+            raise UserError(f"line {line} of the manifest, {error}") from error
+    return found
+
+
+def _task_versions() -> dict[str, Any]:
+    """Of longshort's tasks; those of lm-eval's change with its own version."""
+    found: dict[str, Any] = {}
+    for file in tasks_folder().glob("*.yaml"):
+        text = file.read_text("utf-8").replace("!function ", "")
+        content = yaml.safe_load(text)
+        name = content.get("task") if isinstance(content.get("task"), str) else content.get("group")
+        found[str(name)] = (content.get("metadata") or {}).get("version")
+    return found
+
+
+def _set_about(result: Saved, about: Mapping[str, Any]) -> bool:
+    changed = False
+    for config in result.data.get("configs", {}).values():
+        metadata = config.get("metadata")
+        if not isinstance(metadata, dict):
+            continue
+        for name, value in about.items():
+            if metadata.get(name) != value:
+                changed = True
+                metadata.pop(name, None)
+                if value is not None:
+                    metadata[name] = value
+    return changed and MARK in result.data
+
+
+def _short(identity: Any) -> str:
+    return str(identity).removeprefix("sha256:")[:20]
+
+
+def _remember(hashes: Hashes, folder: Folder) -> None:
+    if folder.path.is_dir():
+        try:
+            hashes.save()
+        except UserError as error:
+            logger.warning("%s", error)

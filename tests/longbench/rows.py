@@ -1,0 +1,38 @@
+"""Rows of the 13 datasets in the official format, made up, with contexts longer than a small window."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from longshort.longbench.scores import DATASETS
+
+CLASSES = ["Abbreviation", "Entity", "Food", "Number of something"]
+
+
+def make_row(dataset: str, index: int, words: int = 900) -> dict[str, Any]:
+    answers = {
+        "trec": [CLASSES[index % len(CLASSES)]],
+        "passage_count": [str(index + 2)],
+        "passage_retrieval_en": [f"Paragraph {index + 1}"],
+    }.get(dataset, [f"the answer number {index}", "a second answer"])
+    return {
+        "input": f"question {index} é?\n" if dataset != "lcc" else "",
+        "context": " ".join(f"word{word * (index + 3) % 89}" for word in range(words)) + f"\nend {index} 日本\n",
+        "answers": answers,
+        "length": (1000, 5000, 9000)[index % 3],
+        "dataset": f"{dataset}_e",
+        "language": "en",
+        "all_classes": CLASSES if dataset == "trec" else None,
+        "_id": f"{dataset}{index}",
+    }
+
+
+def write_rows(folder: Path, count: int = 3, words: int = 900) -> Path:
+    """One official file per dataset."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for dataset in DATASETS:
+        lines = (json.dumps(make_row(dataset, index, words), ensure_ascii=False) for index in range(count))
+        (folder / f"{dataset}_e.jsonl").write_text("\n".join(lines) + "\n")
+    return folder

@@ -1,0 +1,141 @@
+"""Reading of official rows from a folder, a zip and (refused) the hub, and the prompts made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from longshort.errors import UserError
+from longshort.longbench import prompts
+from longshort.longbench.data import read_rows
+from longshort.longbench.scores import DATASETS
+from tests.checkpoints import tiny_tokenizer
+from tests.longbench.rows import make_row, write_rows
+
+
+def test_folder_and_zip_give_the_same_rows(tmp_path: Path) -> None:
+    folder = write_rows(tmp_path / "files", words=20)
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for file in folder.iterdir():
+            opened.write(file, f"data/{file.name}")
+    (tmp_path / "nested").mkdir()
+    folder_with_data = tmp_path / "nested"
+    write_rows(folder_with_data / "data", words=20)
+    for dataset in DATASETS:
+        expected = [make_row(dataset, index, 20) for index in range(3)]
+        sources = [read_rows(dataset, str(place)) for place in (folder, archive, folder_with_data)]
+        digest = hashlib.sha256((folder / f"{dataset}_e.jsonl").read_bytes()).hexdigest()
+        assert all(source.rows == expected and source.sha256 == digest for source in sources)
+        assert all(source.problems == [] and source.revision is None for source in sources)
+
+
+def test_bad_rows_are_named_and_left_out(tmp_path: Path) -> None:
+    good = json.dumps(make_row("qasper", 0, 5))
+    bad = [
+        "{not json",
+        "[]",
+        json.dumps(make_row("qasper", 1, 5) | {"answers": []}),
+        json.dumps(make_row("qasper", 1, 5) | {"length": "many"}),
+        json.dumps(make_row("qasper", 1, 5) | {"context": None}),
+    ]
+    file = tmp_path / "qasper_e.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + "\n".join([good, *bad, good]).encode() + b"\n\xff\xfe\n")
+    read = read_rows("qasper", str(tmp_path))
+    assert len(read.rows) == 2
+    assert [problem.split(":")[0] for problem in read.problems] == [f"{file}, line {n}" for n in (2, 3, 4, 5, 6, 8)]
+
+
+def test_places_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_rows("qasper", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"no qasper_e\.jsonl in"):
+        read_rows("qasper", str(tmp_path))
+    (tmp_path / "qasper_e.jsonl").write_text("")
+    with pytest.raises(UserError, match="no valid row"):
+        read_rows("qasper", str(tmp_path))
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("data/trec_e.jsonl", json.dumps(make_row("trec", 0)) * 50)
+    with pytest.raises(UserError, match=r"holds no qasper_e\.jsonl"):
+        read_rows("qasper", str(archive))
+    whole = archive.read_bytes()
+    for content in (whole[: len(whole) // 2], b"no zip", whole.replace(b"word", b"WORD", 9)):
+        damaged = tmp_path / f"damaged{len(content)}{content[:1]!r}.zip"
+        damaged.write_bytes(content)
+        with pytest.raises(UserError, match="damaged or no zip file"):
+            read_rows("trec", str(damaged))
+    with pytest.raises(UserError, match=r"cannot be downloaded: .*longbench_dir"):
+        read_rows("qasper", None)
+
+
+def test_an_archive_damaged_anywhere_is_told(tmp_path: Path) -> None:
+    """Whichever byte it is: the checksum, the stream and the directory each fail in a way of their own."""
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("data/trec_e.jsonl", "\n".join(json.dumps(make_row("trec", index)) for index in range(50)))
+    whole = archive.read_bytes()
+    refused = 0
+    for index in range(0, len(whole), max(1, len(whole) // 300)):
+        archive.write_bytes(whole[:index] + bytes([whole[index] ^ 0xFF]) + whole[index + 1 :])
+        read_rows.cache_clear()
+        try:
+            read_rows("trec", str(archive))
+        except UserError:
+            refused += 1
+    assert refused > 200
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path, words=5)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"trec_e\.jsonl cannot be read: Permission denied"):
+        read_rows("trec", str(tmp_path))
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_prompts_are_the_official_ones(dataset: str) -> None:
+    row = make_row(dataset, 0, 5) | {"context": "C {input} {context}", "input": "I {context}"}
+    text = prompts.template(dataset)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == prompts.OFFICIAL[dataset]
+    filled = prompts.prompt(dataset, row)
+    assert filled.replace(row["context"], "\0").replace(row["input"], "{input}").replace("\0", "{context}") == text
+
+
+def test_a_changed_prompt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(prompts.OFFICIAL, "lcc", "0" * 16)
+    prompts.template.cache_clear()
+    with pytest.raises(UserError, match="is not the official one"):
+        prompts.template("lcc")
+    prompts.template.cache_clear()
+
+
+def test_prompt_limits_are_the_official_values() -> None:
+    windows = {4096: 3500, 8192: 7500, 16384: 15500, 32768: 31500}
+    assert {window: prompts.prompt_limit(window, 512) for window in windows} == windows
+    assert prompts.prompt_limit(1024, 512) == 500
+    assert prompts.prompt_limit(600, 128) == 472
+    for window in (512, 513, 200):
+        with pytest.raises(UserError, match="leaves no room for an answer of 512"):
+            prompts.prompt_limit(window, 512)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("limit", [10, 11])
+def test_truncation_keeps_both_ends(bos: bool, limit: int) -> None:
+    tokenizer, text = tiny_tokenizer(bos), "abcdefghijklmnopqrstuvwxyz"
+    ids = tokenizer.encode(text)
+    shortened, cut = prompts.truncate_middle(text, tokenizer, limit)
+    assert cut
+    expected = "".join(tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:5], ids[-5:]))
+    assert shortened == expected
+    assert shortened == ("abcd" if bos else "abcde") + "vwxyz"
+    assert prompts.truncate_middle(text, tokenizer, len(ids)) == (text, False)

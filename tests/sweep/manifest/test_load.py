@@ -1,0 +1,252 @@
+"""A manifest as a whole: its entries with their defaults, and what they may not be together."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from longshort.errors import UserError
+from longshort.settings import Checkpoint, Resources, settings_from
+from longshort.sweep.manifest.fields import FIELDS
+from longshort.sweep.manifest.load import load_manifest, shipped
+from tests.sweep.manifests import assert_told, entries, load, loads_or_says_why, make_folder
+
+
+def test_an_entry_alone_has_the_defaults(tmp_path):
+    assert entries(tmp_path, "pretrained: owner/name") == [Checkpoint("owner/name", line=2)]
+
+
+def test_every_field_is_read(tmp_path):
+    text = """
+description: all of it
+defaults: {seed: 3, num_docs: 5}
+checkpoints:
+  - pretrained: owner/name
+    revision: step1000
+    tasks: longshort_perplexity, hellaswag
+    family: one
+    params: 7e9
+    train_tokens: 2000000000000
+    train_length: 2048
+    model_args: {peft: owner/adapter, max_length: 8192, parallelize: true, ratios: [1, 0.5, null]}
+    dtype: bfloat16
+    trust_remote_code: true
+    corpus: builtin
+    lengths: [64, 16, 32, 16]
+    num_docs: 7
+    tail_tokens: 4
+    longbench_dir: data/longbench
+    limit: 0.5
+    batch_size: auto
+    resources: {gpus: 2, cpus: 8, memory: 24GB}
+    timeout: 1.5
+    cpu_offload: yes
+    gated: true
+    license: llama2
+"""
+    assert load(tmp_path, text) == [
+        Checkpoint(
+            "owner/name",
+            tasks=("longshort_perplexity", "hellaswag"),
+            revision="step1000",
+            family="one",
+            params=7_000_000_000,
+            train_tokens=2_000_000_000_000,
+            train_length=2048,
+            model_args={"peft": "owner/adapter", "max_length": 8192, "parallelize": True, "ratios": [1, 0.5, None]},
+            dtype="bfloat16",
+            trust_remote_code=True,
+            corpus="builtin",
+            lengths=(16, 32, 64),
+            num_docs=7,
+            tail_tokens=4,
+            seed=3,
+            longbench_dir=str(tmp_path / "data" / "longbench"),
+            limit=0.5,
+            batch_size="auto",
+            resources=Resources(gpus=2, cpus=8, memory=24_000_000_000),
+            timeout=1.5,
+            cpu_offload=True,
+            gated=True,
+            license="llama2",
+            line=5,
+        )
+    ]
+
+
+def test_metadata_is_what_the_tasks_take(tmp_path):
+    (checkpoint,) = entries(tmp_path, "{pretrained: owner/name, lengths: [16, 32], params: 5, family: f}")
+    metadata = checkpoint.metadata()
+    assert metadata["lengths"] == [16, 32]
+    assert "tail_tokens" not in metadata  # None would be no setting
+    assert settings_from(metadata).params == 5
+
+
+def test_names_are_readable_and_tell_checkpoints_apart(tmp_path):
+    make_folder(tmp_path / "runs" / "step-100")
+    found = entries(
+        tmp_path,
+        "pretrained: EleutherAI/pythia-70m",
+        "{pretrained: EleutherAI/pythia-70m, revision: step1000}",
+        "{pretrained: EleutherAI/pythia-70m, model_args: {peft: owner/adapter}}",
+        "{pretrained: EleutherAI/pythia-70m, revision: step1000, model_args: {delta: owner/more}}",
+        "pretrained: runs/step-100",
+    )
+    assert [checkpoint.name for checkpoint in found] == [
+        "EleutherAI/pythia-70m",
+        "EleutherAI/pythia-70m@step1000",
+        "EleutherAI/pythia-70m+adapter",
+        "EleutherAI/pythia-70m+more@step1000",
+        "step-100",
+    ]
+    assert [checkpoint.is_local for checkpoint in found] == [False] * 4 + [True]
+
+
+# ---- mistakes
+
+AT = "{pretrained: a/b, "
+MISTAKES = {
+    f"{AT}lengths: [64], tail_tokens: 64}}": "checkpoints[0].tail_tokens: tail_tokens=64 must be below",
+    f"{AT}folders: x}}": "checkpoints[0]: give either pretrained, a name or folder, or folders, a glob of them.",
+    "family: x": "checkpoints[0]: give either pretrained",
+    "owner/name": "checkpoints[0]: this value has to be a mapping",
+}
+
+
+@pytest.mark.parametrize("entry", MISTAKES, ids=range(len(MISTAKES)))
+def test_a_mistake_in_an_entry_is_told_with_its_line(tmp_path, entry):
+    assert_told(tmp_path, entry, MISTAKES[entry])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("description: x", "line 1: there is no list of checkpoints."),
+        ("checkpoints: []", "line 1, checkpoints: the list is empty."),
+        ("checkpoints: {}", "line 1, checkpoints: this has to be a list."),
+        ("defaults: []\ncheckpoints: []", "line 1, defaults: this value has to be a mapping"),
+        ("checkpoint: []", "line 1, checkpoint: there is no such field; did you mean 'checkpoints'?"),
+        ("defaults:\n  pretrained: a\ncheckpoints: []", "line 2, defaults.pretrained: there is no such field"),
+        ("defaults:\n  revision: a\ncheckpoints: []", "line 2, defaults.revision: there is no such field"),
+        ("defaults:\n  lengths: x\ncheckpoints: []", "line 2, defaults.lengths: 'x' is not a whole number"),
+        (
+            "defaults: {lengths: [64]}\ncheckpoints:\n- {pretrained: a, tail_tokens: 99}",
+            "line 3, checkpoints[0].tail_tokens: tail_tokens=99 must be below the smallest length, 64.",
+        ),
+        (
+            "defaults: {tail_tokens: 99}\ncheckpoints:\n- {pretrained: a}\n- {pretrained: b, lengths: [64]}",
+            "line 4, checkpoints[1]: tail_tokens=99 must be below the smallest length, 64.",
+        ),
+    ],
+)
+def test_mistakes_around_the_entries(tmp_path, text, expected):
+    with pytest.raises(UserError, match=re.escape(expected)):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_what_cannot_be_read_names_the_shipped_ones(tmp_path, content):
+    file = tmp_path / "none.yaml"
+    if content:
+        file.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_manifest(str(file))
+    assert str(file) in str(error.value)
+    assert all(name in str(error.value) for name in shipped())
+
+
+def test_a_folder_is_no_manifest(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        load_manifest(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("{pretrained: a/b}", "{pretrained: a/b, seed: 7}"),
+        ("{pretrained: a/b, revisions: [x, y]}", "{pretrained: a/b, revision: y}"),
+        ("{pretrained: a/b, tasks: longshort_*}", "{pretrained: a/b, tasks: longshort_perplexity}"),
+        ("{pretrained: ./run}", "{folders: r*}"),
+        ("{pretrained: a/b, model_args: {peft: c/d}}", "{pretrained: a/b, model_args: {peft: c/d, x: 1}}"),
+    ],
+)
+def test_what_the_table_could_not_tell_apart(tmp_path, one, other):
+    make_folder(tmp_path / "run")
+    with pytest.raises(UserError, match="lines 2 and 3: both ask for longshort_perplexity of"):
+        entries(tmp_path, one, other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "{pretrained: a/c}",
+        "{pretrained: a/b, revision: x}",
+        "{pretrained: a/b, corpus: builtin}",
+        "{pretrained: a/b, tasks: hellaswag}",
+        "{pretrained: a/b, model_args: {peft: c/d}}",
+    ],
+)
+def test_what_the_table_tells_apart(tmp_path, other):
+    assert len(entries(tmp_path, "{pretrained: a/b}", other)) == 2
+
+
+# ---- speed and robustness
+
+
+def test_a_thousand_entries_in_about_a_second(tmp_path):
+    lines = [
+        f"{{pretrained: owner/model-{index}, family: f, lengths: [64, 128], params: 7e9}}" for index in range(1000)
+    ]
+    entries(tmp_path, lines[0])  # what is read once
+    start = time.process_time()
+    assert len(entries(tmp_path, *lines)) == 1000
+    assert time.process_time() - start < 2.5  # 0.5 s on an idle core
+
+
+def test_nothing_heavy_is_imported():
+    heavy = ("torch", "transformers", "lm_eval", "pandas")
+    code = f"import sys, longshort.sweep.manifest.load; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.dates(),
+    st.binary(max_size=4),
+    st.sampled_from(["step{}", "a/b", "./x", "~", "~nobody", "*", "[", "24GB", "auto", "1e400", "0x1", "longshort_*"]),
+)
+NAMES = st.sampled_from(
+    [
+        *FIELDS,
+        *("pretrained", "folders", "revision", "revisions"),
+        *("template", "values", "first", "last", "every", "tokens_per_step"),
+        *("gpus", "cpus", "memory", "peft", "x"),
+    ]
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=8
+)
+ENTRIES = st.dictionaries(NAMES, VALUES, max_size=4).flatmap(
+    lambda entry: st.sampled_from([entry, entry | {"pretrained": "a/b"}])
+)
+MANIFESTS = st.fixed_dictionaries(
+    {"checkpoints": st.lists(ENTRIES, min_size=1, max_size=3)}, optional={"defaults": ENTRIES, "description": VALUES}
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=MANIFESTS)
+def test_whatever_values_it_loads_or_says_why(tmp_path, data):
+    loads_or_says_why(tmp_path, yaml.safe_dump(data))

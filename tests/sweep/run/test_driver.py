@@ -1,0 +1,226 @@
+"""The driver's decisions, with an engine that plays out what a test says."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from longshort.settings import Checkpoint
+from longshort.sweep.run.driver import Progress, run_plan
+from longshort.sweep.run.engines import Request
+from longshort.sweep.run.process import Event
+from longshort.sweep.run.worker import Job, job_from
+from longshort.sweep.store.folder import Folder, slug
+from longshort.sweep.store.plan import Item, to_run
+from longshort.sweep.store.status import states
+from tests.sweep.conftest import events
+
+EXIT: Event = {"event": "exit", "code": 0, "stopped": None}
+KILLED: Event = {"event": "exit", "code": -9, "stopped": None}
+
+
+class Scripted:
+    """Answers the n-th submission of a checkpoint with its n-th script."""
+
+    def __init__(self, scripts: dict[str, list[list[Event]]]) -> None:
+        self.scripts, self.jobs, self.stopped = scripts, list[tuple[str, Job]](), False
+        self.queue: list[tuple[str, Event]] = []
+
+    def describe(self) -> str:
+        return "a script"
+
+    def submit(self, request: Request) -> None:
+        self.jobs.append((request.name, job_from(request.line)))
+        self.queue += [(request.name, event) for event in self.scripts[request.name].pop(0)]
+
+    def events(self, seconds: float) -> Iterator[tuple[str, Event]]:
+        while self.queue:
+            yield self.queue.pop(0)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def item(name: str, *tasks: str, **settings: object) -> Item:
+    checkpoint = Checkpoint(f"/models/{name}", tasks=tasks, batch_size=4, **settings)  # type: ignore[arg-type]
+    return Item(checkpoint, {t: {"identity": "x", "task": t} for t in tasks}, missing=dict.fromkeys(tasks))
+
+
+def result(task: str) -> Event:
+    text = json.dumps({"results": {task: {"m,none": 1.0}}, "configs": {task: {"metadata": {}}}, "config": {}})
+    return {"event": "result", "task": task, "seconds": 1.0, "text": text, "notes": []}
+
+
+def failed(kind: str, task: str | None = None) -> Event:
+    return {"event": "failed", "kind": kind, "message": "why", "task": task}
+
+
+def play(tmp_path: Path, items: list[Item], scripts: list[list[list[Event]]]) -> tuple[Progress, Scripted]:
+    engine = Scripted({slug(item.checkpoint): script for item, script in zip(items, scripts, strict=True)})
+    progress = run_plan(items, Folder(tmp_path), engine, lambda progress, line: None)
+    assert engine.stopped
+    assert not any(engine.scripts.values())
+    return progress, engine
+
+
+def kinds(progress: Progress) -> dict[str, str]:
+    return {task: failure.kind for (_, task), failure in progress.failures.items()}
+
+
+def test_out_of_memory_is_tried_with_less_and_only_what_is_missing(tmp_path: Path) -> None:
+    script = [[result("a"), failed("out_of_memory", "b"), EXIT], [result("b"), EXIT]]
+    progress, engine = play(tmp_path, [item("m", "a", "b")], [script])
+    assert not progress.failures
+    assert [(job.memory, job.tasks) for _, job in engine.jobs] == [("usual", ("a", "b")), ("small", ("b",))]
+    assert [event["kind"] for event in events(tmp_path, "retry")] == ["out_of_memory"]
+
+
+def test_offload_is_the_last_resort_and_only_where_asked_for(tmp_path: Path) -> None:
+    oom = [failed("out_of_memory"), EXIT]
+    progress, engine = play(tmp_path / "no", [item("m", "a")], [[oom, oom]])
+    assert kinds(progress) == {"a": "out_of_memory"}
+    progress, engine = play(tmp_path / "yes", [item("m", "a", cpu_offload=True)], [[oom, oom, [result("a"), EXIT]]])
+    assert not progress.failures
+    assert [job.memory for _, job in engine.jobs] == ["usual", "small", "offload"]
+
+
+def test_a_task_that_never_fits_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+    oom = [failed("out_of_memory", "a"), EXIT]
+    progress, engine = play(tmp_path, [item("m", "a", "b")], [[oom, oom, [result("b"), EXIT]]])
+    assert kinds(progress) == {"a": "out_of_memory"}
+    assert engine.jobs[-1][1].tasks == ("b",)
+
+
+@pytest.mark.parametrize(("event", "kind"), [([KILLED], "killed"), ([failed("hub"), EXIT], "hub")])
+def test_what_may_pass_is_tried_once_more(
+    tmp_path: Path, event: list[Event], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    progress, _ = play(tmp_path / "again", [item("m", "a")], [[event, [result("a"), EXIT]]])
+    assert not progress.failures
+    progress, _ = play(tmp_path / "twice", [item("m", "a")], [[event, event]])
+    assert kinds(progress) == {"a": kind}
+
+
+def test_what_is_not_there_offline_is_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    progress, engine = play(tmp_path, [item("m", "a")], [[[failed("hub"), EXIT]]])
+    assert kinds(progress) == {"a": "hub"}
+    assert len(engine.jobs) == 1
+
+
+@pytest.mark.parametrize("kind", ["broken", "gated", "not_found", "no_trust_remote_code", "versions"])
+def test_what_will_not_pass_is_not_tried_again(tmp_path: Path, kind: str) -> None:
+    progress, _ = play(tmp_path, [item("m", "a", "b")], [[[failed(kind), EXIT]]])
+    assert kinds(progress) == {"a": kind, "b": kind}
+
+
+def test_a_timeout_is_told_and_keeps_what_was_saved(tmp_path: Path) -> None:
+    script = [[result("a"), {"event": "exit", "code": -15, "stopped": "timeout"}]]
+    progress, _ = play(tmp_path, [item("m", "a", "b")], [script])
+    assert kinds(progress) == {"b": "timeout"}
+    assert len(list(tmp_path.rglob("results_*.json"))) == 1
+
+
+def test_one_failing_task_leaves_the_others(tmp_path: Path) -> None:
+    items = [item("m", "a", "b"), item("n", "a")]
+    script = [[[failed("setting", "a"), result("b"), EXIT]], [[result("a"), EXIT]]]
+    progress, _ = play(tmp_path, items, script)
+    assert kinds(progress) == {"a": "setting"}
+    assert sorted(progress.states.values()) == ["done", "done", "failed"]
+
+
+def test_a_result_that_no_longer_holds_does_not_hide_that_the_new_one_failed(tmp_path: Path) -> None:
+    """So that --failed finds it; what was measured before stays."""
+    one, folder = item("m", "a", "b"), Folder(tmp_path)
+
+    def told() -> list[tuple[str, str]]:
+        return [(state.task, state.state) for state in states(tmp_path)]
+
+    folder.record("plan", checkpoints=[[slug(one.checkpoint), "m", ["a", "b"]]])
+    play(tmp_path, [one], [[[result("a"), result("b"), EXIT]]])
+    assert told() == [("a", "done"), ("b", "done")]
+    for file in tmp_path.rglob("results_*.json"):
+        os.utime(file, (file.stat().st_mtime - 100,) * 2)
+    other = Item(one.checkpoint, {t: {"identity": "y", "task": t} for t in "ab"}, missing={"a": "identity", "b": "x"})
+    with folder.locked():
+        play(tmp_path, [other], [[[{"event": "started", "task": "a"}, failed("broken", "a"), result("b"), EXIT]]])
+        assert told() == [("a", "failed"), ("b", "done")]
+        assert states(tmp_path)[0].message == "why (a result of other settings or weights is still there)"
+        folder.record("started", id=slug(one.checkpoint), task="a")
+        assert told() == [("a", "running"), ("b", "done")]
+    assert told() == [("a", "done"), ("b", "done")]  # interrupted: what is there is what it was
+    play(tmp_path, [item("m", "a")], [[[result("a"), EXIT]]])
+    assert told() == [("a", "done"), ("b", "done")]
+
+
+def test_two_entries_of_one_checkpoint_both_run(tmp_path: Path) -> None:
+    """As a benchmark with a limit of its own beside the perplexity."""
+    items = [item("m", "a"), item("m", "b", limit=2), item("n", "a")]
+    assert list(to_run(items)) == [
+        slug(items[0].checkpoint),
+        f"{slug(items[0].checkpoint)}+2",
+        slug(items[2].checkpoint),
+    ]
+    engine = Scripted({name: [[result(task), EXIT]] for name, task in zip(to_run(items), "aba", strict=True)})
+    progress = run_plan(items, Folder(tmp_path), engine, lambda progress, line: None)
+    assert list(progress.states.values()) == ["done"] * 3
+    assert len(list(tmp_path.rglob("results_*.json"))) == 3
+    assert {event["id"] for event in events(tmp_path, "done")} == {slug(one.checkpoint) for one in items}
+
+
+def test_the_time_of_every_worker_is_recorded(tmp_path: Path) -> None:
+    start: Event = {"event": "starting"}
+    loaded: Event = {"event": "loaded", "seconds": 3.5, "imports": 2.25}
+    scripts = [[[start, KILLED], [start, loaded, result("a"), EXIT]], [[start, result("a"), EXIT]]]
+    play(tmp_path, [item("m", "a"), item("n", "a")], scripts)
+    (told,) = events(tmp_path, "loaded")
+    assert (told["checkpoint"], told["seconds"], told["imports"]) == ("m", 3.5, 2.25)
+    ended = events(tmp_path, "ended")
+    assert [event["checkpoint"] for event in ended] == ["m", "n", "m"]
+    assert all(event["seconds"] >= 0 for event in ended)
+    (finished,) = events(tmp_path, "finished")
+    assert finished["workers"] == 1
+    assert finished["seconds"] >= max(event["seconds"] for event in ended)
+
+
+def test_a_process_that_ends_without_a_word(tmp_path: Path) -> None:
+    progress, _ = play(tmp_path, [item("m", "a")], [[[{"event": "exit", "code": 3, "stopped": None}]]])
+    assert kinds(progress) == {"a": "error"}
+
+
+def test_an_unwritable_result_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [item("m", "a"), item("n", "a")]
+    blocked = tmp_path / "results" / slug(items[0].checkpoint)
+    blocked.parent.mkdir()
+    blocked.write_text("a file where a folder has to be")
+    progress, _ = play(tmp_path, items, [[[result("a"), EXIT]], [[result("a"), EXIT]]])
+    assert [failure.kind for failure in progress.failures.values()] == ["unwritable"]
+    assert len(list(tmp_path.rglob("results_*.json"))) == 1
+
+
+def test_the_commit_is_pinned_but_the_name_is_kept() -> None:
+    checkpoint = Checkpoint("owner/name", revision="step10", tasks=("a",), trust_remote_code=True, dtype="float32")
+    planned = Item(checkpoint, {"a": {"identity": "c" * 40}}, missing={"a": None})
+    job = planned.job()
+    assert job.model_args == {
+        "pretrained": "owner/name",
+        "revision": "c" * 40,
+        "dtype": "float32",
+        "trust_remote_code": True,
+    }
+    assert job.revision == "step10"
+    assert job_from(job.to_line()).model_args == job.model_args
+
+
+def test_what_is_not_pinned_is_loaded_by_its_name() -> None:
+    """A commit that is not known, or an adapter beside the checkpoint: lm-eval knows one revision for both."""
+    for commit, added in ((None, {}), ("c" * 40, {"peft": "owner/adapter"})):
+        checkpoint = Checkpoint("owner/name", revision="step10", tasks=("a",), model_args=added)
+        planned = Item(checkpoint, {"a": {"identity": commit}}, missing={"a": None})
+        assert planned.job().model_args["revision"] == "step10"

@@ -1,0 +1,200 @@
+"""Which results still hold, and why others do not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longshort.errors import UserError
+from longshort.settings import Checkpoint
+from longshort.sweep.manifest.load import load_manifest
+from longshort.sweep.store import plan
+from longshort.sweep.store.fingerprint import Hashes, identify_corpus, resolve_all
+from longshort.sweep.store.folder import Folder, key_of, slug
+from longshort.sweep.store.plan import make_plan, relabel, why_not
+
+PLAIN = st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.integers(0, 2), st.text(max_size=2)))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "text.txt").write_text("some text")
+    return Checkpoint(str(folder), tasks=("longshort_perplexity",), corpus=str(tmp_path / "text.txt"), family="f")
+
+
+def measured(checkpoint: Checkpoint, folder: Folder) -> None:
+    """Save a result for all that is missing."""
+    (item,) = make_plan([checkpoint], folder)
+    for task, inputs in item.inputs.items():
+        data: dict[str, Any] = {"results": {task: {}}, "configs": {task: {"metadata": {"family": checkpoint.family}}}}
+        folder.save(checkpoint, task, inputs, data)
+
+
+def test_what_is_saved_is_done(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    assert make_plan([checkpoint], folder)[0].missing == {"longshort_perplexity": None}
+    measured(checkpoint, folder)
+    (item,) = make_plan([checkpoint], folder)
+    assert item.done == ["longshort_perplexity"]
+    assert not item.missing
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"lengths": (16,)}, "lengths was [2048, 4096, 8192, 16384, 32768], is [16]"),
+        ({"seed": 3}, "seed was 0, is 3"),
+        ({"num_docs": 3}, "num_docs was 32, is 3"),
+        ({"tail_tokens": 3}, "tail_tokens was None, is 3"),
+        ({"limit": 2}, "limit was None, is 2"),
+        ({"dtype": "float16"}, "dtype was auto, is float16"),
+        ({"model_args": {"max_length": 100}}, "max_length was None, is 100"),
+    ],
+)
+def test_whatever_can_change_a_number_is_measured_again(
+    checkpoint: Checkpoint, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    folder = Folder(tmp_path / "out")
+    measured(checkpoint, folder)
+    (item,) = make_plan([replace(checkpoint, **change)], folder)
+    assert item.missing == {"longshort_perplexity": reason}
+
+
+@pytest.mark.parametrize("change", [{"train_length": 7}, {"params": 7}, {"train_tokens": 7}, {"family": "other"}])
+def test_what_only_describes_a_checkpoint_is_rewritten(
+    checkpoint: Checkpoint, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = Folder(tmp_path / "out")
+    measured(checkpoint, folder)
+    changed = replace(checkpoint, **change)
+    items = make_plan([changed], folder)
+    assert items[0].done == ["longshort_perplexity"]
+    assert relabel(items, folder) == 1
+    saved = folder.saved(changed, "longshort_perplexity")
+    assert saved is not None
+    metadata = saved.data["configs"]["longshort_perplexity"]["metadata"]
+    assert change.items() <= metadata.items()
+    assert relabel(items, folder) == 0
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 8}, {"timeout": 1.0}, {"cpu_offload": True}, {"line": 9}])
+def test_how_it_is_run_changes_nothing(checkpoint: Checkpoint, tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = Folder(tmp_path / "out")
+    measured(checkpoint, folder)
+    assert not make_plan([replace(checkpoint, **change)], folder)[0].missing
+
+
+def test_new_weights_a_new_text_and_new_libraries(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path / "out")
+    measured(checkpoint, folder)
+
+    def reason() -> str:
+        return str(make_plan([checkpoint], folder)[0].missing["longshort_perplexity"])
+
+    weights = Path(checkpoint.pretrained) / "model.safetensors"
+    weights.write_bytes(b"Weights")  # of the same size
+    assert reason().startswith("the checkpoint has changed (")
+    weights.write_bytes(b"weights")
+    Path(checkpoint.corpus).write_text("same size")
+    assert reason().startswith("the corpus has changed (")
+    Path(checkpoint.corpus).write_text("some text")
+    assert not make_plan([checkpoint], folder)[0].missing
+    now = plan.versions()
+    monkeypatch.setattr(plan, "versions", lambda: now | {"torch": "0.1"})
+    assert reason() == f"torch was {now['torch']}, is 0.1"
+    monkeypatch.setattr(plan, "versions", lambda: now)
+    monkeypatch.setattr(plan, "_task_versions", lambda: {"longshort_perplexity": "9.9"})
+    assert "task_version was 1.0, is 9.9" in reason()
+
+
+def test_a_copied_checkpoint_is_the_same_by_its_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    hashes = Hashes(tmp_path / "hashes.json")
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint.pretrained, copy)
+    (copy / "README.md").write_text("a note")
+    found = resolve_all([checkpoint, replace(checkpoint, pretrained=str(copy))], hashes, {})
+    assert len({resolved.identity for resolved in found.values()}) == 1
+    hashes.save()
+    again = Hashes(tmp_path / "hashes.json")
+    assert again.known == hashes.known
+
+
+def test_a_damaged_memory_of_hashes_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "hashes.json").write_text("[1, 2")
+    assert Hashes(tmp_path / "hashes.json").known == {}
+
+
+def test_a_corpus_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no file, folder or glob"):
+        identify_corpus(str(tmp_path / "none.txt"), Hashes(tmp_path / "h"), None)
+
+
+def test_a_hub_that_cannot_be_asked_leaves_the_commit_of_before(tmp_path: Path) -> None:
+    checkpoint = Checkpoint("owner/name")
+    found = resolve_all([checkpoint], Hashes(tmp_path / "h"), {("owner/name", "main"): "c" * 40})
+    assert found["owner/name", "main"].identity == "c" * 40
+    assert resolve_all([checkpoint], Hashes(tmp_path / "h"), {})["owner/name", "main"].identity is None
+
+
+@given(PLAIN, PLAIN)
+def test_a_result_holds_exactly_where_its_key_does(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """None and nothing are the same: what was not asked for."""
+    before, now = ({name: value for name, value in inputs.items() if value is not None} for inputs in (before, now))
+    assert (why_not(before, now) is None) == (key_of(before) == key_of(now))
+
+
+def test_a_folder_name_is_never_that_of_another() -> None:
+    checkpoints = [
+        Checkpoint("a/b"),
+        Checkpoint("a_b"),
+        Checkpoint("a/b", revision="x"),
+        Checkpoint("a/b", corpus="other"),
+        Checkpoint("a/b", model_args={"peft": "p"}),
+        Checkpoint("a/b", model_args={"delta": "p"}),
+    ]
+    assert len({slug(checkpoint) for checkpoint in checkpoints}) == len(checkpoints)
+
+
+def test_a_thousand_checkpoints_are_planned_in_seconds(tmp_path: Path) -> None:
+    entries = "".join(f"  - {{pretrained: owner/name-{index}, params: 7e9}}\n" for index in range(1000))
+    manifest = tmp_path / "m.yaml"
+    manifest.write_text(f"defaults: {{corpus: builtin}}\ncheckpoints:\n{entries}")
+    start = time.process_time()
+    items = make_plan(load_manifest(str(manifest)), Folder(tmp_path / "out"))
+    assert len(items) == 1000
+    assert time.process_time() - start < 30  # it takes about one
+
+
+def test_a_damaged_result_is_none(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    measured(checkpoint, folder)
+    (file,) = (tmp_path / "out").rglob("results_*.json")
+    for content in (file.read_bytes()[:50], b"[]", json.dumps({"results": {}}).encode()):
+        file.write_bytes(content)
+        assert make_plan([checkpoint], folder)[0].missing == {"longshort_perplexity": None}
+
+
+def test_what_a_killed_driver_left_half_written_is_removed(tmp_path: Path) -> None:
+    left_over = tmp_path / "results" / "model" / "task" / ".0123.tmp"
+    left_over.parent.mkdir(parents=True)
+    left_over.write_text("{")
+    with Folder(tmp_path).locked():
+        assert not left_over.exists()
+
+
+def test_a_key_does_not_depend_on_the_order_of_settings() -> None:
+    assert key_of({"a": {"x": 1, "y": 2}, "b": 0}) == key_of({"b": 0, "a": {"y": 2, "x": 1}})
