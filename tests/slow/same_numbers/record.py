@@ -45,7 +45,8 @@ def steps() -> Iterator[Step]:
     yield _longshort("correlate-selection", f"correlate inputs/study {selection} -o correlate/selection")
     yield _longshort("longbench", "score-longbench inputs/longbench/predictions -o longbench/predictions")
     samples = "eval/generation/inputs__checkpoints__dynamic-rope"
-    yield _longshort("longbench-samples", f"score-longbench {samples} -o longbench/samples")
+    partial = f"score-longbench {samples} -o longbench/samples"
+    yield _longshort("longbench-samples", partial, exit_code=1)  # datasets are missing
     size = "--tasks mean,length --encodings none,rope --seeds 2 --steps 20 --train-length 6 --max-length 12"
     yield _longshort("synthetic", f"synthetic {size} --workers 1 -o synthetic")
 
