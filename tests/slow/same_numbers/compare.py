@@ -25,6 +25,8 @@ IGNORED = {
     "saved": "time of an event",
     "seconds": "duration",
     "imports": "duration",
+    "wall_seconds": "duration",
+    "seconds_of_settings": "duration",
     "total_evaluation_time_seconds": "duration",
     "tokens_per_second": "duration",
     "pretty_env_info": "the machine, with its current clock rate",
