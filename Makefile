@@ -4,7 +4,7 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python -m
 READY  := $(VENV)/.ready
 
-.PHONY: demo test coverage check format clean
+.PHONY: demo test coverage campaign check format clean
 demo: $(READY)            ## train tiny checkpoints, evaluate them with lm-eval, correlate
 	$(VENV)/bin/longshort demo
 
@@ -16,6 +16,10 @@ coverage: $(READY)       ## the whole test suite, measured in every process it s
 	$(RUN) coverage run -m pytest
 	$(RUN) coverage combine --quiet
 	$(RUN) coverage report
+
+CASES ?= .
+campaign: $(READY)        ## bad input for every command, killed sweeps (CASES=robustness, CASES=kills); half an hour
+	$(RUN) pytest -m slow -n 2 --dist loadgroup -o tmp_path_retention_policy=failed --tables results tests/slow/$(CASES)
 
 check: $(READY)           ## lint, format check, types
 	$(RUN) ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from robustness_cases.case import Case, Interruption, Step, disk, make_folder, mode, write
+from tests.slow.robustness.case import Case, Interruption, Step, disk, make_folder, mode, write
 
 QUICK = "synthetic --quick --tasks mean --encodings none,rope --seeds 2 --steps 20 --workers 1 -o out"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,13 +12,8 @@ from pathlib import Path
 import pytest
 
 from longshort.sweep.store.folder import Folder
+from tests.slow.kills.kill import MARK, Process, Run, measured_again, numbers, processes, victims
 from tests.sweep.conftest import wait_for
-
-SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "kill_sweep.py"))
-numbers, measured_again, processes, victims = (
-    SCRIPT[name] for name in ("numbers", "measured_again", "processes", "victims")
-)
-MARK, Process, Run = SCRIPT["MARK"], SCRIPT["Process"], SCRIPT["Run"]
 
 
 def save(folder: Path, name: str, content: object, file: str = "results_a.json") -> None:

@@ -1,18 +1,15 @@
-"""Kills sweeps at random moments and checks that running the same command again leaves no trace of it.
+"""Kills a process of a sweep at a random moment, runs the same command again, and judges what came of it.
 
-    python scripts/kill_sweep.py --engine ray --kills 20 -o results/sweep_campaign
+A sweep of tiny checkpoints runs undisturbed once per engine. Then a sweep in a fresh folder loses a process to
+SIGKILL: the driver or a worker, under Ray the process of a Ray task, the Ray head or the driver. The same command is
+run until it ends with code 0. Then the folder has to hold the numbers of the undisturbed run, nothing half-written and
+nothing measured twice, and no process of the sweep may be left.
 
-A sweep of tiny checkpoints runs undisturbed once per engine. Then sweeps in fresh folders lose a process to SIGKILL,
-in turn: the driver or a worker and, with --engine ray, the process of a Ray task, the Ray head or the driver under
-Ray. The same command is run until it ends with code 0. Then the folder has to hold the numbers of the undisturbed
-run, nothing half-written and nothing measured twice, and no process of the sweep may be left.
-
-Linux only: processes are found in /proc. Exit code 1 where anything was wrong.
+Linux only: processes are found in /proc.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -20,7 +17,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -30,18 +26,13 @@ from uuid import uuid4
 
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the tiny checkpoints are those of the tests
-
-from longshort.errors import UserError, one_line_for_user_errors  # noqa: E402
-from longshort.results import write_atomically  # noqa: E402
-from longshort.sweep.store.folder import TABLE, Folder  # noqa: E402
+from longshort.sweep.store.folder import TABLE, Folder
+from tests.checkpoints import save_checkpoint, save_corpus
 
 LOCAL_KILLS = ("driver", "worker")
 RAY_KILLS = ("Ray task", "Ray head", "driver under Ray")
 RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")  # no task of ours
 RERUNS = 3
-ATTEMPTS = 3  # at a sweep that ended before its kill
 SECONDS = 180.0  # for one command
 SECONDS_TO_END = 10.0  # for the workers of a driver that is gone
 SECONDS_FOR_RAY = 120.0  # Ray's own agents end about 60 s after their raylet was killed
@@ -214,21 +205,48 @@ def measured_again(folder: Path, saved: set[str], before: int) -> list[str]:
     return faults
 
 
-def case(
-    place: Path, folder: str, kind: str, seconds: float, chance: random.Random
-) -> tuple[dict[str, Any], list[Run]]:
-    """One kill and what came of it: a row of the table, whose faults are a list, and all runs it took."""
+@dataclass
+class Kill:
+    """One kill and what came of it.
+
+    Attributes:
+        row: of the campaign's table; its faults are a list.
+        runs: all that it took.
+    """
+
+    row: dict[str, Any]
+    runs: list[Run]
+
+
+def kill_and_rerun(place: Path, folder: str, kind: str, seconds: float, chance: random.Random) -> Kill:
+    """Kill a sweep at a moment within `seconds`, run it again to its end, and judge the folder."""
     engine = "ray" if kind in RAY_KILLS else "local"
-    moment = chance.uniform(0, seconds)
-    faults: list[str] = []
     runs = [start(place, folder, engine)]
-    victim = kill(runs[0], kind, moment, chance)
+    victim = kill(runs[0], kind, chance.uniform(0, seconds), chance)
     at = time.monotonic() - runs[0].started
     if victim and kind.startswith("driver"):
         runs[0].driver.wait(10)
     saved = set(numbers(place / folder)[0])
     before = len(Folder(place / folder).events())
+    codes, faults = rerun(place, folder, engine, runs)
+    row = {
+        "kind": kind,
+        "killed": bool(victim),
+        "process": _short(victim or ""),
+        "second": round(at, 1),
+        "saved_before": len(saved),
+        "codes": " ".join(map(str, codes)),
+        "events_after": len(Folder(place / folder).events()) - before,
+        "seconds_after": round((runs[-1].ended or 0) - runs[0].started - at, 1),
+        "faults": faults + measured_again(place / folder, saved, before) + differences(place, folder),
+    }
+    return Kill(row, runs)
+
+
+def rerun(place: Path, folder: str, engine: str, runs: list[Run]) -> tuple[list[int], list[str]]:
+    """Run the command until it ends with code 0 and its workers are gone; return the exit codes and the faults."""
     codes: list[int] = []
+    faults = []
     while not codes or (codes[-1] != 0 and len(codes) <= RERUNS):
         if codes:
             runs.append(start(place, folder, engine))
@@ -243,48 +261,42 @@ def case(
         faults += [f"worker outlived its driver by {SECONDS_TO_END:.0f} s: {name}" for name in sorted(run.late)]
     if codes[-1] != 0:
         faults.append(f"code {codes[-1]} after {RERUNS} reruns")
-    found, wrong = numbers(place / folder)
+    return codes, faults
+
+
+def differences(place: Path, folder: str) -> list[str]:
+    """Where a folder does not hold what the undisturbed sweep measured."""
+    found, faults = numbers(place / folder)
     expected = numbers(place / "undisturbed_local")[0]
-    faults += wrong + measured_again(place / folder, saved, before)
     faults += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     faults += [f"{name}: other numbers" for name in sorted(found) if found[name] != expected.get(name)]
     tables = [place / name / TABLE for name in (folder, "undisturbed_local")]
     rows = [len(pd.read_parquet(table)) if table.exists() else 0 for table in tables]
-    faults += [f"{rows[0]} rows in the table instead of {rows[1]}"] if rows[0] != rows[1] else []
-    words = [word.rpartition("/")[2] for word in (victim or "").split()]
-    name = " ".join(words[: 3 if "-m" in words else 1])
-    row: dict[str, Any] = {
-        "kind": kind,
-        "killed": bool(victim),
-        "process": name,
-        "second": round(at, 1),
-        "saved_before": len(saved),
-        "codes": " ".join(str(code) for code in codes),
-        "events_after": len(Folder(place / folder).events()) - before,
-        "seconds_after": round((runs[-1].ended or 0) - runs[0].started - at, 1),
-        "faults": faults,
-    }
-    return row, runs
+    return faults + ([f"{rows[0]} rows in the table instead of {rows[1]}"] if rows[0] != rows[1] else [])
 
 
-def settle(rows: Sequence[tuple[dict[str, Any], list[Run]]]) -> None:
-    """Wait for what Ray still has to end, add what stays to the faults, and end it."""
-    for row, runs in rows:
-        for run in runs:
+def _short(command: str) -> str:
+    words = [word.rpartition("/")[2] for word in command.split()]
+    return " ".join(words[: 3 if "-m" in words else 1])
+
+
+def settle(runs: Sequence[Run]) -> list[str]:
+    """Wait for what Ray still has to end; return, and end, what stays."""
+    left = []
+    for run in runs:
+        run.look()
+        while run.alive and time.monotonic() - (run.ended or 0) < SECONDS_FOR_RAY:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
             run.look()
-            while run.alive and time.monotonic() - (run.ended or 0) < SECONDS_FOR_RAY:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-                run.look()
-            row["faults"] += [f"left running: {process.command[:60]}" for process in run.alive.values()]
-            for number, _ in run.alive:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
+        left += [f"left running: {process.command[:60]}" for process in run.alive.values()]
+        for number, _ in run.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+    return left
 
 
 def prepare(place: Path, count: int) -> None:
     """Checkpoints, a corpus and a manifest."""
-    from tests.checkpoints import save_checkpoint, save_corpus
-
     for index in range(count):
         kind = ("llama", "gpt2")[index % 2]
         save_checkpoint(place / "models" / f"{kind}-{index}", model_type=kind, seed=index)
@@ -293,76 +305,11 @@ def prepare(place: Path, count: int) -> None:
 
 
 def undisturbed(place: Path, engine: str) -> float:
-    """Run a sweep that nobody kills; return its seconds.
-
-    Raises:
-        UserError: it fails, or its numbers are not those of the local engine.
-    """
+    """Run a sweep that nobody kills, whose numbers have to be those of the local engine; return its seconds."""
     run = start(place, f"undisturbed_{engine}", engine)
-    if not wait([run]) or run.driver.returncode:
-        raise UserError(f"the undisturbed sweep ({engine}) failed; see {place}/undisturbed_{engine}.output.")
+    assert wait([run]), "it takes too long"
+    assert run.driver.returncode == 0, f"see {place}/undisturbed_{engine}.output"
     found, faults = numbers(place / f"undisturbed_{engine}")
-    if faults or found != numbers(place / "undisturbed_local")[0]:
-        raise UserError(f"the undisturbed sweep ({engine}) has other numbers than the local one: {faults}")
+    assert not faults
+    assert found == numbers(place / "undisturbed_local")[0]
     return (run.ended or 0.0) - run.started
-
-
-def report(rows: Sequence[dict[str, Any]], seconds: dict[str, float], output: Path, seed: int) -> None:
-    """Write the table, for programs and for people."""
-    rows = [row for row in rows if row["killed"] or row["faults"]]
-    if not rows:
-        return
-    table = pd.DataFrame(rows)
-    table["faults"] = ["; ".join(faults) for faults in table["faults"]]
-    write_atomically(output / "campaign.csv", table.to_csv(index=False))
-    lines = ["| " + " | ".join(row) + " |" for row in [list(table), ["---"] * len(table.columns)]]
-    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in table.itertuples(index=False)]
-    wrong = int((table["faults"] != "").sum())
-    took = ", ".join(f"{value:.0f} s ({engine})" for engine, value in seconds.items())
-    head = f"{len(table)} kills, {wrong} with faults. Seed {seed}; the undisturbed sweep took {took}."
-    write_atomically(output / "campaign.md", "\n".join(["# Killed sweeps", "", head, "", *lines, ""]))
-
-
-def main() -> None:
-    """Run the campaign."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: kills under Ray, too")
-    parser.add_argument("--kinds", nargs="+", choices=(*LOCAL_KILLS, *RAY_KILLS), help="only these, in turn")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--checkpoints", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, default=ROOT / "results" / "sweep_campaign")
-    parser.add_argument("--work", type=Path, help="folder for the sweeps, which stay; by default a temporary one")
-    arguments = parser.parse_args()
-    kinds = arguments.kinds or (LOCAL_KILLS + (RAY_KILLS if arguments.engine == "ray" else ()))
-    chance = random.Random(arguments.seed)
-    with contextlib.ExitStack() as stack:
-        # Short: the paths of Ray's sockets must fit into 107 characters.
-        work = arguments.work or stack.enter_context(tempfile.TemporaryDirectory(prefix="kill", dir="/tmp"))
-        place = Path(work).resolve()
-        place.mkdir(parents=True, exist_ok=True)
-        prepare(place, arguments.checkpoints)
-        engines = ["local"] + (["ray"] if set(kinds) & set(RAY_KILLS) else [])
-        seconds = {engine: undisturbed(place, engine) for engine in engines}
-        print(seconds, flush=True)
-        rows: list[tuple[dict[str, Any], list[Run]]] = []
-        for number in range(arguments.kills):
-            kind = kinds[number % len(kinds)]
-            latest = seconds["ray" if kind in RAY_KILLS else "local"]
-            for attempt in range(ATTEMPTS):
-                row, runs = case(place, f"killed{number:02}-{attempt}", kind, latest, chance)
-                rows.append((row, runs))
-                if row["killed"] or row["faults"]:
-                    break
-                latest /= 2  # it ended before: the machine is faster than it was
-            print(*row.values(), sep="\t", flush=True)
-            report([row for row, _ in rows], seconds, arguments.output, arguments.seed)
-        settle(rows)
-        report([row for row, _ in rows], seconds, arguments.output, arguments.seed)
-    if any(row["faults"] for row, _ in rows):
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    one_line_for_user_errors()
-    main()

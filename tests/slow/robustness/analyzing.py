@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robustness_cases.case import Case, Step, cut, disk, make_folder, mode, remove, write
-from robustness_cases.inputs import SAMPLES
+from tests.slow.robustness.case import Case, Step, cut, disk, make_folder, mode, remove, write
+from tests.slow.robustness.inputs import SAMPLES
 
 HERE = "correlate results -o out"
 NAME = "results_2025-01-01T00-00-00.000000.json"

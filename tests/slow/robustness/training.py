@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustness_cases.case import Case, Step, cut, disk, make_folder, mode, remove, replace, write
+from tests.slow.robustness.case import Case, Step, cut, disk, make_folder, mode, remove, replace, write
 
 HERE = "train --base model --corpus text.jsonl --train-length 16 --steps 2 --global-batch-size 2 -o out"
 EXPORT = "export-clex clex --t 2 -o out"

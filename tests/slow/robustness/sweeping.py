@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustness_cases.case import Case, Step, cut, disk, make_folder, mode, remove, replace, write
-from robustness_cases.inputs import MANIFEST
+from tests.slow.robustness.case import Case, Step, cut, disk, make_folder, mode, remove, replace, write
+from tests.slow.robustness.inputs import MANIFEST
 
 HERE = "sweep manifest.yaml -o out"
 SWEPT = ("out/*",)

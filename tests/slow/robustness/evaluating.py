@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from robustness_cases.case import Case, Step, cut, disk, make_folder, mode, remove, replace, write
+from tests.slow.robustness.case import Case, Step, cut, disk, make_folder, mode, remove, replace, write
 
 HERE = "eval model --corpus text.jsonl --lengths 16,32 --train-length 32 --num-docs 2 -o out"
 LM_EVAL = (

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from robustness_cases.case import Case, unmount
+from tests.slow.robustness.case import Case, unmount
 
 SECONDS = 900.0  # for one command, also where the machine is busy
 SECONDS_TO_END = 180.0  # after a signal
@@ -107,7 +107,7 @@ def try_case(case: Case, inputs: Path, place: Path) -> Verdict:
 
 def argv(case: Case) -> list[str]:
     """The whole command line."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     program = {
         "longshort": [sys.executable, "-m", "longshort"],
         "lm_eval": [sys.executable, "-m", "lm_eval"],
@@ -147,6 +147,7 @@ def run(case: Case, place: Path) -> Outcome:
         stdout=output,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     if case.pipe:
         os.close(output)
@@ -264,6 +265,7 @@ def _interrupted(case: Case, place: Path, verdict: Verdict) -> list[str]:
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         limit = time.monotonic() + SECONDS
         while process.poll() is None and time.monotonic() < limit:
@@ -302,6 +304,11 @@ def _interrupted(case: Case, place: Path, verdict: Verdict) -> list[str]:
     faults += [f"half written after the rerun: {name}" for name in half_written(place, before, again.after)]
     rest = [name for name in again.after if _is_temporary(name)]
     return faults + [f"left behind after the rerun: {name}" for name in rest[:3]]
+
+
+def _heed_interrupts() -> None:
+    """A background job ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+from tests.slow import tables
+from tests.slow.robustness import check, inputs
+from tests.slow.robustness.case import Case, Interruption, write
+from tests.slow.robustness.cases import CASES, command_of, id_of
+
 LINE = "longshort: a.txt is not there. Name a file."
 
 
-@pytest.fixture(scope="module")
-def campaign() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        yield import_module("robustness")
-
-
 @pytest.fixture
-def judge(campaign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a Python program as if it were longshort and gives the faults that are found."""
-    check = import_module("robustness_cases.check")
 
     def judge(program: str, **more: Any) -> list[str]:
         monkeypatch.setattr(check, "argv", lambda case: [sys.executable, "-c", program])
         fields = {"cause": "a.txt is not there", "remedy": "name a file"} | more
-        case = campaign.Case("files", "a case", "eval", **fields)
+        case = Case("files", "a case", "eval", **fields)
         place = tmp_path / f"place{len(list(tmp_path.iterdir()))}"
         return list(check.try_case(case, tmp_path / "inputs", place).faults)
 
@@ -65,7 +61,6 @@ def test_what_is_told_badly_is_a_fault(judge: Any, program: str, fault: str) -> 
 
 
 def test_what_is_lost_changed_or_left_is_a_fault(judge: Any) -> None:
-    write = import_module("robustness_cases.case").write
     steps = (write("mine.txt", "mine"),)
     assert judge(fails(), steps=steps) == []
     assert judge(fails(before="pathlib.Path('mine.txt').unlink()"), steps=steps) == ["lost: mine.txt"]
@@ -113,18 +108,18 @@ except KeyboardInterrupt:
     ],
 )  # fmt: skip
 def test_interruptions(judge: Any, signal: int, again: str, first: str, faults: list[str]) -> None:
-    interruption = import_module("robustness_cases.case").Interruption(signal, "out/first.json", ("out/whole.json",))
+    interruption = Interruption(signal, "out/first.json", ("out/whole.json",))
     assert judge(RESUMES.format(again=again, first=first), interruption=interruption) == faults
 
 
 def test_a_run_that_ends_before_its_signal_or_half_writes_is_a_fault(judge: Any) -> None:
-    interruption = import_module("robustness_cases.case").Interruption(9, "out/first.json", ())
+    interruption = Interruption(9, "out/first.json", ())
     assert "it ended before the signal" in judge("pass", interruption=interruption)
     program = RESUMES.format(again="sys.exit()", first="{")
     assert judge(program, interruption=interruption)[0] == "half written: out/first.json"
 
 
-CASES = [
+FEW = [
     "manifests: lenghts: [16]",
     "manifests: empty",
     "results: status: a plan of numbers",
@@ -136,37 +131,45 @@ CASES = [
 ]
 
 
-def test_a_few_cases(campaign: Any, tmp_path: Path) -> None:
+def test_a_few_cases(tmp_path: Path) -> None:
     """Those that need neither torch nor a checkpoint's weights."""
-    check, inputs = import_module("robustness_cases.check"), import_module("robustness_cases.inputs")
     folder = tmp_path / "inputs"
     (folder / "model").mkdir(parents=True)
     (folder / "text.jsonl").write_text('{"text": "a"}\n')
     inputs.save_predictions(folder)
-    cases = {f"{case.kind}: {case.name}": case for case in campaign.CASES}
-    for number, name in enumerate(CASES):
+    cases = {f"{case.kind}: {case.name}": case for case in CASES}
+    for number, name in enumerate(FEW):
         verdict = check.try_case(cases[name], folder, tmp_path / str(number))
         assert verdict.faults == [], name
         assert verdict.line
 
 
-def test_the_table_tells_every_case(campaign: Any, tmp_path: Path) -> None:
-    verdicts = [campaign.Verdict(case, code=1, line="a | b\nc", faults=[]) for case in campaign.CASES]
-    verdicts[0].faults.append("a traceback")
-    campaign.report(campaign.rows_of(verdicts, "abc"), tmp_path)
+def row(case: Case, faults: str = "", commit: str = "abc") -> dict[str, Any]:
+    about = {"command": command_of(case), "kind": case.kind, "case": case.name}
+    return about | {"code": 1, "line": "a | b\nc", "seconds": 0.5, "faults": faults, "commit": commit}
+
+
+def test_the_table_has_a_row_per_case(tmp_path: Path) -> None:
+    rows = [row(case) for case in CASES]
+    rows[0]["faults"] = "a traceback"
+    tables.write_robustness(rows, tmp_path)
     text = (tmp_path / "campaign.md").read_text("utf-8")
-    count = len(campaign.CASES)
-    assert f"{count} commands with something wrong, 1 of them with faults: {count} at commit abc." in text
-    rows = [line for line in text.splitlines() if line.endswith(" |  |") or line.endswith("a traceback |")]
-    assert len(rows) == len(campaign.CASES)
-    assert {case.words[0] for case in campaign.CASES if case.program == "longshort"} > {
-        "tasks", "eval", "score-longbench", "train", "export-clex", "sweep", "status", "correlate", "synthetic", "demo",
-    }  # fmt: skip
-    verdicts[0].faults.clear()
-    again = campaign.merged(campaign.rows_of(verdicts[:1], "def"), tmp_path)
+    assert f"{len(CASES)} commands with bad input, 1 of them with faults: {len(CASES)} at commit abc." in text
+    assert sum(line.endswith((" |  |", "a traceback |")) for line in text.splitlines()) == len(CASES)
+
+
+def test_rows_of_a_part_replace_their_own(tmp_path: Path) -> None:
+    tables.write_robustness([row(CASES[0], "a traceback"), *map(row, CASES[1:])], tmp_path)
+    tables.write_robustness([row(CASES[0], commit="def")], tmp_path)
+    again = pd.read_csv(tmp_path / "campaign.csv", keep_default_na=False)
     assert (again["faults"] == "").all()
-    assert again["commit"].value_counts().to_dict() == {"abc": len(campaign.CASES) - 1, "def": 1}
-    assert len(again) == len(campaign.CASES)
-    names = [(campaign.command_of(case), case.kind, case.name) for case in campaign.CASES]
+    assert again["commit"].value_counts().to_dict() == {"abc": len(CASES) - 1, "def": 1}
+
+
+def test_cases_have_names_of_their_own_and_cover_every_command() -> None:
+    names = [id_of(case) for case in CASES]
     assert len(set(names)) == len(names)
     assert json.dumps(names)
+    assert {case.words[0] for case in CASES if case.program == "longshort"} > {
+        "tasks", "eval", "score-longbench", "train", "export-clex", "sweep", "status", "correlate", "synthetic", "demo",
+    }  # fmt: skip

@@ -9,7 +9,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = "samples_longshort-longbench-e-qasper_2025-01-01T00-00-00.000000.jsonl"
 MANIFEST = """defaults:
   corpus: text.jsonl
@@ -25,7 +24,6 @@ checkpoints:
 
 def build(folder: Path) -> None:
     """Make all of them below a folder."""
-    sys.path.insert(0, str(ROOT))  # the tiny checkpoints are those of the tests
     from tests.analysis.results_folder import save_folder
     from tests.checkpoints import save_checkpoint, save_corpus
     from tests.longbench.rows import write_rows
@@ -70,6 +68,7 @@ def _models(folder: Path) -> None:
     """Checkpoints of other kinds, saved by transformers."""
     import torch
     import transformers
+
     from tests.checkpoints import save_checkpoint, tiny_tokenizer
 
     small: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

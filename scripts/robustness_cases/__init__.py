@@ -1,1 +1,0 @@
-"""What the robustness campaign tries, by command."""
