@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
-from pydantic import BaseModel
+from pydantic.dataclasses import is_pydantic_dataclass
 
 from longshort.errors import UserError
 
@@ -45,20 +45,14 @@ class Setting:
         """Whether typer passes the text as it is, since it cannot read the type: lists, mappings, unions."""
         return get_origin(self.type) is not Literal and self.type not in READ_BY_TYPER
 
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a tuple, given with commas."""
+        return get_origin(self.type) is tuple
+
 
 def settings_of(settings_class: type[Any]) -> list[Setting]:
-    """The fields of a pydantic model (help: `description`) or of a dataclass (help: `Annotated[type, "help"]`)."""
-    if issubclass(settings_class, BaseModel):
-        return [
-            Setting(
-                name,
-                _plain_type(field.annotation),
-                field.description or "",
-                None if field.is_required() else field.get_default(call_default_factory=True, validated_data={}),
-                field.is_required(),
-            )
-            for name, field in settings_class.model_fields.items()
-        ]
+    """The fields of a dataclass; their help is a text in the annotation, `Annotated[type, "help"]`."""
     hints = get_type_hints(settings_class, include_extras=True)
     return [
         Setting(
@@ -83,17 +77,17 @@ def options_of(
 
     The options take the place of the command's parameter `into`, a dictionary of the values that were given: a
     setting that is not on the command line is not in it, so that the class's own default, or a preset's, applies.
-    Lists are given as ``1,2,3`` and mappings as JSON; a dataclass gets them parsed, a pydantic model as text.
+    Lists are given as ``1,2,3`` and mappings as JSON; a pydantic dataclass gets the text, another the parsed value.
     Decorate twice to make options from two classes.
 
     Args:
-        settings_class: a pydantic model or a dataclass, see `settings_of`.
+        settings_class: a dataclass, of pydantic or not; see `settings_of`.
         into: name of the parameter that the options replace.
         only: the fields to make options of; all of them where this is None.
         flags: other flags than ``--name-of-field``, by field.
     """
     fields = [setting for setting in settings_of(settings_class) if only is None or setting.name in only]
-    parses = not issubclass(settings_class, BaseModel)
+    parses = not is_pydantic_dataclass(settings_class)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def wrapper(**values: Any) -> None:
@@ -166,9 +160,9 @@ def _help(setting: Setting) -> str:
 
 
 def _metavar(of: Any) -> str | None:
-    if get_origin(of) in (tuple, list):
-        return f"<{get_args(of)[0].__name__},…>"
-    return "<json>" if get_origin(of) in (dict, Mapping) else None
+    if get_origin(of) is tuple:
+        return f"<{_plain_type(get_args(of)[0]).__name__},…>"
+    return "<json>" if get_origin(of) is dict else None
 
 
 def _flag(setting: Setting) -> str:
