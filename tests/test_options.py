@@ -1,14 +1,15 @@
-"""Options made from a settings class: each kind of field, of a pydantic model and of a dataclass."""
+"""Options made from a settings class: each kind of field, of a dataclass and of a pydantic dataclass."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 import typer
-from pydantic import BaseModel, Field
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typer.testing import CliRunner, Result
 
 from longshort.errors import UserError
@@ -28,12 +29,13 @@ class Recipe:
     options: Annotated[dict[str, Any] | None, "Further options."] = None
 
 
-class Measurement(BaseModel):
-    corpus: str = Field("pg19", description="Which text to read.")
-    lengths: tuple[Annotated[int, Field(ge=8)], ...] = Field((16, 32), description="Context lengths.")
-    folder: Path | None = Field(None, description="Where to look.")
-    batch_size: int | Literal["auto"] = Field(1, description="Documents at once.")
-    extra: Annotated[dict[str, Any], Field(description="Arguments.", default_factory=dict)]
+@pydantic_dataclass(frozen=True)
+class Measurement:
+    corpus: Annotated[str, "Which text to read."] = "pg19"
+    lengths: Annotated[tuple[Annotated[int, Field(ge=8)], ...], "Context lengths."] = (16, 32)
+    folder: Annotated[Path | None, "Where to look."] = None
+    batch_size: Annotated[int | Literal["auto"], "Documents at once."] = 1
+    extra: Annotated[dict[str, Any], "Arguments."] = field(default_factory=dict)
 
 
 def app_of(settings_class: type, **how: Any) -> tuple[typer.Typer, list[dict[str, Any]]]:
@@ -85,7 +87,7 @@ def test_only_given_settings_arrive_so_that_defaults_stay_in_the_class() -> None
     assert calls[0]["settings"] == {"output": "out"}
 
 
-def test_a_model_gets_the_text_of_what_typer_cannot_read() -> None:
+def test_a_pydantic_dataclass_gets_the_text_of_what_typer_cannot_read() -> None:
     app, calls = app_of(Measurement)
     result = run(app, "text", "--lengths", "64,128", "--batch-size", "auto", "--folder", "there", "--extra", "{}")
     assert result.exit_code == 0, result.output
@@ -113,7 +115,7 @@ def test_a_required_field_is_a_required_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "field"),
+    ("option", "value", "name"),
     [
         ("--save-at", "5,x", "save_at"),
         ("--options", "{", "options"),
@@ -121,11 +123,11 @@ def test_a_required_field_is_a_required_option() -> None:
         ("--options", "[" * 100_000, "options"),
     ],
 )
-def test_a_value_that_cannot_be_parsed_is_wrong_usage(option: str, value: str, field: str) -> None:
+def test_a_value_that_cannot_be_parsed_is_wrong_usage(option: str, value: str, name: str) -> None:
     app, calls = app_of(Recipe)
     error = run(app, "text", "--output", "out", option, value).exception
     assert isinstance(error, UserError)
-    assert (error.kind, error.field) == ("usage", field)
+    assert (error.kind, error.field) == ("usage", name)
     assert option in error.message
     assert value[:60] in error.message
     assert len(error.message) < 300
