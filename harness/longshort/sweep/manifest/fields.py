@@ -137,7 +137,7 @@ def _tasks(_: Place, node: Node) -> list[str]:
                 known = ", ".join(name for name in own_tasks() if name.startswith("longshort_"))
                 raise node.error(f"'{pattern}' matches none of the longshort tasks: {known}")
         elif pattern.startswith("longshort"):  # all others are lm-eval's, which a worker knows
-            refuse_unknown({pattern: node}, own_tasks(), "longshort task")
+            refuse_unknown({pattern: node}, own_tasks(), "task of longshort")
         found += [name for name in names if name not in found]
     return found
 
