@@ -18,19 +18,9 @@ from typer.testing import CliRunner
 
 from longshort.errors import UserError
 from longshort.options import options_of, settings_of
-from longshort.settings import (
-    CONFIG,
-    Checkpoint,
-    Count,
-    EvalSettings,
-    Mark,
-    Resources,
-    Role,
-    build,
-    marked,
-    names_of,
-    settings_from,
-)
+from longshort.settings import Checkpoint, EvalSettings, Resources, settings_from
+from longshort.settings.definition import CONFIG, Mark, Role, build, marked, names_of
+from longshort.settings.types import Count
 from longshort.sweep.manifest.load import load_manifest
 from longshort.sweep.store.plan import why_not
 

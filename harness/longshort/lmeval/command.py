@@ -11,7 +11,8 @@ import typer
 
 from longshort.errors import UserError
 from longshort.options import options_of, settings_of, usage_errors
-from longshort.settings import Checkpoint, Mark, build, marked
+from longshort.settings import Checkpoint
+from longshort.settings.definition import Mark, build, marked
 
 OPTIONS = [
     setting.name for setting in settings_of(Checkpoint) if setting.name not in marked(Checkpoint, Mark.MANIFEST_ONLY)

@@ -28,7 +28,8 @@ from longshort.longbench.scores import (
     bucket,
     score_row,
 )
-from longshort.settings import EvalSettings, Role, names_of, settings_from
+from longshort.settings import EvalSettings, settings_from
+from longshort.settings.definition import Role, names_of
 
 logger = logging.getLogger(__name__)
 

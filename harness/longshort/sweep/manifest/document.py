@@ -10,7 +10,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from longshort.errors import Kind, UserError
-from longshort.settings import problem_in
+from longshort.settings.definition import problem_in
 
 DEEPEST = 50  # lists or mappings in each other; PyYAML's C loader ends the process at some ten thousand
 SHOWN = 60  # characters of a value in a message

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from longshort.errors import UserError
-from longshort.settings import Checkpoint, Count, CountOrZero
+from longshort.settings import Checkpoint
+from longshort.settings.types import Count, CountOrZero
 from longshort.sweep.manifest.document import Node
 from longshort.sweep.manifest.fields import Place, refuse_unknown
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.options import settings_of
-from longshort.settings import ADDED, Checkpoint, Mark, Resources, Role, adapter, marked, names_of
+from longshort.settings import ADDED, Checkpoint, Resources
+from longshort.settings.definition import Mark, Role, adapter, marked, names_of
 from longshort.sweep.manifest.document import NULL, Node
 
 SOURCES = ("pretrained", "folders", "revision", "revisions")  # what names checkpoints

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import Kind, UserError
-from longshort.settings import ADDED, Checkpoint, build
+from longshort.settings import ADDED, Checkpoint
+from longshort.settings.definition import build
 from longshort.sweep.manifest.document import Node, parse
 from longshort.sweep.manifest.expand import folders, own_record, revisions, shared_families
 from longshort.sweep.manifest.fields import SOURCES, Place, names_of_fields, read_fields, refuse_unknown

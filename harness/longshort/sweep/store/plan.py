@@ -14,7 +14,8 @@ import yaml
 from longshort.errors import UserError
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.results import write_atomically
-from longshort.settings import Checkpoint, Role
+from longshort.settings import Checkpoint
+from longshort.settings.definition import Role
 from longshort.sweep.run.failures import Failure
 from longshort.sweep.run.worker import Job
 from longshort.sweep.store.fingerprint import (

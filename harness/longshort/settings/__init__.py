@@ -9,143 +9,33 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import field, fields
-from enum import Enum
-from functools import cache
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from longshort.errors import UserError
+from longshort.settings.definition import CONFIG, Mark, Role, build, names_of
+from longshort.settings.types import (
+    BatchSize,
+    Count,
+    CountOrZero,
+    Dtype,
+    Lengths,
+    Memory,
+    Names,
+    Positive,
+    Switch,
+    Text,
+)
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_TASKS = ("longshort_perplexity", "longshort_misalignment")
-MIN_LENGTH = 8  # below, half a length and a BOS leave no position to compare
 ADDED = ("peft", "delta")  # weights that lm-eval puts on a checkpoint
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-SHOWN = 60  # characters of a wrong value in a message
-
-CONFIG = ConfigDict(extra="forbid", defer_build=True)  # schemas are built on first use, not for --help
-
-T = TypeVar("T")
-
-
-class Role(Enum):
-    """What a change of the setting means for results that have been measured. `NUMBERS` where none is given."""
-
-    NUMBERS = "the numbers change: measure again"
-    SOURCE = "other weights or data are read; the sweep records them by a hash of their content"
-    ABOUT = "only describes the checkpoint, for the analysis: rewrite the results, measure nothing"
-    RUN = "only how the evaluation runs: the results stay valid"
-    INTERNAL = "set by the program, not by a user"
-
-
-class Mark(Enum):
-    """What else an annotation can say."""
-
-    MANIFEST_ONLY = "`longshort eval` has no option for it, or one of another form"
-    PATH = "a path; a relative one in a manifest starts from the manifest's folder"
-    CORPUS = "a path or glob if it matches a file, else a name"
-
-
-# ---- types of values
-
-
-def _number(value: Any) -> int | float:
-    """A finite number, which may be given as text; True is not one, 2.0 is 2."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError
-    try:
-        number = float(value)
-    except OverflowError as error:
-        raise ValueError from error
-    if not math.isfinite(number):
-        raise ValueError
-    if isinstance(value, int):
-        return value
-    return int(number) if number.is_integer() else number
-
-
-def _whole(value: Any, least: int) -> int:
-    """A whole number; pydantic itself takes True and refuses "7e9"."""
-    try:
-        number = _number(value)
-    except ValueError:
-        number = math.nan
-    if not isinstance(number, int) or number < least:
-        raise ValueError(f"is not a whole number of at least {least}")
-    return number
-
-
-def _positive(value: Any) -> int | float:
-    try:
-        number = _number(value)
-    except ValueError:
-        number = 0
-    if number <= 0:
-        raise ValueError("is not a number above 0")
-    return number
-
-
-def _split(value: Any) -> Any:
-    """The parts of a text with commas, or of a single number."""
-    if isinstance(value, int | float | str):
-        return [part.strip() for part in str(value).split(",") if part.strip()]
-    return value
-
-
-def _ascending(lengths: tuple[int, ...]) -> tuple[int, ...]:
-    if not lengths:
-        raise ValueError("is empty. Give at least one length in tokens, as in lengths=[2048,4096]")
-    return tuple(sorted(set(lengths)))
-
-
-def _some(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    if not tasks:
-        raise ValueError("names no task. Name at least one, or omit it to run the longshort tasks")
-    return tasks
-
-
-def _batch_size(value: Any) -> Any:
-    if isinstance(value, str) and re.fullmatch(r"auto(:[0-9]+)?", value):
-        return value
-    try:
-        return _whole(value, 1)
-    except ValueError as error:
-        raise ValueError("is neither auto nor a whole number of at least 1") from error
-
-
-def _memory(value: Any) -> int:
-    match = re.fullmatch(r"([0-9.]+) *([KMGT]B)?", str(value).strip(), re.IGNORECASE)
-    try:
-        amount = int(float(match[1]) * UNITS.get((match[2] or "").upper(), 1)) if match else 0
-    except (ValueError, OverflowError):
-        amount = 0
-    if amount < 1:
-        raise ValueError("is not an amount of memory. Write it as 24GB, 500MB, or in bytes")
-    return amount
-
-
-Text = Annotated[str, BeforeValidator(str)]
-Count = Annotated[int, BeforeValidator(lambda value: _whole(value, 1))]
-CountOrZero = Annotated[int, BeforeValidator(lambda value: _whole(value, 0))]
-Positive = Annotated[float, BeforeValidator(_positive), AfterValidator(_number)]  # 2.0 is recorded as 2
-Switch = Annotated[bool, Field(strict=True)]
-Length = Annotated[int, BeforeValidator(lambda value: _whole(value, MIN_LENGTH))]
-Lengths = Annotated[tuple[Length, ...], BeforeValidator(_split), AfterValidator(_ascending)]
-Names = Annotated[tuple[Text, ...], BeforeValidator(_split), AfterValidator(_some)]
-BatchSize = Annotated[int | str, BeforeValidator(_batch_size)]
-Memory = Annotated[int, BeforeValidator(_memory)]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-# ---- the settings
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -257,23 +147,6 @@ class Checkpoint(EvalSettings):
         return {name: _plain(getattr(self, name)) for name in names_of(type(self), role)}
 
 
-# ---- reading them
-
-
-class Problem(NamedTuple):
-    """What is wrong with a value.
-
-    Attributes:
-        location: of the value, as ("lengths", 1).
-        value: as it was given.
-        text: as "is not a whole number of at least 1", without a full stop.
-    """
-
-    location: tuple[int | str, ...]
-    value: Any
-    text: str
-
-
 def settings_from(metadata: Mapping[str, Any], settings_class: type[EvalSettings] = EvalSettings) -> EvalSettings:
     """Read the settings in a task's metadata, to which lm-eval adds the model's arguments.
 
@@ -288,73 +161,12 @@ def settings_from(metadata: Mapping[str, Any], settings_class: type[EvalSettings
     return build(settings_class, {key: metadata[key] for key in names if metadata.get(key) is not None})
 
 
-def build(settings_class: type[T], values: Mapping[str, Any]) -> T:
-    """Make a settings object from values as a user gave them.
-
-    Raises:
-        UserError: a value is wrong. Its `field` is the name of the setting.
-    """
-    try:
-        return settings_class(**values)
-    except ValidationError as error:
-        problem = problem_in(error)
-        name = str(problem.location[0])
-        shown = repr(problem.value)
-        shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
-        raise UserError(f"{name}: {shown} {problem.text}.", "setting", name) from error
-
-
-def adapter(settings_class: type, name: str) -> TypeAdapter[Any]:
-    """What validates a single setting."""
-    return _adapter(settings_class, name)
-
-
-def problem_in(error: ValidationError) -> Problem:
-    """The first of the problems that pydantic found."""
-    details = error.errors(include_url=False)[0]
-    context = details.get("ctx", {})
-    text = {
-        "literal_error": f"is not one of {context.get('expected')}",
-        "bool_type": "is neither true nor false",
-        "value_error": str(context.get("error")),
-    }.get(details["type"], f"is not valid: {details['msg']}")
-    return Problem(details["loc"], details["input"], text)
-
-
-def names_of(settings_class: type, role: Role) -> list[str]:
-    """The settings of one role."""
-    return [name for name, notes in _notes(settings_class).items() if _role(notes) is role]
-
-
-def marked(settings_class: type, mark: Mark) -> list[str]:
-    """The settings with a mark."""
-    return [name for name, notes in _notes(settings_class).items() if mark in notes]
-
-
-@cache
-def _adapter(settings_class: type, name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(get_type_hints(settings_class, include_extras=True)[name])
-
-
-@cache
-def _notes(settings_class: type) -> dict[str, tuple[Any, ...]]:
-    hints = get_type_hints(settings_class, include_extras=True)
-    return {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(settings_class)}
-
-
-def _role(notes: tuple[Any, ...]) -> Role:
-    return next((note for note in notes if isinstance(note, Role)), Role.NUMBERS)
-
-
 def _given(settings: EvalSettings, names: list[str]) -> dict[str, Any]:
     return {name: _plain(getattr(settings, name)) for name in names if getattr(settings, name) is not None}
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-# ---- names of checkpoints
 
 
 def plain_name(checkpoint: Checkpoint, short: Mapping[str, str] | None = None) -> str:
