@@ -113,7 +113,7 @@ def test_stock_lm_eval_tells_a_mistake_in_one_line(corpus: Path) -> None:
         (["eval", "LLAMA", "--lengths", "16", "--tail-tokens", "16"], 2, "tail_tokens=16 must be below"),
         (["eval", "LLAMA", "--limit", "0"], 2, "0.0 is not a number above 0"),
         (["eval", "LLAMA", "--limit", "nan"], 2, "nan is not a number above 0"),
-        (["eval", "LLAMA", "--tasks", ","], 2, "it names no task"),
+        (["eval", "LLAMA", "--tasks", ","], 2, "names no task"),
         (["eval", "LLAMA", "--model-args", "max_length"], 2, "'max_length' is not KEY=VALUE"),
         (["eval", "LLAMA", "--dtype", "float7"], 2, "not one of 'auto', 'float32', 'bfloat16', 'float16'"),
         (["eval", "LLAMA", "--batch-size", "auto:x"], 2, "neither auto nor a whole number"),
@@ -164,7 +164,7 @@ def test_ctrl_c_is_one_line_and_its_usual_code(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("longshort.lmeval.task_folder.tasks_folder", interrupt)
     done = in_process("tasks")
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "longshort: interrupted. To go on, run the same command again.\n"
+    assert done.stderr == "longshort: interrupted. To resume, run the same command again.\n"
 
 
 def test_help_and_tasks() -> None:

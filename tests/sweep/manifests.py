@@ -41,17 +41,29 @@ def make_folder(folder: Path, record: dict[str, Any] | str | None = None, config
     return folder
 
 
-def assert_told(folder: Path, entry: str, expected: str) -> None:
-    """An entry is refused in one line that names file, line and what is wrong."""
-    with pytest.raises(UserError) as error:
-        entries(folder, entry)
-    message = str(error.value)
-    assert message.startswith(f"{folder / 'manifest.yaml'}, line 2")
-    assert expected in message
-    assert "\n" not in message
+def assert_error(
+    folder: Path, entry: str, field: str | None, *facts: str, line: int = 2, kind: str = "setting"
+) -> None:
+    """An entry is refused in one line that names the file, the line, the field and the facts."""
+    assert_manifest_error(folder, f"checkpoints:\n  - {entry}\n", field, *facts, line=line, kind=kind)
 
 
-def loads_or_says_why(folder: Path, text: str) -> None:
+def assert_manifest_error(
+    folder: Path, text: str, field: str | None, *facts: str, line: int, kind: str = "setting"
+) -> None:
+    """A manifest is refused in one line that names the file, the line, the field and the facts."""
+    with pytest.raises(UserError) as caught:
+        load(folder, text)
+    error = caught.value
+    assert (error.kind, error.field) == (kind, field), str(error)
+    where = f"{folder / 'manifest.yaml'}, line {line}"
+    assert error.message.startswith(f"{where}, {field}: " if field else f"{where}: "), str(error)
+    for fact in facts:
+        assert fact in error.message
+    assert "\n" not in error.message
+
+
+def assert_loads_or_reports(folder: Path, text: str) -> None:
     try:
         found = load(folder, text)
     except UserError as error:

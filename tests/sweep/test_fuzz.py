@@ -1,4 +1,4 @@
-"""Manifests, records and status files that were spoiled: each is read, or refused in one line that names the file."""
+"""Damaged manifests, records and status files: each is read, or refused in one line that names the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longshort.sweep.manifest.expand import own_record
 from longshort.sweep.manifest.load import load_manifest
 from longshort.sweep.store.status import State, states
 from tests.mutations import mutated, outcome
-from tests.sweep.manifests import RECORD, loads_or_says_why
+from tests.sweep.manifests import RECORD, assert_loads_or_reports
 
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MANIFEST: dict[str, Any] = {
@@ -59,10 +59,11 @@ def test_a_manifest_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
     except UnicodeDecodeError:
         file = tmp_path / "manifest.yaml"
         file.write_bytes(content)
-        with pytest.raises(UserError, match=r"manifest\.yaml' cannot be read: not UTF-8 text"):
+        with pytest.raises(UserError, match=r"manifest\.yaml") as caught:
             load_manifest(str(file))
+        assert caught.value.kind == "data"
     else:
-        loads_or_says_why(tmp_path, text)
+        assert_loads_or_reports(tmp_path, text)
 
 
 @EXAMPLES
@@ -71,7 +72,7 @@ def test_a_record_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "longshort.json").write_bytes(content)
     found, message = outcome(own_record, str(tmp_path))
     if found is None:
-        assert message.startswith(f"{tmp_path / 'longshort.json'} is damaged or no record")
+        assert str(tmp_path / "longshort.json") in message
     else:
         assert isinstance(found["family"], str)
         assert all(type(found[name]) is int for name in ("params", "train_tokens", "train_length"))

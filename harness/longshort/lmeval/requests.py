@@ -164,7 +164,7 @@ def _perplexity(backend: Backend, jobs: list[Job], documents: list[EncodedDocume
             gaps.leave_out(measure.TAIL_METRICS, length, measure.TOO_SHORT)
     elif lengths:
         tails = measure.measure_tails(
-            backend.model, documents, lengths, settings.lengths[-1] + 1, settings.tail_tokens, prefix
+            backend.model, documents, lengths, settings.lengths[-1] + 1, settings.num_targets, prefix
         )
         for part, result in zip(parts, tails, strict=True):
             part.append(result)

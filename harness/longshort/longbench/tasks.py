@@ -28,14 +28,15 @@ from longshort.longbench.scores import (
     bucket,
     score_row,
 )
-from longshort.settings import settings_from
+from longshort.settings import EvalSettings, settings_from
+from longshort.settings.definition import Role, names_of
 
 logger = logging.getLogger(__name__)
 
 generation.register()
 
 COLUMNS = {"all": "score"} | {name: f"score@{name}" for name in BUCKETS}
-ABOUT_CHECKPOINT = ("train_length", "family", "params", "train_tokens")
+ABOUT_CHECKPOINT = names_of(EvalSettings, Role.ABOUT)
 
 
 class LongBenchTask(LongShortTask):
@@ -57,7 +58,7 @@ class LongBenchTask(LongShortTask):
         self._asked: list[int] = []
         # The corpus and lengths that this run's other tasks are given are not ours.
         about = settings_from({key: metadata[key] for key in ABOUT_CHECKPOINT if key in metadata}).to_metadata()
-        theirs = ("corpus", "lengths", "num_docs", "tail_tokens", "seed")
+        theirs = names_of(EvalSettings, Role.NUMBERS)
         kept = {key: value for key, value in metadata.items() if key not in theirs}
         kept |= {key: about[key] for key in ABOUT_CHECKPOINT if key in about} | {"corpus": "longbench_e"}
         settings = {"until": [], "max_gen_toks": self.official.max_new_tokens, "do_sample": False}

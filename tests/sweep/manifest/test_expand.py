@@ -1,4 +1,4 @@
-"""Where checkpoints come from: revisions, folders, and the records of our own training."""
+"""From an entry to checkpoints: revisions, folders, and the records of our own training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from longshort.errors import UserError
-from tests.sweep.manifests import RECORD, assert_told, entries, load, make_folder
+from tests.sweep.manifests import RECORD, assert_error, entries, load, make_folder
 
 # ---- revisions
 
@@ -59,7 +59,7 @@ def test_a_comma_in_a_folder_is_part_of_its_name(tmp_path):
     assert checkpoint.name == "a,b"
 
 
-# ---- what a checkpoint of our training says of itself
+# ---- the record of a checkpoint of our training
 
 
 def test_own_record_wins_over_defaults_and_an_entry_over_both(tmp_path):
@@ -70,7 +70,7 @@ checkpoints:
   - pretrained: ./run
   - {pretrained: ./run, family: by-entry, params: 1, train_tokens: 2, train_length: 3, corpus: builtin}
 """
-    own, told = load(tmp_path, text)
+    own, given = load(tmp_path, text)
     assert (own.family, own.params, own.train_tokens, own.train_length, own.seed) == (
         "Llama-2-7b-hf",
         6_738_415_616,
@@ -78,7 +78,7 @@ checkpoints:
         4096,
         5,
     )
-    assert (told.family, told.params, told.train_tokens, told.train_length) == ("by-entry", 1, 2, 3)
+    assert (given.family, given.params, given.train_tokens, given.train_length) == ("by-entry", 1, 2, 3)
     assert not own.trust_remote_code  # the record's needs_remote_code is no trust
 
 
@@ -89,7 +89,7 @@ def test_without_a_base_the_family_is_the_folder(tmp_path):
     assert checkpoint.family == "from-nothing"
 
 
-def test_families_that_are_one_by_name_alone_are_told(tmp_path, caplog):
+def test_families_that_share_only_a_name_are_reported(tmp_path, caplog):
     """Folders, and bases, that share a last name; not revisions of one, nor what the manifest calls a family."""
     for place in "ab":
         make_folder(tmp_path / place / "step50")
@@ -105,12 +105,12 @@ def test_families_that_are_one_by_name_alone_are_told(tmp_path, caplog):
     assert [checkpoint.family for checkpoint in found] == [
         *("Llama-2-7b-hf", None, "start", "Llama-2-7b-hf", None, "start", None, None, "mine")
     ]
-    told = [record.getMessage().partition("manifest.yaml: ")[2] for record in caplog.records]
-    rest = "share a name: what is made of them counts as one family, "
-    assert [line.partition(". Where")[0] for line in told] == [
-        f"{tmp_path}/a/step50 and {tmp_path}/b/step50 {rest}'step50'",
-        f"bases/a/start and bases/b/start {rest}'start'",
+    facts = [
+        (f"{tmp_path}/a/step50", f"{tmp_path}/b/step50", "'step50'"),
+        ("bases/a/start", "bases/b/start", "'start'"),
     ]
+    for message, expected in zip(caplog.messages, facts, strict=True):
+        assert all(fact in message for fact in (*expected, "manifest.yaml", "family"))
 
 
 def test_a_folder_that_is_written_in_two_ways_is_one(tmp_path, caplog, monkeypatch):
@@ -137,8 +137,9 @@ def test_a_folder_that_is_written_in_two_ways_is_one(tmp_path, caplog, monkeypat
 )
 def test_a_damaged_record_is_named(tmp_path, record):
     make_folder(tmp_path / "run", record)
-    with pytest.raises(UserError, match=re.escape(str(tmp_path / "run" / "longshort.json"))):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "run" / "longshort.json"))) as caught:
         entries(tmp_path, "folders: run")
+    assert caught.value.kind == "data"
 
 
 def test_a_record_of_our_training_is_understood(tmp_path):
@@ -150,22 +151,34 @@ def test_a_record_of_our_training_is_understood(tmp_path):
 
 # ---- mistakes
 
-AT = "{pretrained: a/b, "
-MISTAKES = {
-    f"{AT}revision: a, revisions: [b]}}": "checkpoints[0].revisions: give revision or revisions, not both.",
-    f"{AT}revisions: []}}": "checkpoints[0].revisions: there is no revision.",
-    f"{AT}revisions: {{template: step, values: [1]}}}}": "revisions.template: 'step' must hold one {}, for the step.",
-    f"{AT}revisions: {{template: 'a{{}}'}}}}": "revisions: give either values, or first, last and every.",
-    f"{AT}revisions: {{values: [1], first: 1}}}}": "checkpoints[0].revisions: give either values, or first",
-    f"{AT}revisions: {{first: 1, last: 2}}}}": "checkpoints[0].revisions: 'every' is missing",
-    f"{AT}revisions: {{first: 2, last: 1, every: 1}}}}": "checkpoints[0].revisions: there is no revision.",
-    f"{AT}revisions: {{first: 1, last: 1e15, every: 1}}}}": "checkpoints[0].revisions: these are more than 10000",
-    f"{AT}revisions: {{values: [x]}}}}": "checkpoints[0].revisions.values[0]: 'x' is not a whole number of at least 0.",
-    "folders: nothing-*": "checkpoints[0].folders: 'nothing-*' matches no folder with a config.json, from ",
-    "folders: []": "checkpoints[0].folders: there is no folder.",
-}
+
+@pytest.mark.parametrize(
+    ("rest", "field", "facts"),
+    [
+        ("revision: a, revisions: [b]", "revisions", ("revision",)),
+        ("revisions: []", "revisions", ()),
+        ("revisions: {template: step, values: [1]}", "revisions.template", ("'step'", "{}")),
+        ("revisions: {template: 'a{}'}", "revisions", ("values", "first", "last", "every")),
+        ("revisions: {values: [1], first: 1}", "revisions", ("values", "first", "last", "every")),
+        ("revisions: {first: 1, last: 2}", "revisions", ("'every'",)),
+        ("revisions: {first: 2, last: 1, every: 1}", "revisions", ()),
+        ("revisions: {first: 1, last: 1e15, every: 1}", "revisions", ("10000",)),
+        ("revisions: {first: 1, last: 5, every: 0}", "revisions.every", ("'0'", "at least 1")),
+        ("revisions: {values: [0, x]}", "revisions.values[1]", ("'x'", "at least 0")),
+        ("revisions: {values: [0], tokens_per_step: true}", "revisions.tokens_per_step", ("'true'",)),
+        ("revisions: {step: 1}", "revisions.step", ("template", "values")),
+    ],
+)
+def test_a_wrong_revision_is_reported_with_its_line_and_field(
+    tmp_path: Path, rest: str, field: str, facts: tuple[str, ...]
+) -> None:
+    assert_error(tmp_path, f"{{pretrained: a/b, {rest}}}", f"checkpoints[0].{field}", *facts)
 
 
-@pytest.mark.parametrize("entry", MISTAKES, ids=range(len(MISTAKES)))
-def test_a_mistake_about_origins_is_told_with_its_line_and_field(tmp_path, entry):
-    assert_told(tmp_path, entry, MISTAKES[entry])
+def test_folders_that_do_not_exist(tmp_path: Path) -> None:
+    assert_error(
+        tmp_path, "folders: nothing-*", "checkpoints[0].folders", "'nothing-*'", str(tmp_path), kind="not_found"
+    )
+    make_folder(tmp_path / "run")
+    assert_error(tmp_path, "folders: [run, no-*]", "checkpoints[0].folders[1]", "'no-*'", kind="not_found")
+    assert_error(tmp_path, "folders: []", "checkpoints[0].folders")

@@ -1,4 +1,4 @@
-"""Names for people: unchanged where they are unique, told apart where they are not."""
+"""Names to show: unchanged where they are unique, else with the parts of their paths that differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from longshort.settings import Checkpoint, plain_name
 from longshort.sweep.manifest.load import load_manifest
-from longshort.sweep.manifest.names import told_apart
+from longshort.sweep.manifest.names import with_unique_names
 from longshort.sweep.store.folder import slug
 
 PARTS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4)
@@ -19,7 +19,7 @@ SOURCES = st.one_of(PARTS.map(lambda parts: "/" + "/".join(parts)), st.sampled_f
 
 
 def names(*checkpoints: Checkpoint) -> list[str]:
-    return [checkpoint.name for checkpoint in told_apart(checkpoints)]
+    return [checkpoint.name for checkpoint in with_unique_names(checkpoints)]
 
 
 def test_names_that_are_unique_stay() -> None:
@@ -30,7 +30,7 @@ def test_names_that_are_unique_stay() -> None:
         Checkpoint("/runs/a/base", model_args={"peft": "/adapters/x"}),
     ]
     assert names(*checkpoints) == ["step50", "owner/step50", "owner/step50@r", "base+x"]
-    assert told_apart(checkpoints) == checkpoints
+    assert with_unique_names(checkpoints) == checkpoints
 
 
 def test_as_much_of_a_path_is_shown_as_tells_it_apart() -> None:
@@ -50,7 +50,7 @@ def test_adapters_and_corpora_tell_apart_too() -> None:
 @given(st.lists(SOURCES, unique=True, max_size=6))
 def test_two_checkpoints_never_share_a_name(sources: list[str]) -> None:
     checkpoints = [Checkpoint(source) for source in sources]
-    labelled = told_apart(checkpoints)
+    labelled = with_unique_names(checkpoints)
     shown = [checkpoint.name for checkpoint in labelled]
     assert len(set(shown)) == len(shown)
     assert [slug(checkpoint) for checkpoint in labelled] == [slug(checkpoint) for checkpoint in checkpoints]
@@ -59,7 +59,7 @@ def test_two_checkpoints_never_share_a_name(sources: list[str]) -> None:
         assert (checkpoint.name == own) or plain.count(own) > 1
 
 
-def test_a_manifest_has_them_told_apart(tmp_path: Path) -> None:
+def test_a_manifest_has_them_with_unique_names(tmp_path: Path) -> None:
     for run in "ab":
         (tmp_path / run / "step50").mkdir(parents=True)
         (tmp_path / run / "step50" / "config.json").write_text("{}")
@@ -73,7 +73,7 @@ def test_only_takes_the_names_that_are_shown_and_the_short_ones(tmp_path: Path, 
 
     from longshort.cli import app
 
-    test_a_manifest_has_them_told_apart(tmp_path)
+    test_a_manifest_has_them_with_unique_names(tmp_path)
     arguments = ["sweep", str(tmp_path / "m.yaml"), "-o", str(tmp_path / "out"), "--dry-run", "--only", pattern]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0

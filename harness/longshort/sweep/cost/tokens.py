@@ -68,7 +68,7 @@ def work_of(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tup
     settings = settings_from(checkpoint.metadata())
     documents = _count(checkpoint, settings.num_docs)
     if task == "longshort_perplexity":
-        return _perplexity(documents, usable_lengths(checkpoint, config), settings.tail_tokens, config), []
+        return _perplexity(documents, usable_lengths(checkpoint, config), settings.num_targets, config), []
     if task == "longshort_misalignment":
         return _misalignment(settings.seed, documents, usable_lengths(checkpoint, config)), []
     datasets = _datasets(task)

@@ -1,19 +1,23 @@
-"""YAML whose every value knows its line and the way to it."""
+"""YAML in which every value knows its line and its path."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from longshort.errors import UserError
+from longshort.errors import Kind, UserError
+from longshort.settings.definition import problem_in
 
-DEEPEST = 50  # of values in values; PyYAML's C loader ends the process at some ten thousand
+DEEPEST = 50  # lists or mappings in each other; PyYAML's C loader ends the process at some ten thousand
+SHOWN = 60  # characters of a value in a message
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a thousand entries in a second, not in ten
+NULL = "tag:yaml.org,2002:null"
 
-# PyYAML's constructors raise whatever comes where a tag does not fit its value.
+# PyYAML's constructors raise any of these where a tag does not fit its value.
 UNREADABLE = (
     yaml.YAMLError,
     ArithmeticError,
@@ -24,15 +28,17 @@ UNREADABLE = (
     ValueError,
 )
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Node:
     """A value in a file.
 
     Attributes:
-        file: for messages.
-        path: as ``checkpoints[3].lengths``.
-        node: of PyYAML.
+        file: its name, for messages.
+        path: such as ``checkpoints[3].lengths``.
+        node: PyYAML's.
     """
 
     file: str
@@ -54,22 +60,25 @@ class Node:
         """Whether it is a list."""
         return isinstance(self.node, yaml.SequenceNode)
 
-    def error(self, problem: str) -> UserError:
-        """The mistake, with its line and field, on one line."""
+    def error(self, problem: str, kind: Kind = "setting") -> UserError:
+        """The error on one line, with file, line and path; its `field` is the path."""
         where = f", {self.path}" if self.path else ""
         end = "" if problem.endswith("?") else "."
-        return UserError(" ".join(f"{self.file}, line {self.line}{where}: {problem.rstrip('.')}{end}".split()))
+        message = f"{self.file}, line {self.line}{where}: {problem.rstrip('.')}{end}"
+        return UserError(" ".join(message.split()), kind, self.path or None)
 
     def mapping(self, what: str = "value") -> dict[str, Node]:
         """Its parts by name."""
         if not isinstance(self.node, yaml.MappingNode):
-            raise self.error(f"this {what} has to be a mapping, as 'name: value'")
+            raise self.error(f"this {what} has to be a mapping, such as 'name: value'")
         parts: dict[str, Node] = {}
         for key, value in self.node.value:
-            name = str(getattr(key, "value", ""))
+            if not isinstance(key, yaml.ScalarNode):
+                raise self.error("the name of a field has to be text")
+            name = str(key.value)
             part = Node(self.file, f"{self.path}.{name}" if self.path else name, value)
-            if not isinstance(key, yaml.ScalarNode) or name in parts:
-                raise part.error("it is given twice" if name in parts else "a name has to be text")
+            if name in parts:
+                raise part.error("this field is given twice. Remove one")
             parts[name] = part
         return parts
 
@@ -85,13 +94,12 @@ class Node:
         try:
             return loader.construct_object(self.node, deep=True)
         except UNREADABLE as error:
-            raise self.error("this is no plain value") from error
+            raise self.error("this is not a plain value: a number, text, true or false, or a list of them") from error
 
     def text(self) -> str:
         """Text that is not empty."""
         value = self.node.value.strip() if isinstance(self.node, yaml.ScalarNode) else ""
-        is_null = self.node.tag == "tag:yaml.org,2002:null"
-        if not value or is_null or "\0" in value or not _is_unicode(value):
+        if not value or self.node.tag == NULL or "\0" in value or not _is_unicode(value):
             raise self.error("this has to be text")
         return str(value)
 
@@ -101,47 +109,53 @@ class Node:
             return [element.text() for element in self.sequence()]
         return [part.strip() for part in self.text().split(",") if part.strip()]
 
-    def whole(self, least: int) -> int:
-        """A whole number; 7e9 is one."""
-        value = self._number(f"a whole number of at least {least}")
-        if value != int(value) or value < least:
-            raise self.error(f"{self._shown()} is not a whole number of at least {least}")
-        return int(value)
+    def read(self, adapter: TypeAdapter[T], value: Any = None) -> T:
+        """Its value, validated.
 
-    def positive(self) -> float:
-        """A number above 0."""
-        value = self._number("a number above 0")
-        if value <= 0:
-            raise self.error(f"{self._shown()} is not a number above 0")
-        return value if value != int(value) else int(value)
+        Args:
+            adapter: of the type that it has to have.
+            value: what to validate instead of the plain value.
 
-    def truth(self) -> bool:
-        """True or false."""
-        value = self.plain()
-        if not isinstance(value, bool):
-            raise self.error(f"{self._shown()} is neither true nor false")
-        return value
+        Raises:
+            UserError: it is wrong, with the line and the path of the part that is.
+        """
+        try:
+            return adapter.validate_python(self.plain() if value is None else value)
+        except ValidationError as error:
+            problem = problem_in(error)
+            part = self._part(problem.location)
+            raise part.error(f"{part._shown()} {problem.text}") from error
 
-    def choice(self, *options: str) -> str:
-        """One of some names."""
-        if self.plain() not in options:
-            raise self.error(f"{self._shown()} is none of {', '.join(options)}")
-        return self.text()
+    def _part(self, location: Sequence[int | str]) -> Node:
+        """The element of a list that pydantic names; itself where the value is another."""
+        if self.is_sequence and location and isinstance(location[0], int):
+            return self.sequence()[location[0]]
+        return self
 
     def _shown(self) -> str:
         """As the file has it, in part where it is long."""
         if not isinstance(self.node, yaml.ScalarNode):
             return "a list" if self.is_sequence else "a mapping"
-        return repr(self.node.value[:60])
+        return repr(self.node.value[:SHOWN])
 
-    def _number(self, what: str) -> float:
-        value = self.plain()
-        try:
-            if isinstance(value, bool) or not isinstance(value, int | float | str) or not math.isfinite(float(value)):
-                raise ValueError
-            return float(value) if not isinstance(value, int) else value
-        except (ValueError, OverflowError) as error:
-            raise self.error(f"{self._shown()} is not {what}") from error
+
+def parse(text: str, file: str) -> Node:
+    """Read YAML.
+
+    Raises:
+        UserError: it is not valid YAML, or empty.
+    """
+    try:
+        _refuse_depth(text, file)
+        node = yaml.compose(text, LOADER)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise UserError(f"{file}{line}: not valid YAML ({problem}). Correct it.", "data") from error
+    if node is None:
+        raise UserError(f"{file} is empty. Give a list of checkpoints.", "data")
+    return Node(file, "", node)
 
 
 def _is_unicode(value: str) -> bool:
@@ -159,22 +173,4 @@ def _refuse_depth(text: str, file: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             line = f", line {event.start_mark.line + 1}" if event.start_mark else ""
-            raise UserError(f"{file}{line}: more than {DEEPEST} lists or mappings in each other. Correct it.")
-
-
-def parse(text: str, file: str) -> Node:
-    """Read YAML.
-
-    Raises:
-        UserError: it is none, or empty.
-    """
-    try:
-        _refuse_depth(text, file)
-        node = yaml.compose(text, LOADER)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise UserError(f"{file}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({problem}).") from error
-    if node is None:
-        raise UserError(f"{file} is empty. Give a list of checkpoints.")
-    return Node(file, "", node)
+            raise UserError(f"{file}{line}: more than {DEEPEST} lists or mappings in each other. Correct it.", "data")

@@ -1,4 +1,4 @@
-"""Where a manifest's checkpoints come from, and what they say of themselves: folders, records, revisions."""
+"""From an entry of a manifest to checkpoints: globs of folders, records of our own training, lists of revisions."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from longshort.errors import UserError
+from longshort.settings import Checkpoint
+from longshort.settings.types import Count, CountOrZero
 from longshort.sweep.manifest.document import Node
 from longshort.sweep.manifest.fields import Place, refuse_unknown
 
-if TYPE_CHECKING:
-    from longshort.settings import Checkpoint
-
 RECORD = "longshort.json"
-MOST_REVISIONS = 10_000  # more is a slip of the pen
+MOST_REVISIONS = 10_000  # more is a mistake in the rule
+COUNT: TypeAdapter[int] = TypeAdapter(Count)
+STEP: TypeAdapter[int] = TypeAdapter(CountOrZero)
 
 
 def folders(place: Place, node: Node) -> list[str]:
@@ -28,26 +31,27 @@ def folders(place: Place, node: Node) -> list[str]:
     """
     patterns = node.sequence() if node.is_sequence else [node]
     if not patterns:
-        raise node.error("there is no folder. Give a glob, as checkpoints/*")
+        raise node.error("the list is empty. Give a glob, such as checkpoints/*")
     found: list[str] = []
     for pattern in patterns:
         name = pattern.text()
         matches = [place.path(match) for match in place.matches(name) if _is_finished(Path(match))]
         if not matches:
             raise pattern.error(
-                f"'{name}' matches no folder with a config.json, from {place.folder}. Make it, or correct the glob"
+                f"'{name}' matches no folder with a config.json in {place.folder}. Create it, or correct the glob",
+                "not_found",
             )
         found += [match for match in matches if match not in found]
     return found
 
 
 def _is_finished(folder: Path) -> bool:
-    """Whether it holds a checkpoint; training's unfinished ones are called .partial."""
+    """Whether it holds a checkpoint; training calls an unfinished one .partial."""
     return folder.suffix != ".partial" and any((folder / name).is_file() for name in ("config.json", RECORD))
 
 
 def own_record(checkpoint: str) -> dict[str, Any]:
-    """Fields that a local checkpoint of `longshort train` says of itself; none of others.
+    """The fields that a local checkpoint of `longshort train` records about itself; none for another checkpoint.
 
     Raises:
         UserError: its record is damaged.
@@ -64,19 +68,20 @@ def own_record(checkpoint: str) -> dict[str, Any]:
             "train_length": record["train_length"],
         }
         if any(type(number) is not int or number < 1 for number in numbers.values()):
-            raise ValueError("a number is none")
+            raise ValueError
         return {"family": Path(base or "").name or Path(checkpoint).name} | numbers
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{file} is damaged or no record of 'longshort train'. Remove it, and say family, params and "
-            "train_length in the manifest."
+            f"{file} is damaged or not a record of 'longshort train'. Remove it, and give family, params and "
+            "train_length in the manifest.",
+            "data",
         ) from error
 
 
 def shared_families(checkpoints: Iterable[Checkpoint]) -> list[str]:
-    """One line for each family that is one only because folders or bases share their last name."""
+    """A warning for each family that several folders or bases share only because their last names are equal."""
     origins: dict[str, dict[str, None]] = {}
     for checkpoint in checkpoints:
         origin = checkpoint.pretrained
@@ -87,15 +92,15 @@ def shared_families(checkpoints: Iterable[Checkpoint]) -> list[str]:
             place = os.path.realpath(origin) if os.path.isdir(origin) else os.path.normpath(origin)
             origins.setdefault(name, {})[place] = None
     return [
-        f"{' and '.join(list(shared)[:3])} share a name: what is made of them counts as one family, '{name}'. Where it "
-        "is not one, say family in the manifest."
+        f"{' and '.join(list(shared)[:3])} have no `family` set and share a base name: their checkpoints count as one "
+        f"family, '{name}'. If they are not one, set `family` in the manifest."
         for name, shared in origins.items()
         if len(shared) > 1
     ]
 
 
 def _base(record: Any) -> str | None:
-    """What a checkpoint was trained from; the record's own `base` may be a config it was initialized from."""
+    """The checkpoint that training started from; the record's own `base` may be a config to initialize from."""
     base: str | None = record.get("config", record).get("base")
     return base
 
@@ -104,7 +109,7 @@ def revisions(parts: Mapping[str, Node]) -> list[tuple[str, dict[str, Any]]]:
     """Each revision of an entry, with the fields that follow from it.
 
     Raises:
-        UserError: there is none, or no rule to make them by.
+        UserError: there is none, or the rule for them is wrong.
     """
     if "revision" in parts and "revisions" in parts:
         raise parts["revisions"].error("give revision or revisions, not both")
@@ -113,7 +118,7 @@ def revisions(parts: Mapping[str, Node]) -> list[tuple[str, dict[str, Any]]]:
     node = parts["revisions"]
     found = _by_rule(node) if node.is_mapping else [(name, {}) for name in node.texts()]
     if not found:
-        raise node.error("there is no revision. Name at least one, or leave this out for main")
+        raise node.error("there is no revision. Name at least one, or remove this field for main")
     return found
 
 
@@ -127,16 +132,16 @@ def _by_rule(node: Node) -> list[tuple[str, dict[str, Any]]]:
     if ("values" in rule) == bool({"first", "last", "every"} & rule.keys()):
         raise node.error("give either values, or first, last and every")
     if "values" in rule:
-        steps = [value.whole(0) for value in rule["values"].sequence()]
+        steps = [value.read(STEP) for value in rule["values"].sequence()]
     else:
         for name in ("first", "last", "every"):
             if name not in rule:
-                raise node.error(f"'{name}' is missing beside the others of first, last and every")
-        steps = range(rule["first"].whole(0), rule["last"].whole(0) + 1, rule["every"].whole(1))
+                raise node.error(f"'{name}' is missing. Give first, last and every")
+        steps = range(rule["first"].read(STEP), rule["last"].read(STEP) + 1, rule["every"].read(COUNT))
         if steps and (steps[-1] - steps[0]) // steps.step >= MOST_REVISIONS:
             raise node.error(f"these are more than {MOST_REVISIONS} revisions. Choose a greater 'every'")
     if "tokens_per_step" not in rule:
         return [(template.replace("{}", str(step)), {}) for step in steps]
-    tokens = rule["tokens_per_step"].whole(1)
-    # Of step 0 it is None: it has seen no token, and what the entry's defaults say is not about it.
+    tokens = rule["tokens_per_step"].read(COUNT)
+    # None at step 0, which has seen no token: the defaults' train_tokens does not apply to it.
     return [(template.replace("{}", str(step)), {"train_tokens": step * tokens or None}) for step in steps]

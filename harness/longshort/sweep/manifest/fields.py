@@ -1,4 +1,4 @@
-"""The settings that a checkpoint can be given in a manifest: how each is read and checked."""
+"""The settings of a checkpoint in a manifest: how each is read, and what relative paths start from."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import glob
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from longshort.errors import UserError
 from longshort.lmeval.task_folder import tasks_folder
-from longshort.settings import ADDED, MIN_LENGTH, Resources, settings_from
-from longshort.sweep.manifest.document import Node
+from longshort.options import settings_of
+from longshort.settings import ADDED, Checkpoint, Resources
+from longshort.settings.definition import Mark, Role, adapter, marked, names_of
+from longshort.sweep.manifest.document import NULL, Node
 
 SOURCES = ("pretrained", "folders", "revision", "revisions")  # what names checkpoints
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 LIKE_PATHS = ("./", "../", "~", "/")
 
 
@@ -42,6 +42,12 @@ class Place:
         """An absolute path or glob where it matches a file; else the name."""
         return str(self._join(name)) if self._is_there(name, Path.exists) or self.matches(name) else name
 
+    def resolve(self, value: Any, name: str, settings_class: type[Checkpoint]) -> Any:
+        """The value of a setting, made absolute if the setting is marked as a path."""
+        if name in marked(settings_class, Mark.PATH):
+            return self.path(value)
+        return self.corpus(value) if name in marked(settings_class, Mark.CORPUS) else value
+
     def matches(self, pattern: str) -> list[str]:
         """Absolute paths that match a glob, sorted."""
         return sorted(glob.glob(str(self._join(pattern)), recursive=True))
@@ -63,7 +69,7 @@ def refuse_unknown(parts: Mapping[str, Node], known: Iterable[str], what: str = 
     """Refuse a name that is not known, with the one it may be meant for.
 
     Raises:
-        UserError: there is one.
+        UserError: a name is not known.
     """
     known = tuple(known)
     for name, value in parts.items():
@@ -75,7 +81,7 @@ def refuse_unknown(parts: Mapping[str, Node], known: Iterable[str], what: str = 
 
 @lru_cache
 def own_tasks() -> tuple[str, ...]:
-    """Names that a glob can match: longshort's tasks and groups, those of folders last."""
+    """Names that a glob can match: the tasks and groups of longshort, those in subfolders last."""
     folder = tasks_folder()
     names = []
     for file in sorted(folder.rglob("*.yaml"), key=lambda file: (len(file.parts), file)):
@@ -85,7 +91,44 @@ def own_tasks() -> tuple[str, ...]:
     return tuple(names)
 
 
-def _tasks(_: Place, node: Node) -> tuple[str, ...]:
+def names_of_fields(settings_class: type[Checkpoint] = Checkpoint) -> list[str]:
+    """The fields that an entry can have besides those that name its checkpoints."""
+    internal = names_of(settings_class, Role.INTERNAL)
+    return [field.name for field in fields(settings_class) if field.name not in (*SOURCES, *internal)]
+
+
+def read_fields(
+    parts: Mapping[str, Node], place: Place, settings_class: type[Checkpoint] = Checkpoint
+) -> dict[str, Any]:
+    """The settings of a checkpoint that are given.
+
+    Args:
+        parts: values by the name of their field; names that are not settings are passed over.
+        place: what relative paths start from.
+        settings_class: the settings there are.
+
+    Raises:
+        UserError: a value is wrong.
+    """
+    settings = {setting.name: setting for setting in settings_of(settings_class)}
+    found = {}
+    for name in names_of_fields(settings_class):
+        if name not in parts:
+            continue
+        node = parts[name]
+        if name in READERS:
+            value = READERS[name](place, node)
+        elif settings[name].type is str or (settings[name].is_list and not node.is_sequence):
+            value = node.text()  # as written: 1.10 is not 1.1
+        elif node.node.tag == NULL:
+            raise node.error("there is no value. Give one, or remove the field")
+        else:
+            value = node.plain()
+        found[name] = place.resolve(node.read(adapter(settings_class, name), value), name, settings_class)
+    return found
+
+
+def _tasks(_: Place, node: Node) -> list[str]:
     found: list[str] = []
     for pattern in node.texts():
         names = [pattern]
@@ -93,91 +136,35 @@ def _tasks(_: Place, node: Node) -> tuple[str, ...]:
             names = [name for name in own_tasks() if fnmatchcase(name, pattern)]
             if not names:
                 known = ", ".join(name for name in own_tasks() if name.startswith("longshort_"))
-                raise node.error(f"'{pattern}' matches none of longshort's tasks: {known}")
+                raise node.error(f"'{pattern}' matches none of the longshort tasks: {known}")
         elif pattern.startswith("longshort"):  # all others are lm-eval's, which a worker knows
             refuse_unknown({pattern: node}, own_tasks(), "task of longshort")
         found += [name for name in names if name not in found]
-    if not found:
-        raise node.error("there is no task. Name at least one, as longshort_misalignment")
-    return tuple(found)
-
-
-def _lengths(_: Place, node: Node) -> tuple[int, ...]:
-    if node.is_sequence:
-        lengths = tuple(sorted({length.whole(MIN_LENGTH) for length in node.sequence()}))
-        if not lengths:
-            raise node.error("there is no length. Give at least one in tokens, as [2048, 4096]")
-        return lengths
-    text = node.text()
-    try:
-        return settings_from({"lengths": text}).lengths
-    except UserError as error:
-        raise node.error(str(error).removeprefix("lengths: ")) from error
+    return found
 
 
 def _model_args(place: Place, node: Node) -> dict[str, Any]:
     arguments = {}
     for name, value in node.mapping().items():
-        if name in FIELDS or name in SOURCES:
+        if name in SOURCES or name in names_of_fields():
             raise value.error(f"give {name} as a field of its own, not in model_args")
         arguments[name] = place.checkpoint(value.text()) if name in (*ADDED, "tokenizer") else value.plain()
         try:
             json.dumps(arguments[name])
         except (TypeError, ValueError, RecursionError) as error:
-            raise value.error("this is no number, text, truth value, nor a list or mapping of them") from error
+            raise value.error("this is not a number, text, truth value, or a list or mapping of them") from error
     return arguments
-
-
-def _batch_size(_: Place, node: Node) -> int | str:
-    return "auto" if node.plain() == "auto" else node.whole(1)
 
 
 def _resources(_: Place, node: Node) -> Resources:
     parts = node.mapping()
-    refuse_unknown(parts, (part.name for part in fields(Resources)))
-    resources = Resources()
-    if "gpus" in parts:
-        resources = replace(resources, gpus=parts["gpus"].whole(0))
-    if "cpus" in parts:
-        resources = replace(resources, cpus=parts["cpus"].whole(1))
-    if "memory" in parts:
-        resources = replace(resources, memory=_bytes(parts["memory"]))
-    return resources
+    refuse_unknown(parts, (field.name for field in fields(Resources)))
+    return Resources(**{name: part.read(adapter(Resources, name)) for name, part in parts.items()})
 
 
-def _bytes(node: Node) -> int:
-    value = node.plain()
-    match = re.fullmatch(r"([0-9.]+) *([KMGT]B)?", str(value).strip(), re.IGNORECASE)
-    try:
-        amount = int(float(match[1]) * UNITS.get((match[2] or "").upper(), 1)) if match else 0
-    except (ValueError, OverflowError):
-        amount = 0
-    if amount < 1:
-        raise node.error(f"{str(value)[:60]!r} is no amount of memory. Write it as 24GB, 500MB, or in bytes")
-    return amount
-
-
-# Fields of a checkpoint but its source. Their order is that of Checkpoint.
-FIELDS: dict[str, Callable[[Place, Node], Any]] = {
+# Fields of another form than the type of the setting.
+READERS: dict[str, Callable[[Place, Node], Any]] = {
     "tasks": _tasks,
-    "family": lambda _, node: node.text(),
-    "params": lambda _, node: node.whole(1),
-    "train_tokens": lambda _, node: node.whole(1),
-    "train_length": lambda _, node: node.whole(1),
     "model_args": _model_args,
-    "dtype": lambda _, node: node.choice("auto", "float32", "bfloat16", "float16"),
-    "trust_remote_code": lambda _, node: node.truth(),
-    "corpus": lambda place, node: place.corpus(node.text()),
-    "lengths": _lengths,
-    "num_docs": lambda _, node: node.whole(1),
-    "tail_tokens": lambda _, node: node.whole(1),
-    "seed": lambda _, node: node.whole(0),
-    "longbench_dir": lambda place, node: place.path(node.text()),
-    "limit": lambda _, node: node.positive(),
-    "batch_size": _batch_size,
     "resources": _resources,
-    "timeout": lambda _, node: node.positive(),
-    "cpu_offload": lambda _, node: node.truth(),
-    "gated": lambda _, node: node.truth(),
-    "license": lambda _, node: node.text(),
 }

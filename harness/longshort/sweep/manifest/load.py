@@ -1,4 +1,4 @@
-"""The list of checkpoints to evaluate: YAML, checked, with the line of every mistake."""
+"""Read the list of checkpoints to evaluate from YAML; errors name the line and the field."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from longshort.errors import UserError
-from longshort.settings import ADDED, Checkpoint, settings_from
+from longshort.errors import Kind, UserError
+from longshort.settings import ADDED, Checkpoint
+from longshort.settings.definition import build
 from longshort.sweep.manifest.document import Node, parse
 from longshort.sweep.manifest.expand import folders, own_record, revisions, shared_families
-from longshort.sweep.manifest.fields import FIELDS, SOURCES, Place, refuse_unknown
-from longshort.sweep.manifest.names import told_apart
+from longshort.sweep.manifest.fields import SOURCES, Place, names_of_fields, read_fields, refuse_unknown
+from longshort.sweep.manifest.names import with_unique_names
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +23,18 @@ def shipped() -> dict[str, Path]:
     return {file.stem: file for file in sorted((Path(__file__).parent / "shipped").glob("*.yaml"))}
 
 
-def load_manifest(name_or_path: str) -> list[Checkpoint]:
+def load_manifest(name_or_path: str, settings_class: type[Checkpoint] = Checkpoint) -> list[Checkpoint]:
     """Read a manifest: a file, or the name of a shipped one.
 
-    Relative paths in a file are relative to its folder, in a shipped one to the working directory.
+    Relative paths in a file start from its folder, in a shipped one from the working directory.
+
+    Args:
+        name_or_path: of the manifest.
+        settings_class: the settings that its entries can have.
 
     Raises:
-        UserError: no such file, or a mistake in it, with its line and field.
+        UserError: the file cannot be read (`not_found` or `data`), or an entry is wrong. The `field` is then the
+            path of the wrong value, such as ``checkpoints[3].lengths[0]``.
     """
     path = Path(name_or_path)
     is_shipped = not path.is_file() and name_or_path in shipped()
@@ -36,51 +42,56 @@ def load_manifest(name_or_path: str) -> list[Checkpoint]:
         path, here = shipped()[name_or_path], Path.cwd()
     else:
         here = path.absolute().parent
+    top = parse(_text(path, name_or_path), name_or_path)
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        known = ", ".join(shipped())
-        cause = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(
-            f"manifest '{name_or_path}' cannot be read: {cause}. Name a YAML file, or a shipped one: {known}."
-        ) from error
-    top = parse(text, name_or_path)
-    try:
-        return _read(top, Place(here))
+        return _read(top, Place(here), settings_class)
     except UserError as error:
         if not is_shipped:
             raise
-        # It is right, but what it wants may not be here, as its description tells.
-        raise UserError(f"{error} {top.mapping()['description'].text()}") from error
+        # A shipped manifest is right, but what it evaluates may have to be made first, as its description says.
+        raise UserError(f"{error} {top.mapping()['description'].text()}", error.kind, error.field) from error
 
 
-def _read(top: Node, place: Place) -> list[Checkpoint]:
+def _text(path: Path, name: str) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
+        kind: Kind = "not_found" if isinstance(error, FileNotFoundError) else "data"
+        cause = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(
+            f"manifest '{name}' cannot be read: {cause}. Name a YAML file, or a shipped one: {', '.join(shipped())}.",
+            kind,
+        ) from error
+
+
+def _read(top: Node, place: Place, settings_class: type[Checkpoint]) -> list[Checkpoint]:
     parts = top.mapping("manifest")
     refuse_unknown(parts, ("description", "defaults", "checkpoints"))
     if "checkpoints" not in parts:
         raise top.error("there is no list of checkpoints. Add one, as 'checkpoints: [{pretrained: NAME}]'")
     defaults = parts["defaults"].mapping() if "defaults" in parts else {}
-    refuse_unknown(defaults, FIELDS)
-    usual = _fields(defaults, place)
-    found = [checkpoint for entry in parts["checkpoints"].sequence() for checkpoint in _entry(entry, usual, place)]
+    refuse_unknown(defaults, names_of_fields(settings_class))
+    usual = read_fields(defaults, place, settings_class)
+    found = [
+        checkpoint
+        for entry in parts["checkpoints"].sequence()
+        for checkpoint in _entry(entry, usual, place, settings_class)
+    ]
     if not found:
         raise parts["checkpoints"].error("the list is empty. Add '- pretrained: NAME'")
     _refuse_twins(found, top.file)
     for line in shared_families(found):
         logger.warning("%s: %s", top.file, line)
-    return told_apart(found)
+    return with_unique_names(found)
 
 
-def _fields(parts: Mapping[str, Node], place: Place) -> dict[str, Any]:
-    return {name: FIELDS[name](place, node) for name, node in parts.items() if name in FIELDS}
-
-
-def _entry(entry: Node, usual: dict[str, Any], place: Place) -> list[Checkpoint]:
+def _entry(entry: Node, usual: Mapping[str, Any], place: Place, settings_class: type[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints of one entry. Its fields win over a checkpoint's own record, and that over the defaults."""
     parts = entry.mapping()
-    refuse_unknown(parts, (*SOURCES, *FIELDS))
+    refuse_unknown(parts, (*SOURCES, *names_of_fields(settings_class)))
     if ("pretrained" in parts) == ("folders" in parts):
         raise entry.error("give either pretrained, a name or folder, or folders, a glob of them")
-    given = _fields(parts, place)
+    given = read_fields(parts, place, settings_class)
     if "pretrained" in parts:
         names = [place.checkpoint(parts["pretrained"].text())]
     else:
@@ -88,23 +99,19 @@ def _entry(entry: Node, usual: dict[str, Any], place: Place) -> list[Checkpoint]
     checkpoints = []
     for revision, of_revision in revisions(parts):
         for name in names:
-            values = usual | own_record(name) | of_revision | given
-            checkpoint = Checkpoint(pretrained=name, revision=revision, line=entry.line, **values)
-            _check(checkpoint, parts, entry)
+            values = {**usual, **own_record(name), **of_revision, **given}
+            try:
+                checkpoint = build(
+                    settings_class, {"pretrained": name, "revision": revision, "line": entry.line} | values
+                )
+            except UserError as error:  # what only all settings together show, as tail_tokens above lengths
+                raise parts.get(error.field or "", entry).error(error.message) from error
             checkpoints.append(checkpoint)
     return checkpoints
 
 
-def _check(checkpoint: Checkpoint, parts: Mapping[str, Node], entry: Node) -> None:
-    """What only all settings together show, as tail_tokens beside lengths."""
-    try:
-        settings_from(checkpoint.metadata())
-    except UserError as error:
-        name = next((name for name in parts if str(error).startswith(name)), None)
-        raise (parts[name] if name else entry).error(str(error)) from error
-
-
 def _refuse_twins(checkpoints: list[Checkpoint], manifest: str) -> None:
+    """Refuse two entries whose results would be the same rows of the table."""
     lines: dict[tuple[str, ...], int] = {}
     for checkpoint in checkpoints:
         added = [str(checkpoint.model_args.get(name)) for name in ADDED]
@@ -113,6 +120,8 @@ def _refuse_twins(checkpoints: list[Checkpoint], manifest: str) -> None:
             if identity in lines:
                 raise UserError(
                     f"{manifest}, lines {lines[identity]} and {checkpoint.line}: both ask for {task} of "
-                    f"{checkpoint.name} on {checkpoint.corpus}; the table could not tell them apart. Remove one."
+                    f"{checkpoint.name} on {checkpoint.corpus}; their results could not be distinguished. Remove one.",
+                    "setting",
+                    "checkpoints",
                 )
             lines[identity] = checkpoint.line

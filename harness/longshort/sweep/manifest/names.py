@@ -1,4 +1,4 @@
-"""Names of checkpoints for people: short, and never that of another in the same manifest."""
+"""Names of checkpoints to show: short, and unique in a manifest."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import PurePath
 from longshort.settings import Checkpoint, loaded_from, plain_name
 
 
-def told_apart(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """The same checkpoints; where several would have one name, with as much of their paths as tells them apart."""
+def with_unique_names(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The same checkpoints, those that would share a name labelled with the parts of their paths that differ."""
     alike: dict[str, set[tuple[str, ...]]] = {}
     for checkpoint in checkpoints:
         alike.setdefault(plain_name(checkpoint), set()).add(loaded_from(checkpoint))
@@ -33,7 +33,7 @@ def told_apart(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
 
 
 def _suffixes(paths: Collection[str], every: Collection[str]) -> dict[str, str]:
-    """As many of each path's last parts as no other of `every` ends in; a name on the hub stays whole."""
+    """For each path the shortest end that no other of `every` has; a name on the hub stays whole."""
     ends = Counter(end for path in every for end in _ends(path))
     found = {}
     for path in paths:

@@ -15,6 +15,7 @@ from longshort.errors import UserError
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.results import write_atomically
 from longshort.settings import Checkpoint
+from longshort.settings.definition import Role
 from longshort.sweep.run.failures import Failure
 from longshort.sweep.run.worker import Job
 from longshort.sweep.store.fingerprint import (
@@ -29,10 +30,6 @@ from longshort.sweep.store.fingerprint import (
 from longshort.sweep.store.folder import HASHES, MARK, Folder, Saved, slug
 
 logger = logging.getLogger(__name__)
-
-# About a checkpoint, for the analysis: a change rewrites results and measures nothing.
-ABOUT = ("family", "params", "train_tokens", "train_length")
-SETTINGS = ("corpus", "lengths", "num_docs", "tail_tokens", "seed", "limit")
 
 
 @dataclass
@@ -135,7 +132,7 @@ def relabel(items: Sequence[Item], folder: Folder) -> int:
     """
     changed = 0
     for item in items:
-        about = {name: getattr(item.checkpoint, name) for name in ABOUT}
+        about = item.checkpoint.values(Role.ABOUT)
         for task in item.done:
             result = folder.saved(item.checkpoint, task)
             if result and _set_about(result, about):
@@ -178,9 +175,7 @@ def _inputs(
         "dtype": checkpoint.dtype,
         "corpus_identity": corpus,
         "longbench": archive,
-        "settings": {
-            name: list(value) if isinstance(value := getattr(checkpoint, name), tuple) else value for name in SETTINGS
-        },
+        "settings": checkpoint.values(Role.NUMBERS),
     }
 
 
