@@ -215,7 +215,8 @@ def _open_files(spec: str) -> Corpus:
     if os.path.isdir(os.path.expanduser(spec)):
         files = [file for file in files if file.name.endswith(SUFFIXES)]
         if not files:
-            raise UserError(f"Cannot open corpus '{spec}': X.", "not_found")
+            known = ", ".join(SUFFIXES)
+            raise UserError(f"Cannot open corpus '{spec}': the folder has no {known} file.", "not_found")
     if not files:
         raise UserError(
             f"Cannot open corpus '{spec}': it is neither an existing file nor a known name. "
