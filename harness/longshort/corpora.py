@@ -90,18 +90,22 @@ def open_corpus(spec: str, split: Split = "test") -> Corpus:
             split,
             lambda: _builtin(split),
         )
-    if spec == "pg19":
-        # The test split has a small repository of its own.
-        name = "emozilla/pg19-test" if split == "test" else "emozilla/pg19"
-        return _open_hub(spec, name, None, split, "text")
-    if spec.startswith("hf:"):
-        name, *rest = spec.removeprefix("hf:").split(":")
+    name = hub_dataset(spec, split)
+    if name is not None:
+        rest = spec.split(":")[2:]
         owner, _, dataset = name.partition("/")
         if not owner or not dataset or "/" in dataset or len(rest) > 3:
             raise UserError(f"corpus '{spec}': expected hf:OWNER/NAME[:CONFIG][:SPLIT][:COLUMN].", "setting")
         config, hub_split, column = [*rest, "", "", ""][:3]
         return _open_hub(spec, name, config or None, hub_split or split, column or "text")
     return _open_files(spec)
+
+
+def hub_dataset(spec: str, split: Split = "test") -> str | None:
+    """Return the hub dataset that a corpus name stands for, OWNER/NAME, or None for a corpus that is not on the hub."""
+    if spec == "pg19":  # the test split has a small repository of its own
+        return "emozilla/pg19-test" if split == "test" else "emozilla/pg19"
+    return spec.removeprefix("hf:").split(":")[0] if spec.startswith("hf:") else None
 
 
 def matching_files(spec: str) -> list[Path]:
