@@ -24,6 +24,7 @@ TINY = Scale(
     lengths=(64, 128, 256),
     alphas=(0.0, 0.1, 0.5),
     extensions=("none", "clex"),
+    cpus=1,
 )
 NAMES = [f"{extension}-a{alpha}" for extension in ("plain", "clex") for alpha in ("0", "0.1", "0.5")]
 
@@ -61,7 +62,7 @@ def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "min left" in text
     assert max(map(len, text.splitlines())) <= 80
 
-    # An interrupted run: a checkpoint and a result are missing, and only they are made again. Training is deterministic,
+    # An interrupted run: a checkpoint and a result are missing; only they are made again. Training is deterministic,
     # so the results of that checkpoint still hold.
     (results,) = (out / "sweep" / "results").glob("plain-a0-*")
     before, again = files(out), io.StringIO()

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from longshort.errors import UserError
 from longshort.settings import Checkpoint, Resources
+from longshort.sweep.run.engines.local import available_cpus
 from longshort.training.config import TrainConfig
 from longshort.training.extension.options import Extension
 from longshort.training.presets import preset
@@ -38,6 +39,7 @@ class Scale:
     lengths: tuple[int, ...] = (128, 256, 512, 1024)
     alphas: tuple[float, ...] = (0.0, 0.1, 0.5)
     extensions: tuple[Extension, ...] = ("none", "yarn", "clex", "eabf")
+    cpus: int = 2  # cores, and threads, of an evaluation
 
 
 def run_demo(out: Path, scale: Scale | None = None, console: Console | None = None) -> None:
@@ -104,12 +106,12 @@ def checkpoint_of(config: TrainConfig, scale: Scale) -> Checkpoint:
         dtype="float32",
         trust_remote_code=config.extension in ("clex", "eabf"),  # code that this demo itself has just written
         batch_size="auto",
-        resources=Resources(cpus=1),
+        resources=Resources(cpus=min(scale.cpus, available_cpus())),
     )
 
 
 def evaluate(checkpoints: Sequence[Checkpoint], out: Path, console: Console) -> None:
-    """Evaluate the checkpoints as ``longshort sweep`` does, with a core each; results that still hold are kept.
+    """Evaluate the checkpoints as ``longshort sweep`` does; results that are still valid are kept.
 
     Raises:
         UserError: an evaluation failed, or the folder is not writable.
