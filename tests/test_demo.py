@@ -30,9 +30,9 @@ NAMES = [f"{extension}-a{alpha}" for extension in ("plain", "clex") for alpha in
 
 
 def files(folder: Path) -> dict[Path, float]:
-    return {
-        file: file.stat().st_mtime for part in ("checkpoints", "sweep/results") for file in (folder / part).rglob("*.*")
-    }
+    """Files of checkpoints and results, and when they were changed."""
+    found = [file for part in ("checkpoints", "sweep/results") for file in (folder / part).rglob("*")]
+    return {file: file.stat().st_mtime for file in found if file.is_file()}
 
 
 def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
