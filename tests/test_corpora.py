@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longshort import corpora
-from longshort.corpora import BYTES_PER_TOKEN, Corpus, Document, fingerprint, open_corpus, select
+from longshort.corpora import BYTES_PER_TOKEN, Corpus, Document, fingerprint, matching_files, open_corpus, select
 from longshort.errors import UserError
 
 TEXTS = ["first — ürst", "second\nline", "third \u2028 \x1f"]
@@ -29,11 +29,11 @@ def texts_of(spec, **options):
 
 
 def error_of(spec):
-    """The one-line message of reading a corpus to its end."""
+    """Failure category and one-line message of reading a corpus to its end."""
     with pytest.raises(UserError) as raised:
         list(open_corpus(str(spec)))
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
+    assert "\n" not in raised.value.message
+    return raised.value.kind, raised.value.message
 
 
 # ---------------------------------------------------------------- files
@@ -93,12 +93,35 @@ def test_an_empty_value_in_parquet_is_an_empty_document(tmp_path):
 
 
 def test_what_is_not_there_or_not_known(tmp_path):
-    assert "nor a known name" in error_of(tmp_path / "missing.txt")
-    assert "nor a known name" in error_of(tmp_path / "*.txt")
-    assert "nor a known name" in error_of("pg20")
-    assert "the folder holds no .txt" in error_of(tmp_path)
+    for spec in (str(tmp_path / "missing.txt"), str(tmp_path / "*.txt"), "pg20", "", str(tmp_path), "a" * 5000):
+        kind, message = error_of(spec)
+        assert kind == "not_found"
+        assert f"'{spec}'" in message
+        assert ".jsonl.zst" in message
     (tmp_path / "book.pdf").write_text("")
-    assert "book.pdf is none of .txt" in error_of(tmp_path / "book.pdf")
+    kind, message = error_of(tmp_path / "book.pdf")
+    assert kind == "data"
+    assert str(tmp_path / "book.pdf") in message
+
+
+def test_an_existing_path_is_no_glob(tmp_path):
+    for name in ("my[1].txt", "my1.txt", "x*.jsonl"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "a[b]").mkdir()
+    (tmp_path / "a[b]" / "c.md").write_text("")
+    assert matching_files(str(tmp_path / "my[1].txt")) == [tmp_path / "my[1].txt"]
+    assert texts_of(tmp_path / "my[1].txt") == ["my[1].txt"]
+    assert matching_files(str(tmp_path / "my[12].txt")) == [tmp_path / "my1.txt"]
+    assert matching_files(str(tmp_path / "x*.jsonl")) == [tmp_path / "x*.jsonl"]
+    assert matching_files(str(tmp_path / "a[b]")) == [tmp_path / "a[b]" / "c.md"]  # whatever they hold
+    assert matching_files(str(tmp_path / "*.md")) == []
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.txt").write_text("text")
+    assert matching_files("~/*.txt") == [tmp_path / "a.txt"]
+    assert matching_files("~nobody-of-this-name/a.txt") == []
 
 
 @pytest.mark.parametrize(
@@ -110,47 +133,54 @@ def test_what_is_not_there_or_not_known(tmp_path):
         (b'{"text": null}', "no text"),
         (b'["text"]', "no text"),
         (b'{"text": "\xff"}', "not UTF-8"),
-        (b"1" * 5000, "not valid JSON that can be read (Exceeds the limit (4300"),
-        (b"[" * 100_000, "not valid JSON that can be read (maximum recursion depth"),
+        (b"1" * 5000, "not JSON that Python can read (Exceeds the limit (4300"),
+        (b"[" * 100_000, "not JSON that Python can read (maximum recursion depth"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, cause):
     (tmp_path / "a.jsonl").write_bytes(jsonl(["good", "good"]) + line + b"\n" + jsonl(["good"]))
-    message = error_of(tmp_path / "a.jsonl")
-    assert f"{tmp_path / 'a.jsonl'}, line 3: {cause}" in message
+    kind, message = error_of(tmp_path / "a.jsonl")
+    assert kind == "data"
+    assert all(fact in message for fact in (str(tmp_path / "a.jsonl"), "line 3", cause))
 
 
 def test_text_that_is_not_utf_8(tmp_path):
     (tmp_path / "a.txt").write_bytes("naïve".encode("latin-1"))
-    assert "a.txt is not UTF-8 text (byte 2)" in error_of(tmp_path / "a.txt")
+    kind, message = error_of(tmp_path / "a.txt")
+    assert kind == "data"
+    assert all(fact in message for fact in (str(tmp_path / "a.txt"), "byte 2", "UTF-8"))
 
 
 def test_zstd_files_cut_off_or_damaged(tmp_path):
     packed = zstandard.compress(jsonl([str(number) for number in range(5000)]))
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(packed[:-10])
-    assert "incomplete zstd file" in error_of(path)
+    kind, message = error_of(path)
+    assert (kind, str(path) in message, "incomplete" in message) == ("data", True, True)
     path.write_bytes(b"not zstd at all")
-    assert "damaged zstd file" in error_of(path)
+    kind, message = error_of(path)
+    assert (kind, str(path) in message, "damaged" in message) == ("data", True, True)
 
 
 def test_parquet_files_cut_off_or_damaged(tmp_path):
     path = tmp_path / "a.parquet"
     write_parquet(path, ["text " * 1000] * 3)
     whole = path.read_bytes()
-    path.write_bytes(whole[:-10])
-    assert f"{path} is not a readable Parquet file" in error_of(path)
-    path.write_bytes(whole[:4] + b"\x99" * (len(whole) // 4) + whole[4 + len(whole) // 4 :])
-    assert f"{path} is not a readable Parquet file" in error_of(path)
+    for damaged in (whole[:-10], whole[:4] + b"\x99" * (len(whole) // 4) + whole[4 + len(whole) // 4 :]):
+        path.write_bytes(damaged)
+        kind, message = error_of(path)
+        assert (kind, str(path) in message, "Parquet" in message) == ("data", True, True)
 
 
 def test_parquet_files_without_text(tmp_path):
     write_parquet(tmp_path / "a.parquet", ["x"], "title")
-    assert "no text column. Expected one of text, content, document; it has id, title." in error_of(
-        tmp_path / "a.parquet"
-    )
+    kind, message = error_of(tmp_path / "a.parquet")
+    assert kind == "data"
+    assert all(fact in message for fact in ("a.parquet", "id, title", "text, content, document"))
     write_parquet(tmp_path / "a.parquet", [[1, 2]])
-    assert "column 'text' holds list<element: int64>, not text" in error_of(tmp_path / "a.parquet")
+    kind, message = error_of(tmp_path / "a.parquet")
+    assert kind == "data"
+    assert all(fact in message for fact in ("a.parquet", "column 'text'", "list<element: int64>"))
 
 
 # ---------------------------------------------------------------- builtin
@@ -208,8 +238,9 @@ def test_select_stops_reading(monkeypatch):
 @pytest.mark.parametrize("content", ["", "\n\n", '{"text": ""}\n'])
 def test_an_empty_corpus(tmp_path, content):
     (tmp_path / "a.jsonl").write_text(content)
-    with pytest.raises(UserError, match="holds no document with text in it"):
+    with pytest.raises(UserError, match=r"a\.jsonl") as raised:
         select(open_corpus(str(tmp_path / "a.jsonl")), 4, 16)
+    assert raised.value.kind == "text"
 
 
 @given(st.lists(st.text(max_size=3), max_size=4), st.lists(st.text(max_size=3), max_size=4))
@@ -230,7 +261,9 @@ def test_the_fingerprint_knows_no_names_and_bears_lone_surrogates():
 
 @pytest.mark.parametrize("spec", ["hf:", "hf:name", "hf:a/b/c", "hf:/b", "hf:a/", "hf:a/b:c:d:e:f"])
 def test_a_bad_name_of_a_hub_dataset(spec):
-    assert "expected hf:OWNER/NAME[:CONFIG][:SPLIT][:COLUMN]" in error_of(spec)
+    kind, message = error_of(spec)
+    assert kind == "setting"
+    assert f"'{spec}'" in message
 
 
 @pytest.mark.parametrize("spec", ["pg19", "hf:some/data"])
@@ -239,9 +272,11 @@ def test_a_hub_that_cannot_be_reached(monkeypatch, spec):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port
-    message = error_of(spec)
+    kind, message = error_of(spec)
+    assert kind == "hub"
     assert f"corpus '{spec}'" in message
-    assert "What works offline: 'builtin'" in message
+    assert "offline" in message
+    assert "'builtin'" in message
 
 
 def test_offline_without_a_cached_copy(monkeypatch):
@@ -253,7 +288,24 @@ def test_offline_without_a_cached_copy(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    assert "emozilla/pg19-test): Couldn't reach" in error_of("pg19")
+    kind, message = error_of("pg19")
+    assert kind == "hub"
+    assert "emozilla/pg19-test): Couldn't reach" in message
+
+
+def test_a_dataset_that_the_hub_does_not_have_or_give(monkeypatch):
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name, expected in (("DatasetNotFoundError", "not_found"), ("GatedRepoError", "gated")):
+        error = type(name, (Exception,), {})("no\nsuch dataset")
+
+        def fail(*arguments, error=error, **options):
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", fail)
+        assert error_of("hf:a/b")[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -283,5 +335,6 @@ def test_what_is_asked_of_the_hub(monkeypatch, spec, split, expected):
     assert [document.text for document in corpus] == ["one", "two"]
     assert asked == [expected]
     assert corpus.source == f"https://huggingface.co/datasets/{expected[0]}"
-    with pytest.raises(UserError, match="no text column 'book'; it has text"):
-        list(open_corpus("hf:a/b:::book"))
+    kind, message = error_of("hf:a/b:::book")
+    assert kind == "data"
+    assert all(fact in message for fact in ("'book'", "only text"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +13,8 @@ import torch
 import transformers
 from rich.console import Console
 
-from longshort.demo import TRAIN_LENGTH, Scale, evaluate, run_demo, training_plan
+from longshort.demo import TRAIN_LENGTH, Scale, checkpoint_of, evaluate, run_demo, training_plan
+from longshort.errors import UserError
 
 TINY = Scale(
     base_steps=3,
@@ -25,12 +24,15 @@ TINY = Scale(
     lengths=(64, 128, 256),
     alphas=(0.0, 0.1, 0.5),
     extensions=("none", "clex"),
+    cpus=1,
 )
 NAMES = [f"{extension}-a{alpha}" for extension in ("plain", "clex") for alpha in ("0", "0.1", "0.5")]
 
 
 def files(folder: Path) -> dict[Path, float]:
-    return {file: file.stat().st_mtime for part in ("checkpoints", "results") for file in (folder / part).rglob("*.*")}
+    """Files of checkpoints and results, and when they were changed."""
+    found = [file for part in ("checkpoints", "sweep/results") for file in (folder / part).rglob("*")]
+    return {file: file.stat().st_mtime for file in found if file.is_file()}
 
 
 def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,55 +62,37 @@ def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "min left" in text
     assert max(map(len, text.splitlines())) <= 80
 
-    # An interrupted run: one checkpoint is missing; it and its results alone are made again.
+    # An interrupted run: a checkpoint and a result are missing; only they are made again. Training is deterministic,
+    # so the results of that checkpoint still hold.
+    (results,) = (out / "sweep" / "results").glob("plain-a0-*")
     before, again = files(out), io.StringIO()
     shutil.rmtree(out / "checkpoints" / "plain-a0.1")
+    shutil.rmtree(results / "longshort_misalignment")
     run_demo(out, TINY, Console(file=again, width=80))
     after = files(out)
     changed = {file for file in after if after[file] != before.get(file)}
-    assert {file.relative_to(out).parts[0] for file in changed} == {"checkpoints", "results"}
-    assert all("plain-a0.1" in os.fspath(file) for file in changed)
+    parents = {out / "checkpoints" / "plain-a0.1", results / "longshort_misalignment"}
+    assert all(parents & set(file.parents) for file in changed)
+    assert all(any(parent in file.parents for file in changed) for parent in parents)
     assert pd.read_csv(out / "measurements.csv").equals(measured)
     assert again.getvalue().partition("perplexity by length")[2] == text.partition("perplexity by length")[2]
 
 
-def test_only_a_whole_result_of_these_settings_spares_an_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[Path] = []
-    monkeypatch.setattr(
-        "longshort.lmeval.evaluate.evaluate_checkpoint", lambda *args, output, **kwargs: calls.append(output)
-    )
-    config = training_plan(tmp_path, TINY)[1]
-    record = Path(config.output) / "longshort.json"
-    record.parent.mkdir(parents=True)
-    record.touch()
-    settings = {"corpus": "builtin", "lengths": [64, 128, 256], "train_length": TRAIN_LENGTH, "num_docs": 3}
+def test_every_checkpoint_is_evaluated_with_the_settings_of_the_demo(tmp_path: Path) -> None:
+    for config in training_plan(tmp_path, TINY)[1:]:
+        checkpoint = checkpoint_of(config, TINY)
+        assert checkpoint.pretrained == str(tmp_path / "checkpoints" / checkpoint.name)
+        assert (checkpoint.corpus, checkpoint.lengths, checkpoint.num_docs) == ("builtin", (64, 128, 256), 3)
+        assert (checkpoint.train_length, checkpoint.dtype) == (TRAIN_LENGTH, "float32")
+        assert checkpoint.family == checkpoint.name.partition("-")[0]
+        assert checkpoint.trust_remote_code == (checkpoint.family in ("clex", "eabf"))
 
-    def result(content: str, older: bool = False) -> None:
-        file = tmp_path / "results" / "plain-a0" / "x" / "results_0.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
-        now = record.stat().st_mtime
-        os.utime(file, (now, now - 10 if older else now + 10))
 
-    def of(**changes: object) -> str:
-        metadata = settings | {"family": "plain", "scored": {}} | changes
-        return json.dumps({"configs": {"longshort_misalignment": {"metadata": metadata}}})
-
-    result(of())
-    evaluate(tmp_path, config, TINY)
-    assert not calls
-    for content, older in (
-        ("{", False),
-        ("[]", False),
-        ('{"configs": {}}', False),
-        (of(num_docs=4), False),
-        (of(), True),
-    ):
-        result(content, older)
-        evaluate(tmp_path, config, TINY)
-        assert calls.pop() == tmp_path / "results" / "plain-a0", content
+def test_an_evaluation_that_fails_ends_the_demo(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(training_plan(tmp_path, TINY)[1], TINY)  # it has not been trained
+    with pytest.raises(UserError, match="plain-a0") as raised:
+        evaluate([checkpoint], tmp_path / "sweep", Console(file=io.StringIO()))
+    assert raised.value.kind == "not_found"
 
 
 def test_the_plan_changes_one_thing_at_a_time(tmp_path: Path) -> None:

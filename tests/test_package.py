@@ -1,4 +1,4 @@
-"""The archives are whole, and the floors import downwards only."""
+"""The layers import downwards only, and the archives are complete."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,38 +16,100 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "harness" / "longshort"
 
+# What each module or package may import, besides itself. CONTRIBUTING.md has the same table for readers.
+FOUNDATION = {"settings", "options", "scoring", "corpora", "results", "plotting", "devices", "load_errors", "errors"}
 MAY_IMPORT = {
-    "errors": set(),
-    "look": set(),
-    "loading": set(),
-    "devices": {"errors"},
-    "causal": {"errors"},
-    "scoring": set(),
+    "errors": set[str](),
+    "settings": {"errors"},
+    "options": {"errors", "settings"},
+    "scoring": {"errors"},
     "corpora": {"errors"},
     "results": {"errors"},
-    "lmeval": {"scoring", "corpora", "results", "devices", "causal", "loading", "errors"},
-    "training": {"scoring", "corpora", "look", "causal", "loading", "errors"},
-    "analysis": {"results", "look", "errors"},
-    "sweep": {"lmeval", "results", "errors"},
-    "synthetic": {"results", "look", "devices", "errors"},
+    "plotting": {"errors"},
+    "devices": {"errors"},
+    "load_errors": {"errors"},
+    "testing": FOUNDATION,
+    "lmeval": FOUNDATION,
+    "longbench": FOUNDATION | {"lmeval"},
+    "training": FOUNDATION,
+    "sweep": FOUNDATION | {"lmeval", "longbench"},
+    "analysis": FOUNDATION - {"scoring"},  # no torch
+    "synthetic": FOUNDATION | {"analysis"},
 }
+# Parts of `sweep`, and which other parts each may import: what to evaluate, what it costs, what is done, how it runs.
+SWEEP = {
+    "manifest": set[str](),
+    "cost": set[str](),
+    "store": {"manifest"},
+    "run": {"manifest", "store"},
+    "command": {"manifest", "cost", "store", "run"},
+}
+ENTRY_POINTS = {"__main__", "cli", "demo"}  # may import anything
+ROOT_MODULE = "__init__"  # the version, for all
+
+FILES = sorted(SOURCE.rglob("*.py"))
 
 
-FACES = {"__init__", "__main__", "cli", "demo", "show"}  # may import anything
+def module_of(file: Path) -> tuple[str, ...]:
+    """``harness/longshort/a/b.py`` → ("a", "b"), ``a/__init__.py`` → ("a",)."""
+    parts = file.relative_to(SOURCE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts
 
 
-def test_every_room_has_its_floor() -> None:
+MODULES = {module_of(file): file for file in FILES}
+
+
+def imports_of(file: Path) -> set[tuple[str, ...]]:
+    """Every module of longshort that a file names, also under ``TYPE_CHECKING`` and inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: relative import"
+            base = (node.module or "").split(".")
+            # `from package import name`: the submodule of this name if there is one, else the package.
+            names = [[*base, name] if (*base[1:], name) in MODULES else base for name in (a.name for a in node.names)]
+        else:
+            continue
+        found.update(tuple(name[1:]) or (ROOT_MODULE,) for name in names if name[0] == "longshort")
+    return found
+
+
+def test_every_module_has_its_layer() -> None:
     found = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert found == MAY_IMPORT.keys() | FACES
+    assert found == MAY_IMPORT.keys() | ENTRY_POINTS | {ROOT_MODULE}
+    found = {module[1] for module in MODULES if module[0] == "sweep" and len(module) > 1}
+    assert found == SWEEP.keys()
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_rooms_import_only_from_lower_floors(room: str) -> None:
-    path = SOURCE / room
-    for file in path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("longshort."):
-                assert node.module.split(".")[1] in MAY_IMPORT[room] | {room}, f"{file}: {node.module}"
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SOURCE).as_posix())
+def test_imports_point_down(file: Path) -> None:
+    module = module_of(file)
+    if module[0] in ENTRY_POINTS:
+        return
+    allowed = MAY_IMPORT.get(module[0], set[str]()) | {module[0], ROOT_MODULE}
+    wrong = {other for other in imports_of(file) if other[0] not in allowed}
+    if module[0] == "sweep" and len(module) > 1:
+        within = {other for other in imports_of(file) if other[0] == "sweep" and len(other) > 1}
+        wrong |= {other for other in within if other[1] not in SWEEP[module[1]] | {module[1]}}
+    assert not {".".join(other) for other in wrong}
+
+
+def test_no_import_cycle_between_files() -> None:
+    graph = {module: imports_of(file) & MODULES.keys() for module, file in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(".".join(module) for module in error.args[1]))
+
+
+def test_foundation_needs_no_torch() -> None:
+    """The command line does not wait for torch, transformers or pandas."""
+    names = ["corpora", "results", "settings", "options", "load_errors", "testing", "plotting", "scoring.rope"]
+    code = f"import sys\nfor name in {names}:\n    __import__('longshort.' + name)\n"
+    code += "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.fixture(scope="module")

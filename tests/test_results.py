@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from longshort.errors import UserError
-from longshort.results import COLUMNS, read, read_results, remove_left_over, write_atomically
+from longshort.results import COLUMNS, read, read_json, read_results, remove_left_over, write_atomically
 
 
 def results_json(
@@ -105,8 +105,9 @@ def test_folders_that_only_share_a_name_are_one_family_but_not_silently(tmp_path
     for index, name in enumerate(("a/step50", "b/step50", "c/step50/", "./a/step50", "d/alone")):
         save(tmp_path / str(index), results_json(name, metadata={"family": "c"} if name.startswith("c") else {}))
     assert read_results(tmp_path)["family"].value_counts().to_dict() == {"step50": 4, "c": 2, "alone": 2}
-    (note,) = [record.getMessage() for record in caplog.records if "measured again" not in record.getMessage()]
-    assert note.startswith("a/step50 and b/step50 were told no family and share a name: they count as one family, ")
+    (note,) = [record.getMessage() for record in caplog.records if "measured more" not in record.getMessage()]
+    assert note.startswith("a/step50 and b/step50 ")
+    assert "'step50'" in note
     assert "--family" in note
 
 
@@ -233,12 +234,12 @@ def test_one_damaged_file_among_a_hundred(tmp_path, caplog):
     damaged = save(tmp_path / "damaged", json.dumps(results_json())[:200])
     table = read_results(tmp_path)
     assert (table["checkpoint"].nunique(), len(table)) == (99, 198)
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{damaged} is damaged or incomplete JSON. Run that evaluation again. Left out."
-    ]
+    (note,) = [record.getMessage() for record in caplog.records]
+    assert str(damaged) in note
     save(tmp_path / "worse", "{}")
-    with pytest.raises(UserError, match=r"damaged/results_.* So are 1 more\.$") as raised:
+    with pytest.raises(UserError, match=r"damaged/results_.* 1 more") as raised:
         read_results(tmp_path, strict=True)
+    assert raised.value.kind == "data"
     assert "\n" not in str(raised.value)
 
 
@@ -271,8 +272,9 @@ def test_other_tasks_if_they_are_asked_for(tmp_path):
 
 def test_other_tasks_alone_are_not_enough(tmp_path):
     save(tmp_path, results_json(task="arc_easy"))
-    with pytest.raises(UserError, match="no result of a longshort_"):
+    with pytest.raises(UserError, match="longshort_") as raised:
         read_results(tmp_path, every_task=True)
+    assert raised.value.kind == "not_found"
 
 
 def test_one_checkpoint_by_whatever_way_it_was_evaluated(tmp_path):
@@ -309,8 +311,8 @@ def test_what_a_table_was_made_from(tmp_path, caplog):
     }
     assert reading.versions == {"lm_eval_version": ["0.4.13"], "longshort_perplexity": ["1.0"]}
     note, again = reading.notes
-    assert "d/results_1.json is damaged" in note
-    assert "measured again" in again
+    assert "d/results_1.json" in note
+    assert "measured more than once" in again
     assert not caplog.records
     pd.testing.assert_frame_equal(reading.table, read_results(tmp_path))
 
@@ -324,16 +326,17 @@ def test_a_folder_or_files_or_one_file(tmp_path):
 
 
 def test_nothing_to_read(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        read_results(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no result of a longshort_"):
-        read_results(tmp_path)
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UserError, match=str(folder)) as raised:
+            read_results(folder)
+        assert raised.value.kind == "not_found"
     save(tmp_path, results_json(task="arc_easy"))
     save(tmp_path, "{", "results_damaged.json")
     with pytest.raises(UserError, match="2 results files, 1 of them damaged") as raised:
         read_results(tmp_path)
+    assert raised.value.kind == "data"
     assert "\n" not in str(raised.value)
-    assert f"{tmp_path / 'results_damaged.json'} is damaged or incomplete JSON." in str(raised.value)
+    assert str(tmp_path / "results_damaged.json") in str(raised.value)
     file = save(tmp_path / "nan", results_json(metrics={"ppl@4096,none": float("nan")}))
     with pytest.raises(UserError, match=r"0 of them damaged\)\. org/model-1b, longshort_perplexity: ppl@4096 is nan\."):
         read_results(file)
@@ -376,6 +379,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, number, remedy
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(UserError, match=remedy) as raised:
         write_atomically(path, "new")
+    assert raised.value.kind == "unwritable"
     assert str(path) in str(raised.value)
     assert os.strerror(number) in str(raised.value)
     assert path.read_text() == "old"
@@ -384,8 +388,50 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, number, remedy
 
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match=r"below\.txt") as raised:
         write_atomically(tmp_path / "file" / "below.txt", "text")
+    assert raised.value.kind == "unwritable"
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        (b"", "line|column"),
+        (b'{"a": 1,\n "b": }', "line 2, column 7"),
+        (b'{"a": 1} {', "column 10"),
+        (b'{"a": "\xff"}', "byte 7"),
+        (b"[1]", "list"),
+        (b'"text"', "str"),
+        (b"[" * 100_000, "recursion"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "4300"),
+        (b'{"a": "\\ud800"}', "surrogates"),
+    ],
+)
+def test_a_file_that_is_no_json_object(tmp_path, content, fact):
+    path = tmp_path / "some.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=fact) as raised:
+        read_json(path, "Do this.")
+    assert raised.value.kind == "data"
+    assert raised.value.message.startswith(f"Cannot read {path}: ")
+    assert raised.value.message.endswith(" Do this.")
+    assert "\n" not in raised.value.message
+
+
+def test_a_json_file_that_cannot_be_read(tmp_path):
+    path = tmp_path / "some.json"
+    with pytest.raises(UserError, match=r"some\.json") as raised:
+        read_json(path)
+    assert raised.value.kind == "not_found"
+    path.mkdir()
+    with pytest.raises(UserError, match=r"some\.json") as raised:
+        read_json(path)
+    assert raised.value.kind == "data"
+
+
+def test_json_with_a_whole_surrogate_pair(tmp_path):
+    (tmp_path / "some.json").write_text('{"a": "\\ud83d\\ude42", "b": NaN}')
+    assert read_json(tmp_path / "some.json")["a"] == "🙂"
 
 
 def test_reading_and_writing_need_no_torch():

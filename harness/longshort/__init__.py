@@ -1,10 +1,11 @@
 """Measure long-short alignment in language models.
 
-Three floors; imports go down only:
+The layers; imports point down only (CONTRIBUTING.md has the whole table):
 
-* faces: ``cli``, ``demo``, ``show``, ``scripts/``, ``tasks/``
-* work: ``lmeval``, ``training``, ``sweep``, ``analysis``, ``synthetic``
-* ground: ``scoring``, ``corpora``, ``results``, ``look``, ``causal``, ``devices``, ``loading``, ``errors``
+* entry points: ``cli``, ``demo``, ``scripts/``, ``tasks/``
+* work: ``lmeval``, ``longbench``, ``training``, ``sweep``, ``analysis``, ``synthetic``
+* foundation: ``testing``, ``scoring``, ``options``, ``settings``, ``corpora``, ``results``, ``plotting``, ``devices``,
+  ``load_errors``, ``errors``
 """
 
 __version__ = "0.1.0"

@@ -5,10 +5,9 @@ Nothing here is special but the configuration: training, evaluation and analysis
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,12 +16,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from longshort.errors import UserError
+from longshort.settings import Checkpoint, Resources
+from longshort.sweep.run.engines.local import available_cpus
 from longshort.training.config import TrainConfig
 from longshort.training.extension.options import Extension
 from longshort.training.presets import preset
 
 TRAIN_LENGTH = 128  # of the preset "tiny", whose model has 0.84M parameters over bytes
 FACTOR = 4.0  # the extended checkpoints are made for 512 tokens
+SWEEP = "sweep"  # folder of the evaluations, below the demo's
 
 
 @dataclass(frozen=True)
@@ -36,31 +39,31 @@ class Scale:
     lengths: tuple[int, ...] = (128, 256, 512, 1024)
     alphas: tuple[float, ...] = (0.0, 0.1, 0.5)
     extensions: tuple[Extension, ...] = ("none", "yarn", "clex", "eabf")
+    cpus: int = 2  # cores, and threads, of an evaluation
 
 
 def run_demo(out: Path, scale: Scale | None = None, console: Console | None = None) -> None:
-    """Train, evaluate and correlate in `out`; what is there already is kept.
+    """Train, evaluate and correlate in `out`; finished work is not repeated.
 
     Raises:
-        UserError: the folder cannot be written, or a file in it comes from something else.
+        UserError: the folder is not writable, holds something else, or an evaluation failed.
     """
     from longshort.training import train
 
     scale, console = scale or Scale(), console or Console()
     configs = training_plan(out, scale)
-    stages = Stages(console, len(configs) * 2 - 1, scale)
+    stages = Stages(console, len(configs) + 1, scale)
     for config in configs:
-        name = Path(config.output).name
-        with stages.stage(f"train {name}", config.steps * config.windows):
+        with stages.stage(f"train {Path(config.output).name}", config.steps * config.windows):
             train(config)
-    for config in configs[1:]:  # the base itself is no part of the comparison
-        with stages.stage(f"evaluate {Path(config.output).name}", stages.evaluation):
-            evaluate(out, config, scale)
+    checkpoints = [checkpoint_of(config, scale) for config in configs[1:]]  # the base is not part of the comparison
+    with stages.stage(f"evaluate {len(checkpoints)} checkpoints", stages.evaluation * len(checkpoints)):
+        evaluate(checkpoints, out / SWEEP, console)
     report(out, scale, console)
 
 
 def training_plan(out: Path, scale: Scale) -> list[TrainConfig]:
-    """The base, then what is made of it: every α and position handling, with the same tokens in the same order."""
+    """The base, then its variants: every α and position handling, with the same tokens in the same order."""
     base = preset(
         "tiny",
         output=str(out / "checkpoints" / "base"),
@@ -91,40 +94,41 @@ def training_plan(out: Path, scale: Scale) -> list[TrainConfig]:
     return plan
 
 
-def evaluate(out: Path, config: TrainConfig, scale: Scale) -> None:
-    """One checkpoint through lm-eval, unless its results are there.
+def checkpoint_of(config: TrainConfig, scale: Scale) -> Checkpoint:
+    """The evaluation of one trained checkpoint, with its settings."""
+    return Checkpoint(
+        pretrained=str(Path(config.output).resolve()),
+        corpus="builtin",
+        lengths=scale.lengths,
+        train_length=TRAIN_LENGTH,
+        num_docs=scale.num_docs,
+        family="plain" if config.extension == "none" else config.extension,
+        dtype="float32",
+        trust_remote_code=config.extension in ("clex", "eabf"),  # code that this demo itself has just written
+        batch_size="auto",
+        resources=Resources(cpus=min(scale.cpus, available_cpus())),
+    )
+
+
+def evaluate(checkpoints: Sequence[Checkpoint], out: Path, console: Console) -> None:
+    """Evaluate the checkpoints as ``longshort sweep`` does; results that are still valid are kept.
 
     Raises:
-        UserError: the checkpoint cannot be loaded, or the folder cannot be written.
+        UserError: an evaluation failed, or the folder is not writable.
     """
-    from longshort.lmeval.evaluate import evaluate_checkpoint
+    from longshort.sweep.run.driver import run_plan
+    from longshort.sweep.run.engines.local import LocalEngine
+    from longshort.sweep.run.watch import watching
+    from longshort.sweep.store.folder import Folder
+    from longshort.sweep.store.plan import make_plan, to_run
 
-    checkpoint = Path(config.output)
-    metadata: dict[str, Any] = {
-        "corpus": "builtin",
-        "lengths": list(scale.lengths),
-        "train_length": TRAIN_LENGTH,
-        "num_docs": scale.num_docs,
-        "family": "plain" if config.extension == "none" else config.extension,
-    }
-    folder = out / "results" / checkpoint.name
-    newest = max(folder.rglob("results_*.json"), key=lambda file: file.stat().st_mtime, default=None)
-    if newest and newest.stat().st_mtime > (checkpoint / "longshort.json").stat().st_mtime:
-        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # a damaged file is no result
-            measured = json.loads(newest.read_text("utf-8"))["configs"]["longshort_misalignment"]["metadata"]
-            if metadata.items() <= measured.items():
-                return
-    evaluate_checkpoint(
-        # CLEX and EABF bring their code, which this demo itself has just written.
-        {
-            "pretrained": str(checkpoint),
-            "dtype": "float32",
-            "trust_remote_code": config.extension in ("clex", "eabf"),
-        },
-        metadata=metadata,
-        output=folder,
-        batch_size="auto",
-    )
+    folder = Folder(out)
+    with folder.locked():
+        items = make_plan(checkpoints, folder)
+        with watching(console, dict.fromkeys(to_run(items), 1.0)) as watch:
+            progress = run_plan(items, folder, LocalEngine(), watch)
+    for (name, task), failure in progress.failures.items():
+        raise UserError(f"Cannot evaluate {name} ({task}): {failure.message}", failure.kind)
 
 
 def report(out: Path, scale: Scale, console: Console) -> None:
@@ -136,15 +140,15 @@ def report(out: Path, scale: Scale, console: Console) -> None:
     from longshort.analysis import analyze, write_analysis
     from longshort.analysis.command import show_headline
 
-    analysis = analyze(out / "results")
+    analysis = analyze(out / SWEEP)
     written = write_analysis(analysis, out)
     tidy = analysis.tidy.assign(checkpoint=analysis.tidy["checkpoint"].map(lambda path: Path(path).name))
     console.print()
     console.print(checkpoint_table(tidy, scale.lengths))
     show_headline(analysis, console)
     console.print(
-        f"n = {len(analysis.wide)} checkpoints of one base, told apart by position handling and α: this shows that "
-        "the parts work together. It is no evidence for or against the paper."
+        f"n = {len(analysis.wide)} checkpoints of one base that differ in position handling and α: this shows that the "
+        "parts work together. It is not evidence for or against the paper."
     )
     tables = ", ".join(path.name for path in written if path.parent == out)
     console.print(f"written to {out}: {tables} and figures/", markup=False, highlight=False)
@@ -168,7 +172,7 @@ def checkpoint_table(tidy: Any, lengths: Sequence[int]) -> Table:
 
 
 class Stages:
-    """Counts the stages, with the time left by their weights."""
+    """Counts the stages and estimates the time left from their weights."""
 
     evaluation = 150  # in training steps of one window
 
@@ -188,6 +192,6 @@ class Stages:
         yield
         seconds = time.perf_counter() - start
         self.left -= weight
-        if seconds > 1:  # not what was there already
+        if seconds > 1:  # not finished work that was kept
             self.spent += weight
             self.spent_seconds += seconds

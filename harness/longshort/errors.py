@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises, its categories, and how it is shown."""
+"""`UserError`: the exception for everything a user can correct, with a category that code can test."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class UserError(Exception):
 
 
 def one_line_for_user_errors() -> None:
-    """Let the interpreter end with the exit code and the message alone where a UserError reaches it."""
+    """Print only the message of a `UserError` that nothing catches, without a traceback."""
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

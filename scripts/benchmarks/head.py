@@ -29,13 +29,13 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
     import torch
 
     from longshort.scoring import score_prefix, score_suffixes
-    from longshort.scoring.lm_head import readout
+    from longshort.scoring.lm_head import lm_head_of
 
     length = tokens.shape[1] - 1
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, length + 1, options.hidden, generator=generator).to(model.lm_head.weight)
-    head = readout(model, tokens[:, :16])
-    head.states = lambda tokens, keep, **inputs: states[:, -keep:]  # type: ignore[method-assign]
+    head = lm_head_of(model, tokens[:, :16])
+    head.hidden_states = lambda tokens, keep, **inputs: states[:, -keep:]  # type: ignore[method-assign]
 
     def pair() -> float:
         scores = score_suffixes(model, tokens, [length, length - 1], length // 2, pairs=[(0, 1)])

@@ -16,9 +16,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from longshort.scoring import lm_head as readout_module
-from longshort.scoring import prefix, score_prefix, score_suffixes
-from longshort.scoring.lm_head import readout
+from longshort.scoring import lm_head, prefix, score_prefix, score_suffixes
+from longshort.scoring.lm_head import lm_head_of, smaller_chunks
 from longshort.scoring.suffixes import top_token
 from tests.models import CONFIGS, LLAMA_LIKE, VOCAB, dense_log_probabilities, random_tokens, tiny_model
 
@@ -40,7 +39,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """As on a CPU, or with so little cache that a row of logits is cut, and every position compared alone."""
     if request.param == "small":
         monkeypatch.setitem(prefix.VOCABULARY_BLOCK, "cpu", 16)
-        monkeypatch.setitem(readout_module.CACHE_BYTES, "cpu", 1)
+        monkeypatch.setitem(lm_head.CACHE_BYTES, "cpu", 1)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -52,7 +51,7 @@ def test_prefix_equals_dense(name: str) -> None:
         [torch.stack([-log_p[b, t, tokens[b, t + 1]] for t in range(32)]) for b in range(len(tokens))]
     )
     actual = score_prefix(model, tokens, chunk_size=5)
-    assert readout(model, tokens).body is not None, "the chunked head should work for this architecture"
+    assert lm_head_of(model, tokens).backbone is not None, "the chunked head should work for this architecture"
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -110,7 +109,7 @@ def test_batch_equals_one_by_one() -> None:
 
 def test_prefix_replaces_the_first_tokens_of_every_context() -> None:
     model, tokens = tiny_model("llama"), random_tokens(1, 26)
-    scores = score_suffixes(model, tokens, [9, 24], TARGETS, prefix=[1])
+    scores = score_suffixes(model, tokens, [9, 24], TARGETS, special_tokens=[1])
     for index, length in enumerate([9, 24]):
         window = tokens[:, 25 - length :].clone()
         window[:, 0] = 1
@@ -153,7 +152,7 @@ def test_falls_back_to_full_logits_with_one_warning(caplog: pytest.LogCaptureFix
         torch.testing.assert_close(score_prefix(model, tokens).double(), expected, rtol=1e-4, atol=1e-5)
         score_prefix(model, tokens)
         score_suffixes(model, tokens, [9, 12], 3)
-    assert readout(model, tokens).body is None
+    assert lm_head_of(model, tokens).backbone is None
     assert len(caplog.records) == 1
     assert "Falling back to full logits" in caplog.text
 
@@ -173,7 +172,7 @@ class RowsOfLogits(TorchDispatchMode):
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_logits_of_more_than_a_chunk_are_never_alive(name: str) -> None:
     model, tokens = tiny_model(name), random_tokens(2, 200)
-    readout(model, tokens)
+    lm_head_of(model, tokens)
     with RowsOfLogits() as rows:
         score_prefix(model, tokens, chunk_size=8)
         score_suffixes(model, tokens, [150, 199], 140, chunk_size=4, pairs=[(0, 1)])
@@ -196,7 +195,7 @@ class NewRowsOfLogits(RowsOfLogits):
 def test_nothing_of_the_size_of_logits_is_made_in_the_loop_over_chunks() -> None:
     """Between the small results that stay, the heap grew by it at each step: to gigabytes in a long text."""
     model, tokens = tiny_model("llama"), random_tokens(2, 200)
-    readout(model, tokens)
+    lm_head_of(model, tokens)
     with NewRowsOfLogits() as rows:
         score_suffixes(model, tokens, [150, 199], 140, chunk_size=4, pairs=[(0, 1)])
     assert rows.most == 2  # the model's own head, on one position of each document
@@ -216,13 +215,23 @@ def test_logits_and_what_is_made_of_them_stay_in_budget(name: str, dtype: str, m
     vocabulary, budget, tokens = 20_000, 2 * 2**20, random_tokens(1, 201)
     config = type(CONFIGS[name])(**CONFIGS[name].to_diff_dict() | {"vocab_size": vocabulary})
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
-    monkeypatch.setitem(readout_module.CHUNK_BYTES, "cpu", budget)
-    monkeypatch.setitem(readout_module.CACHE_BYTES, "cpu", budget // 8)
-    readout(model, tokens)
+    monkeypatch.setitem(lm_head.CHUNK_BYTES, "cpu", budget)
+    monkeypatch.setitem(lm_head.CACHE_BYTES, "cpu", budget // 8)
+    lm_head_of(model, tokens)
     ladder = most_allocated(lambda: score_suffixes(model, tokens, [180, 200], 150, pairs=[(0, 1)]))
     assert 0.85 * budget < ladder < 1.3 * budget
     if name == "gemma2" or dtype == "bfloat16":  # else in blocks of the vocabulary, which no budget holds
         assert budget / 2 < most_allocated(lambda: score_prefix(model, tokens)) < 1.1 * budget
+
+
+def test_smaller_chunks_for_as_long_as_it_is_asked_for() -> None:
+    device = torch.device("cpu")
+    usual = lm_head.chunk_positions(2, 1000, device)
+    with smaller_chunks(8):
+        assert lm_head.chunk_positions(2, 1000, device) == usual // 8
+        with smaller_chunks(2):
+            assert lm_head.chunk_positions(2, 1000, device) == usual // 2
+    assert lm_head.chunk_positions(2, 1000, device) == usual
 
 
 # Heads that are one matrix, and those that are followed by a cap or a scale or have no matrix of their own.
@@ -234,14 +243,14 @@ PLAIN = {name: name not in ("gemma2", "cohere", "granite") for name in CONFIGS}
 def test_a_head_is_taken_for_a_plain_matrix_only_where_it_is_one(name: str, sharpness: float) -> None:
     """With small weights a cap bends no logit of the model's own: it has to be tried with greater ones."""
     model, tokens = tiny_model(name, sharpness=sharpness), random_tokens(1, 16)
-    assert (readout(model, tokens).linear is not None) == PLAIN[name]
+    assert (lm_head_of(model, tokens).linear is not None) == PLAIN[name]
 
 
 def test_a_gentle_cap_on_small_logits_is_noticed() -> None:
     config = transformers.Gemma2Config(**CONFIGS["gemma2"].to_diff_dict() | {"final_logit_softcapping": 200.0})
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    assert readout(model, random_tokens(1, 16)).linear is None
+    assert lm_head_of(model, random_tokens(1, 16)).linear is None
 
 
 def test_a_head_that_was_exchanged_is_not_the_one_that_was_tried() -> None:
@@ -249,7 +258,7 @@ def test_a_head_that_was_exchanged_is_not_the_one_that_was_tried() -> None:
     score_prefix(model, tokens)
     model.set_output_embeddings(nn.Linear(32, VOCAB, bias=True))
     expected = -dense_log_probabilities(model, tokens[:, :-1]).gather(-1, tokens[:, 1:, None])[..., 0]
-    assert readout(model, tokens).linear is None
+    assert lm_head_of(model, tokens).linear is None
     torch.testing.assert_close(score_prefix(model, tokens).double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -297,8 +306,8 @@ def test_impossible_windows_are_refused(lengths: list[int], targets: int) -> Non
 
 
 def test_a_prefix_longer_than_the_context_is_refused() -> None:
-    with pytest.raises(ValueError, match="leaves nothing"):
-        score_suffixes(tiny_model("llama"), random_tokens(1, 20), [2, 8], 2, prefix=[1, 2])
+    with pytest.raises(ValueError, match="2 special tokens"):
+        score_suffixes(tiny_model("llama"), random_tokens(1, 20), [2, 8], 2, special_tokens=[1, 2])
 
 
 def test_one_token_is_refused() -> None:
@@ -347,7 +356,7 @@ def test_a_bf16_model_is_as_far_from_float32_as_its_own_logits_are(name: str) ->
     exact = score_prefix(model, tokens)
     half = model.to(torch.bfloat16)
     own = -dense_log_probabilities(half, tokens[:, :-1]).gather(-1, tokens[:, 1:, None])[..., 0]
-    half.__dict__.pop(readout_module.READOUT)
+    half.__dict__.pop(lm_head.LM_HEAD)
     difference = (score_prefix(half, tokens) - exact).abs()
     assert float(difference.mean()) < 1.1 * float((own - exact).abs().mean()) + 1e-4
     assert float(difference.max()) < 0.1

@@ -17,7 +17,7 @@ from longshort.sweep.manifest.load import load_manifest
 from longshort.sweep.run.worker import evaluate
 from longshort.sweep.store.folder import Folder
 from longshort.sweep.store.plan import make_plan
-from tests.checkpoints import save_checkpoint
+from longshort.testing import save_checkpoint
 
 GIB = 2**30
 
@@ -105,13 +105,20 @@ def test_offload_is_nothing_where_there_is_no_gpu(
 
 
 def test_less_memory_is_a_document_at_a_time_and_smaller_chunks(
-    tmp_path: Path, reached: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from longshort.lmeval import evaluate as lmeval
 
-    divisors: list[int] = []
-    monkeypatch.setattr(lmeval, "use_smaller_chunks", divisors.append)
-    run(tmp_path, "batch_size: 4")
-    run(tmp_path, "batch_size: 4", memory="small")
-    assert [call["batch_size"] for call in reached] == [4, 1]
-    assert divisors == [1, 8]
+    calls: list[dict[str, Any]] = []
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        calls.append(options)
+        if "chunk_divisor" in options:
+            raise Reached
+
+    monkeypatch.setattr(lmeval, "load_checkpoint", note)
+    monkeypatch.setattr(lmeval, "evaluate_loaded", note)
+    run(tmp_path, "batch_size: 4, tasks: [longshort_perplexity]")
+    run(tmp_path, "batch_size: 4, tasks: [longshort_perplexity]", memory="small")
+    assert [call["batch_size"] for call in calls] == [4, 4, 1, 1]
+    assert [call["chunk_divisor"] for call in calls[1::2]] == [1, 8]

@@ -27,7 +27,7 @@ from longshort.lmeval.weights import no_random_weights
 from longshort.load_errors import why_not_loaded
 from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.results import write_atomically
-from longshort.scoring.lm_head import use_smaller_chunks
+from longshort.scoring.lm_head import smaller_chunks
 from longshort.settings import DEFAULT_TASKS
 
 
@@ -110,11 +110,8 @@ def load_checkpoint(
     *,
     batch_size: int | str = 1,
     device: str | None = None,
-    chunk_divisor: int = 1,
 ) -> LM:
     """Load a checkpoint as lm-eval's ``hf`` backend does, but never with random weights in place of missing ones.
-
-    With a `chunk_divisor` logits take only that part of their usual memory, in this process from now on.
 
     Raises:
         UserError: it cannot be loaded, or lacks weights.
@@ -122,7 +119,6 @@ def load_checkpoint(
     """
     others = {"batch_size": batch_size, "max_batch_size": None, "device": device or _default_device()}
     name = model_args["pretrained"]
-    use_smaller_chunks(chunk_divisor)
     try:
         with quiet(), no_random_weights():
             return get_model("hf").create_from_arg_obj(dict(model_args), others)
@@ -142,13 +138,15 @@ def evaluate_loaded(
     device: str | None = None,
     limit: float | None = None,
     log_samples: bool = False,
+    chunk_divisor: int = 1,
 ) -> dict[str, Any]:
     """Evaluate a loaded checkpoint; return what ``lm_eval run`` writes (empty on other than the first process).
 
-    With `log_samples` the per-document values are there as ``samples``.
+    With `log_samples` the per-document values are returned as ``samples``. Logits take 1 / `chunk_divisor` of their
+    usual memory.
     """
     tracker = EvaluationTracker()
-    with quiet():
+    with quiet(), smaller_chunks(chunk_divisor):
         results: dict[str, Any] | None = simple_evaluate(
             model=lm,
             model_args=dict(model_args),

@@ -115,7 +115,7 @@ def measure_tails(
     and, as its excess over both entropies, `jeffreys_between@L1-L2`. `sce_between@L-L` is twice the entropy.
     """
     tokens = torch.stack([document.tokens[:num_tokens] for document in documents])  # [B, num_tokens]
-    scores = score_suffixes(model, tokens, lengths, num_targets, prefix=prefix)
+    scores = score_suffixes(model, tokens, lengths, num_targets, special_tokens=prefix)
     results = [Measured() for _ in documents]
     for index, length in enumerate(lengths):
         for row, (result, document) in enumerate(zip(results, documents, strict=True)):
@@ -145,7 +145,7 @@ def measure_pair(model: nn.Module, tokens: Tensor, length: int, second: int, pre
     """
     shared = second - len(prefix)  # before it the two contexts end in different tokens
     in_range = second - math.ceil(length / 2) + 1
-    scores = score_suffixes(model, tokens[None], [length, second], shared, prefix=prefix, pairs=[(0, 1)])
+    scores = score_suffixes(model, tokens[None], [length, second], shared, special_tokens=prefix, pairs=[(0, 1)])
     sce = (scores.cross_entropy[0, 0, 1] + scores.cross_entropy[0, 1, 0]).cpu().double()  # [K]
     by_position = {
         "sce": sce,

@@ -1,4 +1,4 @@
-"""Whether a model is causal: an encoder's numbers would not be what they are called."""
+"""Whether a model is causal: the predictions of an encoder are not next-token distributions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _causal: WeakSet[nn.Module] = WeakSet()
 
 @torch.no_grad()
 def require_causal(model: Any) -> None:
-    """Refuse an encoder, whose predictions see the tokens that they predict.
+    """Refuse an encoder, whose predictions depend on the tokens that they predict.
 
-    transformers loads BERT and its kin as causal models too, with a warning at most. Their configs say
-    ``is_decoder: false``, as do those of a few decoders, so what says so is tried: does another last token change
-    the logits before it?
+    transformers also loads BERT and similar models as causal ones, at most with a warning. Their configs have
+    ``is_decoder: false``, but so have those of a few decoders. Such models are therefore probed: does another last
+    token change the logits before it?
 
     Raises:
-        UserError: it does.
+        UserError: it does (kind "unsupported").
     """
     config: Any = getattr(model, "config", None)
     if getattr(config, "is_decoder", None) is not False or model in _causal:
@@ -42,7 +42,8 @@ def require_causal(model: Any) -> None:
         model.train(training)
     if (logits - changed).abs().max() > TOLERANCE * logits.abs().max():
         raise UserError(
-            f"'{config.model_type}' is an encoder here: its predictions see the tokens that they predict, so they are "
-            "no next-token distributions. Name a causal model, or set is_decoder in its config.json if it is one."
+            f"Cannot use '{config.model_type}', which is an encoder here: its predictions depend on the tokens that "
+            "they predict. Give a causal model, or set is_decoder in its config.json if it is one.",
+            "unsupported",
         )
     _causal.add(model)

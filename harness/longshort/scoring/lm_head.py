@@ -1,8 +1,8 @@
-"""Hidden states from one forward, then the model's own output head over a chunk of positions at a time.
+"""Hidden states from one forward, then the model's own LM head over a chunk of positions at a time.
 
-The body (everything below the head) runs once. For each chunk the body is made to return that slice of its
-hidden states and the model is called again, so that its own head and whatever follows it run: tanh soft caps,
-logit scales, divisors, pre-head norms. Logits [T × V] are never held.
+The backbone (everything below the LM head) runs once. For each chunk the backbone is made to return that slice of its
+hidden states and the model is called again, so that its own LM head and whatever follows it run: tanh soft caps, logit
+scales, divisors, norms before the head. Logits [T × V] are never held.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,61 +23,61 @@ from longshort.scoring.rope import rope_parameters
 logger = logging.getLogger(__name__)
 
 PROBE_TOKENS = 16
-# Head over a chunk and head over all positions differ by the order of summation only.
+# The LM head over a chunk and over all positions differ by the order of summation only.
 PROBE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 PROBE_TOLERANCE_HALF = 3e-2
-PROBE_MAGNITUDES = (1.0, 200.0)  # greatest logit of the states that a head is tried with
+PROBE_MAGNITUDES = (1.0, 200.0)  # greatest logit of the hidden states that an LM head is probed with
 
-# Logits of a chunk and what is computed from them stay below this; fewer positions make the head slower.
+# Logits of a chunk and what is computed from them stay below this; fewer positions make the LM head slower.
 CHUNK_BYTES = {"cpu": 128 * 2**20}
 CHUNK_BYTES_DEVICE = 1024 * 2**20
-CACHE_BYTES = {"cpu": 2 * 2**20}  # small enough for the cache, great enough for what an operation costs to start
-_divisor = 1
+CACHE_BYTES = {"cpu": 2 * 2**20}  # fits the cache, and is large enough that starting an operation costs little
+_chunk_divisor = ContextVar("chunk_divisor", default=1)
 
-READOUT = "_longshort_readout"  # kept on the model itself, so that both are freed together
+LM_HEAD = "_longshort_lm_head"  # attribute of the model itself, so that both are freed together
 
 
-class Readout:
-    """Turns tokens into states and states into logits, for one model.
+class LMHead:
+    """Computes hidden states from tokens and logits from hidden states, for one model.
 
     Args:
         model: a causal LM.
-        tokens: a few to probe it with  # [1, P]
-        call: what to call in its place, such as its forward without the hooks around it.
+        tokens: a few tokens to probe it with  # [1, P]
+        call: what to call instead of the model, such as its forward without the hooks around it.
 
     Attributes:
         vocab_size: width of the logits.
-        body: the module whose output the head reads, or None: then states are full logits.
+        backbone: the module whose output the LM head reads, or None: then the hidden states are full logits.
     """
 
     def __init__(self, model: nn.Module, tokens: Tensor, call: Callable[..., Any] | None = None) -> None:
         self.model = model
         self._call = call or model
-        self.body: nn.Module | None = None
+        self.backbone: nn.Module | None = None
         self._linear: nn.Linear | None = None
-        self._output: Any = None  # what the body returns, a form to put other hidden states into
-        # transformers' dynamic RoPE keeps the frequencies of the longest sequence it has read; one token resets.
+        self._output: Any = None  # what the backbone returns, a template to put other hidden states into
+        # transformers' dynamic RoPE keeps the frequencies of the longest sequence so far; one token resets them.
         kinds = rope_parameters(getattr(model, "config", None))
         self._remembers_lengths = any(rope.get("rope_type") == "dynamic" for rope in kinds)
         with torch.no_grad():
             expected = forward(self._call, tokens).logits  # [1, P, V]
             self.vocab_size = int(expected.shape[-1])
-            self.body, self._output = _find_body(model, self._call, tokens) or (None, None)
+            self.backbone, self._output = _find_backbone(model, self._call, tokens) or (None, None)
             difference = self._probe(tokens, expected)
         tolerance = PROBE_TOLERANCE.get(expected.dtype, PROBE_TOLERANCE_HALF)
-        self._linear = self._plain_head(tolerance) if difference <= tolerance else None
+        self._linear = self._plain_linear(tolerance) if difference <= tolerance else None
         if difference > tolerance:
-            self.body = None
+            self.backbone = None
             logger.warning(
-                "%s: the output head over a chunk of positions differs from the model's own logits "
-                "(relative difference %.2g). Falling back to full logits: right, but needs more memory.",
+                "%s: the LM head over a chunk of positions differs from the model's own logits "
+                "(relative difference %.2g). Falling back to full logits, which needs more memory.",
                 type(model).__name__,
                 difference,
             )
 
     @property
     def linear(self) -> nn.Linear | None:
-        """The head, where it is one float32 matrix with nothing after it, and still the one that was tried."""
+        """The LM head if it is one float32 matrix with nothing after it, and still the one that was probed."""
         known = self._linear
         if known is None or known.weight.dtype != torch.float32:
             return None
@@ -84,17 +85,23 @@ class Readout:
 
     @property
     def copies(self) -> int:
-        """Tensors of the size of a chunk's logits that the head has alive at once: caps, scales, half precision."""
+        """Tensors as large as a chunk's logits that the LM head holds at once: caps, scales, half precision."""
         return 1 if self.linear is not None else 2
 
-    def states(self, tokens: Tensor, keep: int, **inputs: Any) -> Tensor:
-        """Read `tokens` once; return the states of the last `keep` positions.  [B, T] → [B, keep, H].
+    def hidden_states(self, tokens: Tensor, keep: int, **inputs: Any) -> Tensor:
+        """Read `tokens` once and return the hidden states of the last `keep` positions.
 
-        `inputs` are further arguments of the model's forward.
+        Args:
+            tokens: token ids, [B, T].
+            keep: positions to return, at most T.
+            inputs: further arguments of the model's forward.
+
+        Returns:
+            Hidden states, [B, keep, H].
         """
         if self._remembers_lengths:
             forward(self._call, tokens[:, :1])
-        if self.body is None:
+        if self.backbone is None:
             logits: Tensor = forward(self._call, tokens, **inputs).logits
             return logits[:, -keep:]
         captured: list[Tensor] = []
@@ -102,61 +109,64 @@ class Readout:
         def capture(module: nn.Module, args: Any, output: Any) -> Any:
             hidden = _hidden_of(output)
             captured.append(hidden[:, -keep:].clone() if keep < hidden.shape[1] else hidden)
-            return _with_hidden(output, hidden[:, -1:])  # the head runs on one position only
+            return _with_hidden(output, hidden[:, -1:])  # the LM head runs on one position only
 
-        handle = self.body.register_forward_hook(capture)
+        handle = self.backbone.register_forward_hook(capture)
         try:
             forward(self._call, tokens, **inputs)
         finally:
             handle.remove()
         return captured[0]
 
-    def logits(self, states: Tensor, buffer: Tensor | None = None) -> Tensor:
-        """The model's own head, with all that follows it; the caller may write into the result.
+    def logits(self, hidden_states: Tensor, buffer: Tensor | None = None) -> Tensor:
+        """Run the model's own LM head and all that follows it; the caller may overwrite the result.
 
-        Where the head is a plain matrix, the result lies in `buffer` (float32, at least B·C·V elements) if one is
-        given: fresh memory for every chunk costs a CPU more than a pass over it.
+        Args:
+            hidden_states: [B, C, H].
+            buffer: float32, at least B·C·V elements. If the LM head is a plain matrix, the result is a view of it: on
+                a CPU, allocating memory for every chunk costs more than a pass over it.
 
-        [B, C, H] → [B, C, V], float32 whatever the model's dtype.
+        Returns:
+            Logits, [B, C, V], float32 whatever the model's dtype.
         """
         linear = self.linear
         if linear is None or buffer is None:
-            return self.head(states).to(torch.float32, copy=self.body is None)
-        shape = (*states.shape[:2], self.vocab_size)
+            return self.model_logits(hidden_states).to(torch.float32, copy=self.backbone is None)
+        shape = (*hidden_states.shape[:2], self.vocab_size)
         out = buffer[: math.prod(shape)].view(-1, self.vocab_size)  # [B·C, V]
-        return linear_into(out, states.flatten(0, 1), linear.weight, linear.bias).view(shape)
+        return linear_into(out, hidden_states.flatten(0, 1), linear.weight, linear.bias).view(shape)
 
-    def head(self, states: Tensor) -> Tensor:
-        """The same in the model's own dtype; not to be written into.  [B, C, H] → [B, C, V]."""
-        if self.body is None:
-            return states
-        placeholder = torch.zeros(states.shape[:2], dtype=torch.long, device=input_device(self.model))
-        with _body_returns(self.body, _with_hidden(self._output, states)):
+    def model_logits(self, hidden_states: Tensor) -> Tensor:
+        """As `logits`, in the model's own dtype; not to be overwritten.  [B, C, H] → [B, C, V]."""
+        if self.backbone is None:
+            return hidden_states
+        placeholder = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=input_device(self.model))
+        with _backbone_returns(self.backbone, _with_hidden(self._output, hidden_states)):
             logits: Tensor = forward(self._call, placeholder).logits
         return logits
 
     @torch.no_grad()
-    def _plain_head(self, tolerance: float) -> nn.Linear | None:
-        """The output embedding, if the model's head is that and nothing else, for states small and large.
+    def _plain_linear(self, tolerance: float) -> nn.Linear | None:
+        """The output embedding if the LM head is nothing else, for small and large hidden states.
 
-        Caps and scales that follow it show at large logits if not at the probe's.
+        Caps and scales after it show at large logits if not at those of the probe.
         """
         linear = _output_embedding(self.model)
         if type(linear) is not nn.Linear or linear.weight.dtype != torch.float32:
             return None
         if linear.weight.is_meta or hasattr(linear, "_hf_hook") or linear._forward_hooks or linear._forward_pre_hooks:
-            return None  # offloaded or spread: its own forward knows how
+            return None  # offloaded or spread over devices: its own forward moves the tensors
         weight = linear.weight
         generator = torch.Generator().manual_seed(0)
         direction = torch.randn(1, PROBE_TOKENS, weight.shape[1], generator=generator).to(weight)  # [1, P, H]
         size = functional.linear(direction, weight).abs().max().float().clamp_min(1e-30)
         for magnitude in PROBE_MAGNITUDES:
-            states = direction * (magnitude / size).to(weight)
+            hidden_states = direction * (magnitude / size).to(weight)
             try:
-                expected = self.head(states)
+                expected = self.model_logits(hidden_states)
             except (IndexError, RuntimeError, TypeError, ValueError):
                 return None
-            plain = functional.linear(states, weight, linear.bias)
+            plain = functional.linear(hidden_states, weight, linear.bias)
             if plain.shape != expected.shape or not torch.isfinite(expected).all():
                 return None
             scale = expected.abs().max().float().clamp_min(1e-30)
@@ -166,32 +176,32 @@ class Readout:
 
     def _probe(self, tokens: Tensor, expected: Tensor) -> float:
         """Largest difference from the model's own logits, relative to their size, over unequal chunks."""
-        if self.body is None:
+        if self.backbone is None:
             return float("inf")
         try:
-            states = self.states(tokens, tokens.shape[1])
-            chunks = [self.logits(chunk) for chunk in states.split(PROBE_TOKENS // 2 - 1, dim=1)]
+            hidden_states = self.hidden_states(tokens, tokens.shape[1])
+            chunks = [self.logits(chunk) for chunk in hidden_states.split(PROBE_TOKENS // 2 - 1, dim=1)]
             actual = torch.cat(chunks, dim=1)
             if actual.shape != expected.shape:
                 return float("inf")
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            return float("inf")  # a body or head of unexpected form: whatever it raises, full logits are right
+            return float("inf")  # a backbone or LM head of unexpected form: full logits are always right
         finite = torch.isfinite(expected)
         if not torch.equal(finite, torch.isfinite(actual)):
             return float("inf")
-        if not finite.any():  # a broken checkpoint: nothing to compare, its scores will be named non-finite
+        if not finite.any():  # a broken checkpoint: nothing to compare, its scores will be reported as non-finite
             return 0.0
         expected, actual = expected[finite].double(), actual[finite].double()
         return float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
-def readout(model: nn.Module, tokens: Tensor) -> Readout:
-    """The model's readout, probed once per model on the first tokens it is given.  tokens: [B, T]."""
-    known: Readout | None = model.__dict__.get(READOUT)
+def lm_head_of(model: nn.Module, tokens: Tensor) -> LMHead:
+    """Return the model's `LMHead`, built on the first call and probed with its first tokens.  tokens: [B, T]."""
+    known: LMHead | None = model.__dict__.get(LM_HEAD)
     if known is None:
         inner = without_adapter(model)
-        known = Readout(inner, tokens[:1, :PROBE_TOKENS].to(input_device(inner)))
-        model.__dict__[READOUT] = known
+        known = LMHead(inner, tokens[:1, :PROBE_TOKENS].to(input_device(inner)))
+        model.__dict__[LM_HEAD] = known
     return known
 
 
@@ -200,15 +210,15 @@ def forward(model: Callable[..., Any], tokens: Tensor, **inputs: Any) -> Any:
     return model(input_ids=tokens, use_cache=False, **inputs)
 
 
-def linear_into(out: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer whose result lies in `out`.  [N, H], [V, H], [V] → [N, V]."""
+def linear_into(out: Tensor, hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer that writes its result into `out`.  [N, H], [V, H], [V] → [N, V]."""
     if bias is None:
-        return torch.mm(states, weight.T, out=out)
-    return torch.addmm(bias, states, weight.T, out=out)
+        return torch.mm(hidden_states, weight.T, out=out)
+    return torch.addmm(bias, hidden_states, weight.T, out=out)
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where tokens must lie: the device of the input embedding (models may be spread over several)."""
+    """The device that tokens must be on: that of the input embedding (a model may be spread over several)."""
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
     module = embedding if isinstance(embedding, nn.Module) else model
     device = next(module.parameters()).device
@@ -228,20 +238,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def use_smaller_chunks(divisor: int) -> None:
-    """Let logits take only this part of their usual memory, in this process from now on."""
-    global _divisor
-    _divisor = divisor
+@contextmanager
+def smaller_chunks(divisor: int) -> Iterator[None]:
+    """Limit logits to this fraction (1 / `divisor`) of their usual memory while the context is open."""
+    token = _chunk_divisor.set(divisor)
+    try:
+        yield
+    finally:
+        _chunk_divisor.reset(token)
 
 
 def chunk_positions(buffers: int, vocab_size: int, device: torch.device) -> int:
-    """Positions per chunk such that `buffers` float32 rows of [V] for each of them stay in budget."""
-    budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES_DEVICE) // _divisor
+    """Positions per chunk such that `buffers` float32 rows of [V] for each of them stay within the budget."""
+    budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES_DEVICE) // _chunk_divisor.get()
     return max(1, budget // (buffers * vocab_size * 4))
 
 
 def cached_positions(rows: int, vocab_size: int, device: torch.device) -> int | None:
-    """Positions whose `rows` float32 rows of [V] stay in a processor's cache; None where that is of no use."""
+    """Positions whose `rows` float32 rows of [V] stay in a processor's cache; None where that does not help."""
     size = CACHE_BYTES.get(device.type)
     return None if size is None else max(1, size // (rows * vocab_size * 4))
 
@@ -256,8 +270,8 @@ def _output_embedding(model: nn.Module) -> Any:
     return getattr(model, "get_output_embeddings", lambda: None)()
 
 
-def _find_body(model: nn.Module, call: Callable[..., Any], tokens: Tensor) -> tuple[nn.Module, Any] | None:
-    """The body and an output: `base_model` if one forward calls it once, else `get_decoder()` likewise."""
+def _find_backbone(model: nn.Module, call: Callable[..., Any], tokens: Tensor) -> tuple[nn.Module, Any] | None:
+    """The backbone and its output: `base_model` if one forward calls it once, else `get_decoder()` likewise."""
     for candidate in (getattr(model, "base_model", None), getattr(model, "get_decoder", lambda: None)()):
         if not isinstance(candidate, nn.Module) or candidate is model:
             continue
@@ -273,7 +287,7 @@ def _find_body(model: nn.Module, call: Callable[..., Any], tokens: Tensor) -> tu
 
 
 def _hidden_of(output: Any) -> Tensor:
-    """The hidden states in a body's output; an empty tensor where there are none."""
+    """The hidden states in a backbone's output; an empty tensor if there are none."""
     if isinstance(output, tuple):
         output = output[0] if output else None
     hidden = getattr(output, "last_hidden_state", output)
@@ -290,14 +304,14 @@ def _with_hidden(output: Any, hidden: Tensor) -> Any:
 
 
 @contextmanager
-def _body_returns(body: nn.Module, output: Any) -> Iterator[None]:
-    """While open, calling the body computes nothing and returns `output`."""
-    own: Callable[..., Any] | None = body.__dict__.get("forward")  # set by accelerate on dispatched models
-    body.forward = lambda *args, **kwargs: output
+def _backbone_returns(backbone: nn.Module, output: Any) -> Iterator[None]:
+    """While open, calling the backbone computes nothing and returns `output`."""
+    own: Callable[..., Any] | None = backbone.__dict__.get("forward")  # set by accelerate on dispatched models
+    backbone.forward = lambda *args, **kwargs: output
     try:
         yield
     finally:
         if own is None:
-            del body.forward
+            del backbone.forward
         else:
-            body.forward = own
+            backbone.forward = own

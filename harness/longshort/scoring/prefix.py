@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longshort.scoring.lm_head import chunk_positions, evaluating, input_device, linear_into, readout
+from longshort.scoring.lm_head import chunk_positions, evaluating, input_device, linear_into, lm_head_of
 
-# A block of logits that a CPU keeps in its cache; a GPU is better served by few, large products.
+# A block of logits that a CPU keeps in its cache; a GPU is faster with few, large products.
 VOCABULARY_BLOCK = {"cpu": 2048}
 STREAMED_ROWS = 1024
 
@@ -33,20 +33,20 @@ def score_prefix(model: nn.Module, tokens: Tensor, *, chunk_size: int | None = N
     batch, length = tokens.shape
     if length < 2:
         raise ValueError(f"score_prefix needs at least 2 tokens, got {length}.")
-    head = readout(model, tokens)
+    lm_head = lm_head_of(model, tokens)
     tokens = tokens.to(input_device(model))
     with evaluating(model):
         # The last position predicts nothing here, but where positions depend on the length it counts.
-        states = head.states(tokens, keep=length)[:, :-1]  # [B, N-1, H]
-        block = VOCABULARY_BLOCK.get(states.device.type)
-        if head.linear is not None and block:
+        hidden_states = lm_head.hidden_states(tokens, keep=length)[:, :-1]  # [B, N-1, H]
+        block = VOCABULARY_BLOCK.get(hidden_states.device.type)
+        if lm_head.linear is not None and block:
             rows = batch * chunk_size if chunk_size else STREAMED_ROWS
-            parts = zip(states.flatten(0, 1).split(rows), tokens[:, 1:].flatten().split(rows), strict=True)
-            return torch.cat([_streamed(head.linear, *part, block) for part in parts]).view(batch, length - 1)
-        chunk_size = chunk_size or chunk_positions(batch * head.copies, head.vocab_size, states.device)
-        nll = torch.empty(batch, length - 1, device=states.device)
+            parts = zip(hidden_states.flatten(0, 1).split(rows), tokens[:, 1:].flatten().split(rows), strict=True)
+            return torch.cat([_streamed(lm_head.linear, *part, block) for part in parts]).view(batch, length - 1)
+        chunk_size = chunk_size or chunk_positions(batch * lm_head.copies, lm_head.vocab_size, hidden_states.device)
+        nll = torch.empty(batch, length - 1, device=hidden_states.device)
         for start in range(0, length - 1, chunk_size):
-            logits = head.logits(states[:, start : start + chunk_size])  # [B, C, V]
+            logits = lm_head.logits(hidden_states[:, start : start + chunk_size])  # [B, C, V]
             targets = tokens[:, start + 1 : start + 1 + logits.shape[1]].to(logits.device)
             nll[:, start : start + chunk_size] = _negative_log_likelihood(logits, targets)
             del logits
@@ -60,22 +60,22 @@ def _negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits.sub_(top).exp_().sum(-1, keepdim=True).log() - target).squeeze(-1)
 
 
-def _streamed(linear: nn.Linear, states: Tensor, targets: Tensor, block: int) -> Tensor:
-    """The same from a plain head, a block of the vocabulary at a time, while it is in the processor's cache.
+def _streamed(linear: nn.Linear, hidden_states: Tensor, targets: Tensor, block: int) -> Tensor:
+    """The same with an LM head that is a plain matrix, in blocks of the vocabulary that stay in the processor's cache.
 
     The sum of exponentials is kept relative to the greatest logit so far, as in online softmax (Milakov and
     Gimelshein, 2018).  [n, H], [n] → [n].
     """
-    rows = len(states)
-    top = states.new_full((rows, 1), torch.finfo(states.dtype).min)  # not -inf, which may be a logit
-    mass = states.new_zeros(rows, 1)
-    target = states.new_zeros(rows, 1)
-    buffer = states.new_empty(rows * block)
+    rows = len(hidden_states)
+    top = hidden_states.new_full((rows, 1), torch.finfo(hidden_states.dtype).min)  # not -inf, which may be a logit
+    mass = hidden_states.new_zeros(rows, 1)
+    target = hidden_states.new_zeros(rows, 1)
+    buffer = hidden_states.new_empty(rows * block)
     for start in range(0, linear.out_features, block):
         weight = linear.weight[start : start + block]
         bias = None if linear.bias is None else linear.bias[start : start + block]
         width = len(weight)
-        logits = linear_into(buffer[: rows * width].view(rows, width), states, weight, bias)  # [n, block]
+        logits = linear_into(buffer[: rows * width].view(rows, width), hidden_states, weight, bias)  # [n, block]
         index = targets[:, None] - start
         inside = (index >= 0) & (index < width)
         target = torch.where(inside, logits.gather(1, index.clamp(0, width - 1)), target)

@@ -1,7 +1,7 @@
-"""The suffix ladder: one document end read with contexts of several lengths.
+"""The end of one document, read with contexts of several lengths.
 
-Its per-token NLL is the perplexity at each context length on the same targets; its pairwise cross-entropies
-are the misalignment between any two lengths (Du et al., ICML 2025, whose metric is two rungs of a ladder).
+The per-token NLL gives perplexity at each context length on fixed targets; the pairwise cross-entropies are the
+misalignment between any two context lengths (Du et al., ICML 2025, whose metric compares two of them).
 """
 
 from __future__ import annotations
@@ -13,21 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from longshort.scoring.divergences import jeffreys_from, jensen_shannon_from
-from longshort.scoring.lm_head import cached_positions, chunk_positions, evaluating, input_device, readout
+from longshort.scoring.lm_head import (
+    LMHead,
+    cached_positions,
+    chunk_positions,
+    evaluating,
+    input_device,
+    lm_head_of,
+)
 
 ARGMAX_BLOCK = 256
 
 
 @dataclass(frozen=True)
 class SuffixScores:
-    """What M contexts of the same K positions say. M follows `lengths`, P follows `pairs`; nats, float32.
+    """Predictions of M contexts at the same K positions, in nats, float32. M follows `lengths`, P follows `pairs`.
 
     Attributes:
         nll: -log p_i(target), [B, M, K].
         entropy: H(p_i), [B, M, K].
         cross_entropy: H(p_i, p_j) at [.., i, j, :], [B, M, M, K].
-        jeffreys: KL(p_i‖p_j) + KL(p_j‖p_i) of each pair, [B, P, K]. Also the difference of cross_entropy and
-            entropy, but that loses its digits where the two distributions are close.
+        jeffreys: KL(p_i‖p_j) + KL(p_j‖p_i) of each pair, [B, P, K]. The difference of cross_entropy
+            and entropy is the same, but loses digits where the two distributions are close.
         js: Jensen-Shannon divergence of each pair, [B, P, K].
         agreement: 1 where the most probable tokens of a pair are the same, else 0, [B, P, K].
     """
@@ -48,10 +55,10 @@ def score_suffixes(
     num_targets: int,
     *,
     chunk_size: int | None = None,
-    prefix: Sequence[int] = (),
+    special_tokens: Sequence[int] = (),
     pairs: Sequence[tuple[int, int]] = (),
 ) -> SuffixScores:
-    """Read the end of `tokens` with contexts of several lengths and compare what each predicts.
+    """Read the end of `tokens` with contexts of several lengths and compare their predictions.
 
     The last token is only ever a target. For each length l the model reads the l tokens that end just before
     it, from position 0; scored are the last K = `num_targets` positions, at which every context predicts the
@@ -60,91 +67,127 @@ def score_suffixes(
     Args:
         model: any `AutoModelForCausalLM`.
         tokens: token ids, [B, N], no padding.
-        lengths: M context lengths in tokens, each in [K, N-1]; order and repetition are free.
+        lengths: M context lengths in tokens, each in [K, N-1], in any order, also repeated.
         num_targets: K.
         chunk_size: positions whose logits are alive at once; by default what 128 MiB hold (1 GiB on a GPU).
-        prefix: ids that replace the first tokens of every context, as a tokenizer's BOS does; they count
-            towards its length.
+        special_tokens: ids that replace the first tokens of every context, such as BOS; they count towards its
+            length.
         pairs: P pairs (i, j) of indices into `lengths` to compare beyond their cross-entropy.
 
     Returns:
         SuffixScores.
 
     Raises:
-        ValueError: a length outside [K, N-1], or a prefix not shorter than the shortest context.
+        ValueError: a length outside [K, N-1], or as many special tokens as the shortest context has tokens.
     """
-    batch, total = tokens.shape
+    total = tokens.shape[1]
     if not lengths or not num_targets <= min(lengths) or max(lengths) > total - 1 or num_targets < 1:
         raise ValueError(f"lengths {list(lengths)} must lie in [num_targets, N-1] = [{num_targets}, {total - 1}].")
-    if len(prefix) >= min(lengths):
-        raise ValueError(f"a prefix of {len(prefix)} tokens leaves nothing of a context of {min(lengths)}.")
-    head = readout(model, tokens)
+    if len(special_tokens) >= min(lengths):
+        raise ValueError(f"{len(special_tokens)} special tokens leave nothing of a context of {min(lengths)} tokens.")
+    lm_head = lm_head_of(model, tokens)
     tokens = tokens.to(input_device(model))
     targets = tokens[:, -num_targets:].T  # [K, B]
     with evaluating(model):
-        states = []
-        for length in lengths:
-            window = tokens[:, total - 1 - length : total - 1].clone()  # [B, l]
-            window[:, : len(prefix)] = torch.tensor(prefix, dtype=window.dtype, device=window.device)
-            states.append(head.states(window, keep=num_targets))  # [B, K, H]
-        rows, vocabulary, device = len(lengths) * batch, head.vocab_size, states[0].device
-        stacked = torch.stack([state.to(device) for state in states], dim=2).transpose(0, 1)  # [K, B, M, H]
-        del states
-        spare = rows + (3 * batch if pairs else 0)  # probabilities, and room to compare pairs
-        few = cached_positions(rows, vocabulary, device)
-        buffers = rows * head.copies + (spare if few is None else 0)
-        chunk_size = min(num_targets, chunk_size or chunk_positions(buffers, vocabulary, device))
-        few = min(chunk_size, few or chunk_size)
-        # All that stays is made before the loop, and nothing as large as logits in it: small results between freed
-        # logits would keep the heap from using their room again, which then grows at each step.
-        each = [len(lengths)], [len(lengths)], [len(lengths)] * 2, *([[len(pairs)]] * 3)
-        scores = [torch.empty(num_targets, batch, *shape, device=device) for shape in each]  # [K, B, ...]
-        buffer = stacked.new_empty(rows * chunk_size * vocabulary) if head.linear is not None else None
-        work = None
-        for start in range(0, num_targets, chunk_size):
-            chunk = slice(start, start + chunk_size)
-            logits = head.logits(stacked[chunk].flatten(1, 2), buffer).unflatten(1, (batch, -1))  # [C, B, M, V]
-            if work is None:  # a model spread over devices need not give them where its states lie
-                work = logits.new_empty(spare * few * vocabulary)
-            into = zip(*(field[chunk].split(few) for field in scores), strict=True)
-            # One product for many positions; then a few at a time, which stay in a CPU's cache.
-            for z, of, some in zip(logits.split(few), targets[chunk].split(few), into, strict=True):
-                for field, values in zip(some, _compare(z, of, pairs, work), strict=True):
-                    field.copy_(values)
-            del logits, z
-    return SuffixScores(*(field.movedim(0, -1) for field in scores))
+        hidden_states = _read_windows(lm_head, tokens, lengths, num_targets, special_tokens)  # [K, B, M, H]
+        fields = _score_in_chunks(lm_head, hidden_states, targets, pairs, chunk_size)
+    return SuffixScores(*(field.movedim(0, -1) for field in fields))
 
 
-def _compare(z: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], work: Tensor) -> tuple[Tensor, ...]:
-    """The fields of SuffixScores for C positions, first of their axes, written over the logits.
+def _read_windows(
+    lm_head: LMHead, tokens: Tensor, lengths: Sequence[int], num_targets: int, special_tokens: Sequence[int]
+) -> Tensor:
+    """Hidden states of the last K positions of each window, [K, B, M, H]."""
+    end = tokens.shape[1] - 1  # the last token is only a target
+    by_length = []
+    for length in lengths:
+        window = tokens[:, end - length : end].clone()  # [B, l]
+        window[:, : len(special_tokens)] = torch.tensor(special_tokens, dtype=window.dtype, device=window.device)
+        by_length.append(lm_head.hidden_states(window, keep=num_targets))  # [B, K, H]
+    device = by_length[0].device
+    return torch.stack([hidden_states.to(device) for hidden_states in by_length], dim=2).transpose(0, 1)
 
-    z: [C, B, M, V]; targets: [C, B]; work: room for as much again, and for 3 × [C, B, V] where there are pairs.
+
+def _score_in_chunks(
+    lm_head: LMHead,
+    hidden_states: Tensor,
+    targets: Tensor,
+    pairs: Sequence[tuple[int, int]],
+    chunk_size: int | None,
+) -> list[Tensor]:
+    """The fields of SuffixScores, the K positions first: the LM head runs over chunks, `_compare` over blocks of them.
+
+    hidden_states: [K, B, M, H]; targets: [K, B].
     """
-    top = top_token(z)[..., None]  # [C, B, M, 1]
-    # Softmax takes half the time of exp and what goes with it, but adds up a long row with fewer digits than sum.
-    p = torch.softmax(z, -1, out=work[: z.numel()].view_as(z))
+    num_targets, batch, num_lengths, _ = hidden_states.shape
+    vocab_size, device = lm_head.vocab_size, hidden_states.device
+    rows = batch * num_lengths  # of logits, per position
+    scratch_rows = rows + (3 * batch if pairs else 0)  # probabilities, and room to compare pairs
+    cached = cached_positions(rows, vocab_size, device)
+    buffer_rows = rows * lm_head.copies + (scratch_rows if cached is None else 0)
+    chunk_size = min(num_targets, chunk_size or chunk_positions(buffer_rows, vocab_size, device))
+    block_size = min(chunk_size, cached or chunk_size)
+    # All that stays is allocated before the loop, and nothing as large as logits in it: small results between freed
+    # logits would keep the heap from reusing their memory, and it would grow with each chunk.
+    shapes = [num_lengths], [num_lengths], [num_lengths] * 2, *([[len(pairs)]] * 3)
+    fields = [torch.empty(num_targets, batch, *shape, device=device) for shape in shapes]  # [K, B, ...] each
+    logits_buffer = hidden_states.new_empty(rows * chunk_size * vocab_size) if lm_head.linear is not None else None
+    scratch = None
+    for start in range(0, num_targets, chunk_size):
+        chunk = slice(start, start + chunk_size)
+        logits = lm_head.logits(hidden_states[chunk].flatten(1, 2), logits_buffer)  # [C, B·M, V]
+        logits = logits.unflatten(1, (batch, -1))  # [C, B, M, V]
+        if scratch is None:  # allocated late: a model spread over devices may return logits on another one
+            scratch = logits.new_empty(scratch_rows * block_size * vocab_size)
+        # One product for a whole chunk of positions, then blocks of them that stay in a CPU's cache.
+        for first in range(0, len(logits), block_size):
+            block = slice(first, first + block_size)
+            logits_block = logits[block]  # [b, B, M, V]
+            target_block = targets[chunk][block]  # [b, B]
+            for field, values in zip(fields, _compare(logits_block, target_block, pairs, scratch), strict=True):
+                field[chunk][block].copy_(values)
+        del logits, logits_block
+    return fields
+
+
+def _compare(logits: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], scratch: Tensor) -> tuple[Tensor, ...]:
+    """The fields of SuffixScores for b positions, which come first; the logits are overwritten.
+
+    Args:
+        logits: [b, B, M, V].
+        targets: [b, B].
+        pairs: P pairs (i, j).
+        scratch: at least as many elements as `logits`, and 3 × [b, B, V] more where there are pairs.
+    """
+    top = top_token(logits)[..., None]  # [b, B, M, 1]
+    # Softmax takes half the time of exp and the rest, but adds up a long row with fewer digits than sum.
+    p = torch.softmax(logits, -1, out=scratch[: logits.numel()].view_as(logits))  # [b, B, M, V]
     p.div_(p.sum(-1, keepdim=True))
-    log_p = z.sub_(z.gather(-1, top)).add_(p.gather(-1, top).log_())  # shifted first: great logits keep their digits
-    index = targets.to(z.device)[..., None, None].expand_as(top)
-    nll = -log_p.gather(-1, index).squeeze(-1)  # [C, B, M]
-    cross_entropy = -(p @ log_p.mT)  # all pairs in one batched product, and no term is negative  # [C, B, M, M]
-    entropy = cross_entropy.diagonal(dim1=-2, dim2=-1)  # [C, B, M]
+    # Shifted first, so that large logits keep their digits.
+    log_p = logits.sub_(logits.gather(-1, top)).add_(p.gather(-1, top).log_())  # [b, B, M, V]
+    index = targets.to(logits.device)[..., None, None].expand_as(top)  # [b, B, M, 1]
+    nll = -log_p.gather(-1, index).squeeze(-1)  # [b, B, M]
+    # All pairs in one batched product; no term is negative.
+    cross_entropy = -(p @ log_p.mT)  # [b, B, M, M]
+    entropy = cross_entropy.diagonal(dim1=-2, dim2=-1)  # [b, B, M]
     if not pairs:
         return nll, entropy, cross_entropy, *(nll.new_empty(*nll.shape[:2], 0) for _ in range(3))
-    log_ratio, first, second = work[z.numel() :][: 3 * z[:, :, 0].numel()].view(3, *z[:, :, 0].shape)
+    vector = logits[:, :, 0]  # the shape of one context's distributions, [b, B, V]
+    pair_scratch = scratch[logits.numel() :][: 3 * vector.numel()]
+    log_ratio, first, second = pair_scratch.view(3, *vector.shape)  # [b, B, V] each
     compared = []
     for i, j in pairs:
-        both = p[:, :, i], p[:, :, j], torch.sub(log_p[:, :, i], log_p[:, :, j], out=log_ratio)
-        agreement = (top[:, :, i] == top[:, :, j]).squeeze(-1).float()
+        distributions = p[:, :, i], p[:, :, j], torch.sub(log_p[:, :, i], log_p[:, :, j], out=log_ratio)
+        jeffreys = jeffreys_from(*distributions, first)  # [b, B]
+        js = jensen_shannon_from(*distributions, (first, second))  # [b, B]
+        agreement = (top[:, :, i] == top[:, :, j]).squeeze(-1).float()  # [b, B]
         undefined = 0 * (entropy[..., i] + entropy[..., j])  # NaN where either is not finite
-        compared.append(
-            (jeffreys_from(*both, first), jensen_shannon_from(*both, (first, second)), agreement + undefined)
-        )
+        compared.append((jeffreys, js, agreement + undefined))
     return nll, entropy, cross_entropy, *(torch.stack(values, dim=-1) for values in zip(*compared, strict=True))
 
 
 def top_token(values: Tensor) -> Tensor:
-    """Index of the greatest value, the first of equals: argmax by way of blocks, which on a CPU takes a tenth.
+    """Index of the greatest value, the first of equal ones. In blocks, which on a CPU take a tenth of argmax's time.
 
     [..., V] → [...].
     """

@@ -114,7 +114,7 @@ def _misalignment(model: nn.Module, tokens: Tensor, extra: int, prefix: Sequence
     length = len(tokens) - 1
     count = len(shared_positions(length, extra, "in_range"))
     lengths = [length, length - extra]
-    scores = score_suffixes(model, tokens[None], lengths, count, prefix=prefix, pairs=[(0, 1)])
+    scores = score_suffixes(model, tokens[None], lengths, count, special_tokens=prefix, pairs=[(0, 1)])
     cross = scores.cross_entropy[0]  # [2, 2, K]
     by_position = (cross[0, 1] + cross[1, 0], scores.entropy[0].sum(0), scores.jeffreys[0, 0])  # [K] each
     return [values.double().mean().item() for values in by_position]

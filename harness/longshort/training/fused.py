@@ -23,7 +23,7 @@ from longshort.scoring.lm_head import (
     PROBE_TOKENS,
     PROBE_TOLERANCE,
     PROBE_TOLERANCE_HALF,
-    Readout,
+    LMHead,
     chunk_positions,
     evaluating,
     input_device,
@@ -88,8 +88,8 @@ def add_fused_loss(model: nn.Module, tokens: Tensor) -> bool:
         return True
     probe = tokens[:1, :PROBE_TOKENS].to(input_device(model))
     with evaluating(model):
-        readout = Readout(model, probe, call=model.forward)
-        if readout.body is None:
+        readout = LMHead(model, probe, call=model.forward)
+        if readout.backbone is None:
             return False
         head = _find_head(model, readout, probe)
     model.__dict__[FUSED] = _Fused(model.__dict__.get("forward"), model.forward, readout, *head)
@@ -121,16 +121,16 @@ class _Fused:
 
     replaced: Callable[..., Any] | None  # a forward of the instance that ours took the place of
     original: Callable[..., Any]
-    readout: Readout
+    readout: LMHead
     parameters: list[tuple[nn.Module, str]]  # by name: FSDP puts other tensors there during a forward
     is_linear: bool  # logits are `F.linear(states, *parameters)`, nothing more
 
 
-def _find_head(model: nn.Module, readout: Readout, tokens: Tensor) -> tuple[list[tuple[nn.Module, str]], bool]:
+def _find_head(model: nn.Module, readout: LMHead, tokens: Tensor) -> tuple[list[tuple[nn.Module, str]], bool]:
     """The parameters between hidden states and logits, and whether they are those of one plain linear map."""
     with torch.no_grad():
-        states = readout.states(tokens, tokens.shape[1])
-        states = states * (LARGE_LOGIT / readout.head(states).abs().max())
+        states = readout.hidden_states(tokens, tokens.shape[1])
+        states = states * (LARGE_LOGIT / readout.model_logits(states).abs().max())
     named = {
         parameter: (module, name)
         for module in model.modules()
@@ -142,7 +142,7 @@ def _find_head(model: nn.Module, readout: Readout, tokens: Tensor) -> tuple[list
         parameter.requires_grad_(True)
     try:
         with torch.enable_grad():
-            logits = readout.head(states)
+            logits = readout.model_logits(states)
             gradients = torch.autograd.grad(logits.sum(), list(named), allow_unused=True)
     finally:
         for parameter in frozen:
@@ -160,7 +160,7 @@ def _find_head(model: nn.Module, readout: Readout, tokens: Tensor) -> tuple[list
 def _loss(fused: _Fused, request: FusedLoss, input_ids: Tensor, **inputs: Any) -> LossParts:
     """Run the body on `input_ids` [W·B, T], then the head and the loss in chunks."""
     inputs.pop("use_cache", None)  # the readout uses none
-    states = fused.readout.states(input_ids, input_ids.shape[1], **inputs)
+    states = fused.readout.hidden_states(input_ids, input_ids.shape[1], **inputs)
     parameters = [getattr(module, name) for module, name in fused.parameters]
     wants_gradient = torch.is_grad_enabled()
     loss, parts = _LossOfStates.apply(  # type: ignore[no-untyped-call]  # torch's has no types
@@ -275,7 +275,7 @@ class _AnyHead:
         """[R, H] → logits, and where their gradient goes  # [R, V] both"""
         with torch.enable_grad():
             self.hidden = hidden.requires_grad_()
-            self.output = self.readout.head(self.hidden[None])[0]
+            self.output = self.readout.model_logits(self.hidden[None])[0]
         logits = self.output.detach()  # not to be written into: the head's own backward may need them
         return logits, torch.empty_like(logits)
 

@@ -16,12 +16,12 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from longshort.lmeval.evaluate import evaluate_checkpoint
 from longshort.longbench.scores import DATASETS
-from longshort.scoring import lm_head as readout
+from longshort.scoring import lm_head
 from longshort.settings import Checkpoint, Resources
 from longshort.sweep.cost import estimate as cost
 from longshort.sweep.cost import tokens as work
 from longshort.sweep.cost.estimate import GPUS, cost_of, shape_of
-from tests.checkpoints import save_checkpoint, save_corpus
+from longshort.testing import save_checkpoint, save_corpus
 
 PERPLEXITY, MISALIGNMENT = "longshort_perplexity", "longshort_misalignment"
 A100 = GPUS["a100"]
@@ -99,7 +99,7 @@ def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, mo
     )
     num_layers = 2
     assert sum(seen) / num_layers == (
-        cost_of(checkpoint, tasks, A100).forward_tokens + 3 * readout.PROBE_TOKENS + 8 * len(tasks) + resets
+        cost_of(checkpoint, tasks, A100).forward_tokens + 3 * lm_head.PROBE_TOKENS + 8 * len(tasks) + resets
     )
 
 
@@ -187,9 +187,9 @@ def test_activations_hold_what_a_forward_allocates(kind, tmp_path):
     config = transformers.AutoConfig.for_model(kind, vocab_size=16, max_position_embeddings=4096, **sizes)
     model = transformers.AutoModelForCausalLM.from_config(config).eval().to(torch.bfloat16)
     tokens = torch.zeros(1, 2048, dtype=torch.long)
-    head = readout.readout(model, tokens)
+    head = lm_head.lm_head_of(model, tokens)
     with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
-        head.states(tokens, keep=2048)
+        head.hidden_states(tokens, keep=2048)
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

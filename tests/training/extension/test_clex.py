@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from longshort.errors import UserError
-from longshort.scoring.lm_head import Readout
+from longshort.scoring.lm_head import LMHead
 from longshort.scoring.positions import depends_on_length
 from longshort.scoring.prefix import score_prefix
+from longshort.testing import tiny_tokenizer
 from longshort.training.extension.clex import clex_positions, export_clex
-from tests.checkpoints import tiny_tokenizer
 from tests.training.extension.build import (
     ARCHITECTURES,
     LENGTH,
@@ -307,7 +307,7 @@ def test_a_cache_keeps_the_t_it_was_filled_with():
 def test_the_evaluator_finds_its_body_and_its_dependence_on_length(caplog):
     model = clex()
     x = tokens(40)
-    assert Readout(model, x[:, :16]).body is model.model
+    assert LMHead(model, x[:, :16]).backbone is model.model
     assert depends_on_length(model, x, [8, 40], score_prefix(model, x))
     short = x[:, :LENGTH]
     assert not depends_on_length(model, short, [8, LENGTH], score_prefix(model, short))

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from longshort.scoring.lm_head import Readout
+from longshort.scoring.lm_head import LMHead
 from longshort.scoring.positions import depends_on_length
 from longshort.scoring.prefix import score_prefix
 from longshort.training.extension import modeling_eabf
@@ -154,6 +154,6 @@ def test_gradient_checkpointing_changes_no_gradient():
 def test_the_evaluator_finds_its_body_and_reads_all_lengths_in_one_pass(caplog):
     model = eabf()
     x = tokens(60)
-    assert Readout(model, x[:, :16]).body is model.model
+    assert LMHead(model, x[:, :16]).backbone is model.model
     assert not depends_on_length(model, x, [8, 60], score_prefix(model, x))
     assert not caplog.records

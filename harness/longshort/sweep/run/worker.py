@@ -82,7 +82,7 @@ def evaluate(job: Job, say: Say) -> None:
         arguments = job.model_args | (_offload() if job.memory == "offload" else {})
         batch_size, divisor = (job.batch_size, 1) if job.memory == "usual" else (1, SMALLER_CHUNKS)
         lmeval.require_checkpoint(str(arguments["pretrained"]))
-        lm = lmeval.load_checkpoint(arguments, batch_size=batch_size, chunk_divisor=divisor)
+        lm = lmeval.load_checkpoint(arguments, batch_size=batch_size)
     except Exception as error:  # anything may be wrong with a checkpoint; it is told, by kind
         _tell(error, say)
         return
@@ -92,7 +92,9 @@ def evaluate(job: Job, say: Say) -> None:
         say("started", task=task)
         try:
             prepared = lmeval.prepare_tasks([task], dict(arguments) | job.metadata)
-            results = lmeval.evaluate_loaded(lm, arguments, prepared, batch_size=batch_size, limit=job.limit)
+            results = lmeval.evaluate_loaded(
+                lm, arguments, prepared, batch_size=batch_size, limit=job.limit, chunk_divisor=divisor
+            )
         except Exception as error:  # the other tasks go on
             if _tell(error, say, task).kind == "out_of_memory":
                 return  # in a new process, with less
