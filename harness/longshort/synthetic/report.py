@@ -88,7 +88,7 @@ def _wall_seconds(out: Path, seconds_of_settings: float, this_run: float) -> flo
             if earlier["seconds_of_settings"] == seconds_of_settings:
                 return float(earlier["wall_seconds"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is not that of a study. Remove it, or choose another --output.") from error
+            raise UserError(f"{file} is not from a study. Remove it, or choose another --output.", "data") from error
     return round(this_run, 1)
 
 

@@ -33,7 +33,7 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
         UserError: no pair has a coefficient, or the files cannot be written.
     """
     if correlations[coefficient].notna().sum() == 0:
-        raise UserError(f"no pair has a coefficient ({coefficient}): nothing to draw.")
+        raise UserError(f"No pair has a coefficient ({coefficient}), so there is nothing to draw.", "data")
     ends = [f"{coefficient}_{end}" for end in ("lo", "hi")]
     table = correlations.reindex(columns=[*correlations.columns, *(set(ends) - set(correlations.columns))])
     naive = (table["interval"] == "naive") if "interval" in table else pd.Series(False, index=table.index)

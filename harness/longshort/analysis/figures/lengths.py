@@ -92,7 +92,7 @@ def _by_length(
     tidy = of_corpus(tidy, corpus)
     values = tidy[tidy["metric"] == metric].sort_values("length")
     if values.empty:
-        raise UserError(f"the results hold no {metric}@L: nothing to draw.")
+        raise UserError(f"The results have no {metric}@L, so there is nothing to draw.", "data")
     families = sorted(values["family"].unique())
     members = dict.fromkeys(families, 0)
     checkpoints = list(values.groupby(["family", "checkpoint", "revision"], dropna=False))

@@ -44,7 +44,7 @@ def misalignment_matrix(
     """
     pairs = tidy["metric"].str.extract(rf"^{metric}@(?P<one>\d+)-(?P<other>\d+)$").dropna().astype(int)
     if pairs.empty:
-        raise UserError(f"the results hold no {metric}@L1-L2: nothing to draw.")
+        raise UserError(f"The results have no {metric}@L1-L2, so there is nothing to draw.", "data")
     # These metrics name their lengths themselves, and have none of their own.
     values = of_corpus(tidy.loc[pairs.index].assign(length=0), corpus).join(pairs)
     lengths = sorted({*values["one"], *values["other"]})

@@ -49,7 +49,7 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
     """
     points = wide[np.isfinite(wide[[predictor, outcome]].astype("float64")).all(axis=1)]
     if points.empty:
-        raise UserError(f"no checkpoint has both {predictor} and {outcome}: nothing to draw.")
+        raise UserError(f"No checkpoint has both {predictor} and {outcome}, so there is nothing to draw.", "data")
     families = sorted(points["family"].unique())
     with style():
         figure = new_figure()
