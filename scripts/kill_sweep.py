@@ -283,7 +283,7 @@ def settle(rows: Sequence[tuple[dict[str, Any], list[Run]]]) -> None:
 
 def prepare(place: Path, count: int) -> None:
     """Checkpoints, a corpus and a manifest."""
-    from tests.checkpoints import save_checkpoint, save_corpus
+    from longshort.testing import save_checkpoint, save_corpus
 
     for index in range(count):
         kind = ("llama", "gpt2")[index % 2]

@@ -27,8 +27,9 @@ def build(folder: Path) -> None:
     """Make all of them below a folder."""
     sys.path.insert(0, str(ROOT))  # the tiny checkpoints are those of the tests
     from tests.analysis.results_folder import save_folder
-    from tests.checkpoints import save_checkpoint, save_corpus
     from tests.longbench.rows import write_rows
+
+    from longshort.testing import save_checkpoint, save_corpus
 
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(folder / "model")
@@ -70,7 +71,8 @@ def _models(folder: Path) -> None:
     """Checkpoints of other kinds, saved by transformers."""
     import torch
     import transformers
-    from tests.checkpoints import save_checkpoint, tiny_tokenizer
+
+    from longshort.testing import save_checkpoint, tiny_tokenizer
 
     small: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     bert = transformers.BertConfig(vocab_size=263, intermediate_size=16, **small)
