@@ -136,7 +136,7 @@ def of_correlations(design: Design, wide: pd.DataFrame, resamples: int, seed: in
 
 
 def of_comparisons(design: Design, wide: pd.DataFrame, resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Whether both intervals of the difference of |r| cover it, and reject 0; what `compare` does, and the bootstrap."""
+    """Whether both intervals of the difference of |r| cover it, and reject 0; the jackknife is that of `compare`."""
     x, y, z = wide[["x", "y", "z"]].to_numpy().T
     families = wide["family"].to_numpy()
     count = families[-1] + 1

@@ -25,7 +25,9 @@ def drawn(monkeypatch):
     """The figures that are drawn, unwritten: their axes hold the numbers."""
     figures = []
     for module in ("forest_plot", "lengths", "matrix", "points"):
-        monkeypatch.setattr(f"longshort.analysis.figures.{module}.save", lambda figure, _: figures.append(figure))
+        monkeypatch.setattr(
+            f"longshort.analysis.figures.{module}.save_figure", lambda figure, _: figures.append(figure)
+        )
     return figures
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from longshort.errors import UserError
-from longshort.results import write_atomically
+from longshort.results import read_json, write_atomically
 from longshort.synthetic import figures
 from longshort.synthetic.config import StudyConfig
 from longshort.synthetic.summary import (
@@ -80,15 +80,16 @@ def write_report(
 
 
 def _wall_seconds(out: Path, seconds_of_settings: float, this_run: float) -> float:
-    """A run that found every setting finished says nothing about the study's time: the earlier figure stays."""
+    """The seconds of the earlier run where this one found every setting finished, and so says nothing about time."""
     file = out / "study.json"
+    remedy = "Remove it, or choose another --output."
     if file.exists():
-        try:
-            earlier = json.loads(file.read_text("utf-8"))
-            if earlier["seconds_of_settings"] == seconds_of_settings:
-                return float(earlier["wall_seconds"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is not from a study. Remove it, or choose another --output.", "data") from error
+        earlier = read_json(file, remedy)
+        wall_seconds = earlier.get("wall_seconds")
+        if not isinstance(wall_seconds, int | float):
+            raise UserError(f"{file} is not from a study. {remedy}", "data")
+        if earlier.get("seconds_of_settings") == seconds_of_settings:
+            return wall_seconds
     return round(this_run, 1)
 
 

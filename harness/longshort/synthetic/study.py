@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from longshort.devices import require_device
 from longshort.errors import UserError
-from longshort.results import remove_left_over, write_atomically
+from longshort.results import read_json, remove_left_over, write_atomically
 from longshort.synthetic.config import StudyConfig
 from longshort.synthetic.measure import measure, target_scale
 from longshort.synthetic.parallel import run_all
@@ -119,11 +119,10 @@ def _load(config: StudyConfig, out: Path, task: str, encoding: str) -> dict[str,
     if not file.exists():
         return None
     remedy = "Remove it, or choose another --output."
-    try:
-        result: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        found = dict(result["config"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is not a finished setting of a study. {remedy}", "data") from error
+    result = read_json(file, remedy)
+    found = result.get("config")
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is not a finished setting of a study. {remedy}", "data")
     wanted = json.loads(json.dumps(config.of_setting(task, encoding)))
     if found != wanted:
         differs = ", ".join(key for key in wanted if found.get(key) != wanted[key])

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from longshort.analysis.figures.style import new_figure, save, style
+from longshort.analysis.figures.style import style
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
-from longshort.plotting import COLOURS
+from longshort.plotting import COLOURS, new_figure, save_figure
 
 LABELS = {"pearson": "Pearson's r", "spearman": "Spearman's ρ", "kendall": "Kendall's τ", "partial": "partial r"}
 
@@ -79,4 +79,4 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
         axes.grid(axis="y", visible=False)
         kinds = " (hollow: naive interval, too narrow)" if naive.any() else ""
         axes.set_xlabel(f"{LABELS[coefficient]}, 95 % interval{kinds}")
-        return save(figure, path)
+        return save_figure(figure, path)

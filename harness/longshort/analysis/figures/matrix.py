@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from longshort.analysis.figures.style import new_figure, save, short_names, style
+from longshort.analysis.figures.style import short_names, style
 from longshort.analysis.tables import of_corpus
 from longshort.errors import UserError
+from longshort.plotting import new_figure, save_figure
 
 LABELS = {
     "sce_between": "SCE between two context lengths",
@@ -80,7 +81,7 @@ def misalignment_matrix(
         figure.colorbar(image, ax=panels[: len(shown)].tolist(), label=f"{LABELS[metric]} (nats)", aspect=30)
         if len(shown) < len(checkpoints):
             figure.suptitle(f"{len(shown)} of {len(checkpoints)} checkpoints", fontsize=10)
-        return save(figure, path)
+        return save_figure(figure, path)
 
 
 def _matrix(rows: pd.DataFrame, lengths: list[int]) -> NDArray[np.float64]:
