@@ -44,10 +44,11 @@ def correlate_command(
     ] = None,
     control: Annotated[
         list[str] | None,
-        typer.Option(help="Held fixed in the partial correlation beside nll, and log_params if it varies; repeatable."),
+        typer.Option(help="Control for this column, besides nll, and log_params if it varies; repeatable."),
     ] = None,
     where: Annotated[
-        str | None, typer.Option(help="Only checkpoints of which this is true, as \"params < 8e9 and family == 'x'\".")
+        str | None,
+        typer.Option(help="Keep only checkpoints that meet this condition, as \"params < 8e9 and family == 'x'\"."),
     ] = None,
     group_by: Annotated[str, typer.Option(help="Column that says which checkpoints belong together.")] = "family",
     adjust: Annotated[
