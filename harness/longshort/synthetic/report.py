@@ -136,8 +136,11 @@ def _markdown(config: StudyConfig, tables: dict[str, pd.DataFrame]) -> str:
             for _, row in tables["comparisons"].iterrows()
         ]
         parts.append(_grid(["task", "positions", "against", "ratio"], rows))
-    parts.append("## Output misalignment and error beyond training\n")
-    parts.append(
+    return "\n".join([*parts, *_correlations(tables["correlations"])])
+
+
+def _correlations(table: pd.DataFrame) -> list[str]:
+    about = (
         "Misalignment at length l: mean |g(x) − g(x[−l2:])|, l2 = l − e, e uniform on 1 … ⌊l/2⌋, g the network's "
         "output. Predictor: at the training length, or the mean beyond; scaled: in standard deviations of the "
         "training targets. Outcome: logarithm of the mean squared error beyond training. A row is over models; "
@@ -152,10 +155,10 @@ def _markdown(config: StudyConfig, tables: dict[str, pd.DataFrame]) -> str:
             _cell(row, "spearman", ".2f"),
             _cell(row, "pearson", ".2f"),
         ]
-        for _, row in tables["correlations"].iterrows()
+        for _, row in table.iterrows()
     ]
-    parts.append(_grid(["predictor", "outcome", "scope", "models / settings", "Spearman", "Pearson of logs"], rows))
-    return "\n".join(parts)
+    head = ["predictor", "outcome", "scope", "models / settings", "Spearman", "Pearson of logs"]
+    return ["## Output misalignment and error beyond training\n", about, _grid(head, rows)]
 
 
 def _cell(row: pd.Series[Any], name: str, form: str) -> str:
