@@ -1,10 +1,10 @@
 """Correlations over many checkpoints with intervals: ours against the same statistics in a loop over SciPy.
 
 The loop is what a careful analyst writes: for every predictor and outcome pearsonr, spearmanr, kendalltau and
-pearsonr of what lstsq leaves, once over all checkpoints, once without each family, with the bootstrap once per
-resample; from these the jackknife's interval and p on Fisher's z, the range without one family, percentiles, Holm's
-adjusted p, reliabilities and the corrected r. Both sides get the same table and must give the same numbers: the
-greatest difference is recorded, and one above 1e-9 is an error. The clock runs over the statistics alone, imports done.
+pearsonr of what lstsq leaves, once over all checkpoints, once without each family; from these the jackknife's interval
+and p on Fisher's z, the range without one family, Holm's adjusted p, reliabilities and the corrected r. Both sides get
+the same table and must give the same numbers: the greatest difference is recorded, and one above 1e-9 is an error. The
+clock runs over the statistics alone, imports done.
 """
 
 from __future__ import annotations
@@ -29,47 +29,43 @@ if TYPE_CHECKING:
 
 LOOP, OURS = SIDES = ["SciPy loop", "longshort"]
 TOLERANCE = 1e-9
-# Checkpoints and families; interval; predictors and outcomes. The bootstrap has few pairs: the loop takes seconds each.
-SIZES = ((50, 10), (200, 20), (1000, 50))
-PAIRS = {"jackknife": (15, 4), "bootstrap": (2, 1)}
+SIZES = ((50, 10), (200, 20), (1000, 50))  # checkpoints and families
+PAIRS = (15, 4)  # predictors and outcomes
 OUTCOMES = ("log_ppl@8192", "log_ppl_increase@8192", "log_ppl@16384", "longshort_longbench_e:score")
 CONTROLS = ("nll", "log_params")
 
 
 def main(arguments: list[str]) -> None:
-    """Measure both sides at every size and interval, print the table, write the JSON."""
-    command = parser("correlate", __doc__, SIDES, of="processes per side, size and interval")
+    """Measure both sides at every size, print the table, write the JSON."""
+    command = parser("correlate", __doc__, SIDES, of="processes per side and size")
     sizes = ",".join(f"{checkpoints}:{families}" for checkpoints, families in SIZES)
     command.add_argument("--sizes", default=sizes, help="CHECKPOINTS:FAMILIES, comma-separated")
-    command.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
-    command.add_argument("--interval", choices=list(PAIRS), help=argparse.SUPPRESS)  # of one measurement in a child
     options = command.parse_args(arguments)
     if options.side:
         print(json.dumps(measure(options)))
         return
 
     rows = []
-    for size, interval in product(options.sizes.split(","), PAIRS):
-        arguments_of_child = {"sizes": size, "interval": interval, "resamples": options.resamples}
-        sides = take_turns(SIDES, options.runs, partial(run_child, "correlate", arguments_of_child))
-        rows.append(summary(size, interval, sides))
-    show(rows, options)
-    write(rows, options, ("resamples", "runs"))
+    for size in options.sizes.split(","):
+        sides = take_turns(SIDES, options.runs, partial(run_child, "correlate", {"sizes": size}))
+        rows.append(summary(size, sides))
+    show(rows)
+    write(rows, options, ("runs",))
     if any(row["greatest_difference"] > TOLERANCE for row in rows):
         sys.exit(f"benchmark.py correlate: the two sides differ by more than {TOLERANCE}.")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One side, one size and interval: seconds of the clock and of the processor, and every number found."""
+    """One side, one size: seconds of the clock and of the processor, and every number found."""
     import scipy.stats  # noqa: F401  # the loop's, before the clock starts
 
     from longshort.analysis.correlation import correlations
 
     checkpoints, families = map(int, options.sizes.split(":"))
-    wide, predictors, outcomes = checkpoint_table(checkpoints, families, *PAIRS[options.interval])
+    wide, predictors, outcomes = checkpoint_table(checkpoints, families, *PAIRS)
     statistics = {LOOP: scipy_loop, OURS: correlations}[options.side]
     start = time.perf_counter(), time.process_time()
-    table = statistics(wide, predictors, outcomes, CONTROLS, interval=options.interval, resamples=options.resamples)
+    table = statistics(wide, predictors, outcomes, CONTROLS)
     seconds = time.perf_counter() - start[0], time.process_time() - start[1]
     return {"seconds": seconds[0], "cpu_seconds": seconds[1], "values": table.to_dict("list")}
 
@@ -96,15 +92,12 @@ def checkpoint_table(
     return wide, list(PREDICTORS[-num_predictors:]), list(OUTCOMES[-num_outcomes:])
 
 
-def scipy_loop(
-    wide: pd.DataFrame, predictors: list[str], outcomes: list[str], controls: Any, *, interval: str, resamples: int
-) -> pd.DataFrame:
+def scipy_loop(wide: pd.DataFrame, predictors: list[str], outcomes: list[str], controls: Any) -> pd.DataFrame:
     """The columns of `longshort.analysis.correlations` that hold numbers, one SciPy call after the other."""
     import pandas as pd
 
     table = pd.DataFrame(
-        _loop_row(wide, predictor, outcome, controls, interval, resamples)
-        for predictor, outcome in product(predictors, outcomes)
+        _loop_row(wide, predictor, outcome, controls) for predictor, outcome in product(predictors, outcomes)
     )
     order = np.argsort(table["pearson_p"].to_numpy())
     adjusted, highest = np.empty(len(table)), 0.0
@@ -114,17 +107,14 @@ def scipy_loop(
     return table.assign(p_adjusted=adjusted)
 
 
-def _loop_row(
-    wide: pd.DataFrame, predictor: str, outcome: str, controls: Any, interval: str, resamples: int
-) -> dict[str, Any]:
+def _loop_row(wide: pd.DataFrame, predictor: str, outcome: str, controls: Any) -> dict[str, Any]:
     from scipy import stats
 
-    held = [name for name in controls if name not in (predictor, outcome)]
-    data = wide[["family", predictor, outcome, *held]].dropna()
+    used = [name for name in controls if name not in (predictor, outcome)]
+    data = wide[["family", predictor, outcome, *used]].dropna()
     names = sorted(data["family"].unique())
-    columns = [data[name].to_numpy() for name in (predictor, outcome, *held)]
+    columns = [data[name].to_numpy() for name in (predictor, outcome, *used)]
     family = data["family"].to_numpy()
-    members = [np.flatnonzero(family == name) for name in names]
 
     def coefficients(taken: Any) -> dict[str, float]:
         x, y, *given = (column[taken] for column in columns)
@@ -139,9 +129,6 @@ def _loop_row(
 
     whole = coefficients(slice(None))
     without = [coefficients(family != name) for name in names]
-    count = resamples if interval == "bootstrap" else 0
-    draws = np.random.default_rng(0).integers(len(names), size=(count, len(names)))
-    resampled = [coefficients(np.concatenate([members[index] for index in draw])) for draw in draws]
 
     row: dict[str, Any] = {"predictor": predictor, "outcome": outcome, "n": len(data), "n_families": len(names)}
     for name, value in whole.items():
@@ -151,8 +138,6 @@ def _loop_row(
         stderr = np.sqrt((count - 1) / count * np.sum((z_without - z_without.mean()) ** 2))
         margin = stderr * stats.t.ppf(0.975, count - 1)
         low, high = np.tanh(z - margin), np.tanh(z + margin)
-        if resampled:
-            low, high = np.quantile([found[name] for found in resampled], [0.025, 0.975])
         row |= {name: value, f"{name}_lo": low, f"{name}_hi": high}
         row[f"{name}_p"] = 2 * stats.t.sf(abs(z / stderr), count - 1)
         row |= {f"{name}_loo_lo": left_out.min(), f"{name}_loo_hi": left_out.max()}
@@ -163,10 +148,10 @@ def _loop_row(
     return row
 
 
-def summary(size: str, interval: str, sides: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def summary(size: str, sides: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Median and spread of each side, ours over the loop's, and by how much their numbers differ at most."""
     checkpoints, families = map(int, size.split(":"))
-    row: dict[str, Any] = {"checkpoints": checkpoints, "families": families, "interval": interval}
+    row: dict[str, Any] = {"checkpoints": checkpoints, "families": families}
     row["scipy"] = version("scipy")
     for side, runs in sides.items():
         if "error" in runs[-1]:
@@ -193,15 +178,14 @@ def compared(loop: dict[str, list[Any]], ours: dict[str, list[Any]]) -> tuple[in
     return one.size, float(np.nan_to_num(differences, nan=np.inf).max())
 
 
-def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+def show(rows: list[dict[str, Any]]) -> None:
     """The table."""
-    table = Table(title=f"correlations with 95 % intervals; the bootstrap of {options.resamples} resamples")
-    columns = ("points", "families", "pairs", "interval", *SIDES, "time ×", "CPU ×", "difference")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "interval" else "right", no_wrap=True)
+    table = Table(title="correlations with 95 % jackknife intervals")
+    for column in ("points", "families", "pairs", *SIDES, "time ×", "CPU ×", "difference"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            *(str(row[name]) for name in ("checkpoints", "families", "pairs", "interval")),
+            *(str(row[name]) for name in ("checkpoints", "families", "pairs")),
             *(f"{row[side]['seconds_median']:.3g} s" for side in SIDES),
             *(f"{row[f'{key}_ratio']:.3f}" for key in ("seconds", "cpu_seconds")),
             f"{row['greatest_difference']:.0e}",

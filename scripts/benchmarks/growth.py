@@ -143,16 +143,14 @@ def show(rows: list[dict[str, Any]], exponents: dict[str, dict[str, Any]]) -> No
 
 def draw(rows: list[dict[str, Any]], exponents: dict[str, dict[str, Any]], path: Path) -> None:
     """Time above, memory below, one column per axis; both scales logarithmic."""
-    import matplotlib.pyplot as plt
     import numpy as np
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    from longshort.plotting import COLOURS, STYLE
+    from longshort.plotting import COLOURS, new_figure, save_figure, style
 
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            len(MEASURES), len(exponents), figsize=(3.1 * len(exponents), 5.4), squeeze=False, layout="constrained"
-        )
+    with style():
+        figure = new_figure(3.1 * len(exponents), 5.4)
+        axes = figure.subplots(len(MEASURES), len(exponents), squeeze=False)
         for column, (axis, fits) in enumerate(exponents.items()):
             for line, (measure, unit) in enumerate(MEASURES.items()):
                 plot, scale = axes[line, column], 2**20 if measure == "bytes" else 1
@@ -177,9 +175,7 @@ def draw(rows: list[dict[str, Any]], exponents: dict[str, dict[str, Any]], path:
                 else:
                     low, high = plot.get_ylim()
                     plot.set_ylim(min(low, high / 30), high)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-        plt.close(figure)
+        save_figure(figure, path, dpi=130)
 
 
 def _text(fit: dict[str, float] | None) -> str:

@@ -16,9 +16,9 @@ from scipy import stats
 
 from longshort.analysis import compare, correlations, wide_table
 from longshort.analysis.adjustment import holm
-from longshort.analysis.figures.style import save, style
+from longshort.analysis.figures.style import style
 from longshort.analysis.tables import axis_label
-from longshort.plotting import COLOURS
+from longshort.plotting import COLOURS, new_figure, save_figure
 from longshort.results import read_results, write_atomically
 
 PREDICTORS = ("sce", "entropy", "jeffreys", "js", "agreement", "sce_last", "sce_beyond", "jeffreys_beyond", "nll")
@@ -193,12 +193,10 @@ def interval(value: float, low: float, high: float) -> str:
 
 def draw_effects(effects: pd.DataFrame, path: Path) -> None:
     """A panel per measure, a row per run at the last step: the mean difference and its interval."""
-    from matplotlib.figure import Figure
-
     last = effects[effects["step"].isna()]
     runs, measures = list(dict.fromkeys(last["run"])), list(dict.fromkeys(last["measure"]))
     with style():
-        figure = Figure(figsize=(2.1 * len(measures), 0.32 * len(runs) + 1.2), layout="constrained")
+        figure = new_figure(2.1 * len(measures), 0.32 * len(runs) + 1.2)
         for axes, measure in zip(np.ravel(figure.subplots(1, len(measures), sharey=True)), measures, strict=True):
             rows = last[last["measure"] == measure].set_index("run").loc[runs]
             errors = np.abs(rows[["lo", "hi"]].sub(rows["mean"], axis=0).to_numpy().T)
@@ -208,16 +206,14 @@ def draw_effects(effects: pd.DataFrame, path: Path) -> None:
             axes.set_title(measure, fontsize=9)
         figure.axes[0].invert_yaxis()
         figure.supxlabel("difference from α = 0 (nats), 95 % interval over families", fontsize=9)
-        save(figure, path)
+        save_figure(figure, path)
 
 
 def draw_scopes(scopes: dict[str, tuple[pd.DataFrame, str]], predictor: str, outcome: str, path: Path) -> None:
     """Three panels: all checkpoints, one plain run per family, and what is left within families."""
-    from matplotlib.figure import Figure
-
     families = sorted(scopes["all"][0]["family"].unique())
     with style():
-        figure = Figure(figsize=(11, 4), layout="constrained")
+        figure = new_figure(11, 4)
         panels = [("all", "all checkpoints"), ("between", "plain runs"), ("within", "less the family's mean")]
         for axes, (scope, title) in zip(figure.subplots(1, 3), panels, strict=True):
             rows = scopes[scope][0]
@@ -230,4 +226,4 @@ def draw_scopes(scopes: dict[str, tuple[pd.DataFrame, str]], predictor: str, out
         figure.supxlabel(axis_label(predictor), fontsize=10)
         figure.axes[0].set_ylabel(axis_label(outcome))
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-        save(figure, path)
+        save_figure(figure, path)

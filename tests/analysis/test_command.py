@@ -32,7 +32,8 @@ def test_everything_is_written_and_again_the_same(tmp_path):
     damaged = save(results, "damaged", '{"results": {"longshort_perp')
     done = correlate(results, *FEW)
     assert done.exit_code == 0, done.output
-    assert f"warning: {damaged} is damaged or incomplete JSON. Run that evaluation again. Left out." in done.stderr
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert str(damaged) in warning
     lines = done.stdout.splitlines()
     assert "Correlation with log-perplexity at 256 tokens (nats per token)" in lines
     assert max(map(len, lines)) <= max(80, len(str(results)) + len("/analysis:"))
@@ -80,7 +81,7 @@ def test_everything_is_written_and_again_the_same(tmp_path):
         text=True,
     )
     assert again.returncode == 0, again.stderr
-    assert "is damaged" in again.stderr
+    assert str(damaged) in again.stderr
     assert files(tmp_path / "again") == made
     imported = {line.rpartition("|")[2].strip() for line in again.stderr.splitlines() if "import time:" in line}
     assert "matplotlib" in imported
@@ -92,8 +93,8 @@ def test_strict_stops_and_writes_nothing(tmp_path):
     damaged = save(results, "damaged", "")
     before = files(tmp_path)
     done = correlate(results, "--strict", "-o", tmp_path / "out")
-    assert done.exit_code == 1
-    assert done.stderr == f"longshort: {damaged} is damaged or incomplete JSON. Run that evaluation again.\n"
+    assert (done.exception.kind, done.exception.exit_code) == ("data", 1)
+    assert str(damaged) in done.exception.message
     assert files(tmp_path) == before
 
 
@@ -103,30 +104,39 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "kind", "field", "facts"),
     [
-        (["--predictor", "scee"], 2, "predictor 'scee' is not among what was measured. Near names: sce"),
-        (["--outcome", "ruler"], 2, "outcome 'ruler' is not among what was measured. Known: params"),
-        (["--control", "nl"], 2, "control 'nl' is not among what was measured. Near names: nll"),
-        (["--where", "params << 3"], 2, "where: 'params << 3' holds more than comparisons"),
-        (["--where", "params <"], 2, "where: 'params <' cannot be understood"),
-        (["--where", "params > 1e12"], 2, "is true of none of 15 checkpoints"),
-        (["--group-by", "base"], 2, "'base' is no column to group by"),
-        (["--corpus", "pg19"], 2, "no results of longshort_perplexity or longshort_misalignment on corpus 'pg19'"),
-        (["-o", "/proc/nowhere"], 1, "/proc/nowhere/correlations.csv cannot be written"),
+        (["--predictor", "scee"], "usage", "predictor", ["'scee'", "sce, "]),
+        (["--outcome", "ruler"], "usage", "outcome", ["'ruler'", "params, "]),
+        (["--control", "nl"], "usage", "control", ["'nl'", "nll"]),
+        (["--where", "params << 3"], "usage", "where", ["'params << 3'", "LShift"]),
+        (["--where", "params <"], "usage", "where", ["'params <'"]),
+        (["--where", "params > 1e12"], "usage", "where", ["'params > 1e12'", "15 checkpoints"]),
+        (["--group-by", "base"], "usage", "group_by", ["'base'"]),
+        (["--corpus", "pg19"], "usage", "corpus", ["'pg19'", "builtin"]),
+        (["-o", "/proc/nowhere"], "unwritable", None, ["/proc/nowhere/correlations.csv"]),
     ],
 )
-def test_a_mistake_is_one_line_and_an_exit_code(results, arguments, code, message, tmp_path):
+def test_a_mistake_has_a_category_and_one_line(results, arguments, kind, field, facts, tmp_path):
     done = correlate(results, *arguments, *(() if "-o" in arguments else ("-o", tmp_path / "out")))
-    assert done.exit_code == code
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"longshort: {message}" if arguments[0] != "--where" else "longshort: where: ")
-    assert message in line
-    assert done.stdout == ""
+    assert (done.exception.kind, done.exception.field) == (kind, field)
+    assert done.exception.exit_code == (2 if kind == "usage" else 1)
+    assert all(fact in done.exception.message for fact in facts)
+    assert "\n" not in done.exception.message
+    assert (done.stdout, done.stderr.strip()) == ("", "")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--interval", "magic"], ["--adjust", "none"], ["--resamples", "1"], ["--nope"]])
+def test_a_mistake_is_one_line_on_stderr(results, tmp_path):
+    command = [sys.executable, "-m", "longshort", "correlate", str(results), "--predictor", "scee", "-o", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("longshort: ")
+    assert "'scee'" in line
+
+
+@pytest.mark.parametrize("arguments", [["--adjust", "none"], ["--interval", "jackknife"], ["--nope"]])
 def test_wrong_usage(results, arguments):
     done = correlate(results, *arguments)
     assert done.exit_code == 2
@@ -135,13 +145,11 @@ def test_wrong_usage(results, arguments):
 
 def test_nothing_to_read(tmp_path):
     done = correlate(tmp_path / "nowhere")
-    assert (done.exit_code, done.stderr) == (
-        1,
-        f"longshort: {tmp_path / 'nowhere'} does not exist. Name a folder of lm-eval results.\n",
-    )
+    assert done.exception.kind == "not_found"
+    assert str(tmp_path / "nowhere") in done.exception.message
     done = correlate(tmp_path)
-    assert done.exit_code == 1
-    assert "no result of a longshort_* task" in done.stderr
+    assert done.exception.kind == "not_found"
+    assert str(tmp_path) in done.exception.message
     assert list(tmp_path.iterdir()) == []
 
 

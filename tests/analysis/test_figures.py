@@ -25,7 +25,9 @@ def drawn(monkeypatch):
     """The figures that are drawn, unwritten: their axes hold the numbers."""
     figures = []
     for module in ("forest_plot", "lengths", "matrix", "points"):
-        monkeypatch.setattr(f"longshort.analysis.figures.{module}.save", lambda figure, _: figures.append(figure))
+        monkeypatch.setattr(
+            f"longshort.analysis.figures.{module}.save_figure", lambda figure, _: figures.append(figure)
+        )
     return figures
 
 
@@ -102,16 +104,16 @@ def test_the_same_figure_is_the_same_file(tidy, tmp_path):
 
 
 def test_nothing_to_draw(tidy, tmp_path):
-    with pytest.raises(UserError, match="no checkpoint has both sce and log_ppl@8192"):
-        scatter(wide_table(tidy).assign(sce=np.nan), "sce", "log_ppl@8192", tmp_path / "x")
-    with pytest.raises(UserError, match="no ppl_tail@L"):
-        perplexity_by_length(tidy[tidy["metric"] != "ppl_tail"], tmp_path / "x", "ppl_tail")
-    with pytest.raises(UserError, match="no js@L"):
-        misalignment_curve(tidy[tidy["metric"] != "js"], tmp_path / "x", "js")
-    with pytest.raises(UserError, match="no sce_between@L1-L2"):
-        misalignment_matrix(tidy, tmp_path / "x")
-    with pytest.raises(UserError, match="no pair has a coefficient"):
-        forest(usual().correlations.assign(kendall=np.nan), tmp_path / "x", "kendall")
+    for draw, arguments, fact in (
+        (scatter, (wide_table(tidy).assign(sce=np.nan), "sce", "log_ppl@8192", tmp_path / "x"), "log_ppl@8192"),
+        (perplexity_by_length, (tidy[tidy["metric"] != "ppl_tail"], tmp_path / "x", "ppl_tail"), "ppl_tail@L"),
+        (misalignment_curve, (tidy[tidy["metric"] != "js"], tmp_path / "x", "js"), "js@L"),
+        (misalignment_matrix, (tidy, tmp_path / "x"), "sce_between@L1-L2"),
+        (forest, (usual().correlations.assign(kendall=np.nan), tmp_path / "x", "kendall"), "kendall"),
+    ):
+        with pytest.raises(UserError, match=fact) as raised:
+            draw(*arguments)
+        assert raised.value.kind == "data"
     assert not list(tmp_path.iterdir())
 
 

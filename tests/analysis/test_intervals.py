@@ -6,14 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from longshort.analysis.intervals import (
-    delete_one,
-    jackknife,
-    jackknife_of_correlation,
-    naive,
-    percentile,
-    with_replacement,
-)
+from longshort.analysis.intervals import delete_one, jackknife, jackknife_of_correlation, naive
 
 
 def test_jackknife_by_pseudo_values():
@@ -67,22 +60,8 @@ def test_no_interval_where_it_means_nothing(whole, without):
     assert np.isnan(jackknife_of_correlation(whole, np.array(without))).all()
 
 
-def test_resamples():
+def test_every_family_is_deleted_once():
     assert delete_one(3).tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
-    draws = with_replacement(7, 4000, seed=1)
-    assert draws.shape == (4000, 7)
-    assert (draws.sum(axis=1) == 7).all()
-    assert draws.mean(axis=0) == pytest.approx(np.ones(7), abs=0.06)
-    assert draws.var() == pytest.approx(6 / 7, abs=0.05)  # binomial(7, 1/7)
-    assert (with_replacement(7, 4000, seed=1) == draws).all()
-    assert (with_replacement(7, 4000, seed=2) != draws).any()
-
-
-def test_percentile():
-    values = np.random.default_rng(0).normal(size=1000)
-    low, high = percentile(np.append(values, np.nan))
-    assert (low, high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
-    assert np.isnan(percentile(np.full(3, np.nan))).all()
 
 
 def test_naive_is_that_of_scipy():

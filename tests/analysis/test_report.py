@@ -160,10 +160,6 @@ def test_comparisons_follow_the_interval(made, ends, said):
     assert said in finding.sentences[-1]
     (finding,) = findings(replace(made, comparisons=table.assign(interval="naive")))
     assert "F = 4, naive interval. " in finding.sentences[-1]
-    bootstrap = table.drop(columns=["difference_jackknife_lo", "difference_jackknife_hi"])
-    bootstrap["difference_lo"], bootstrap["difference_hi"] = ends
-    (finding,) = findings(replace(made, comparisons=bootstrap))
-    assert said in finding.sentences[-1]
 
 
 def test_longbench_comes_first_then_the_furthest_perplexity(made):
@@ -275,7 +271,7 @@ def test_an_analysis_without_pairs_or_figures(made, tmp_path):
     assert "Fewer than 5 checkpoints" in page.texts["findings"]
     assert "No pair of predictor and outcome was measured" in page.texts["findings"]
     assert "None could be drawn" in page.texts["figures"]
-    assert "no ppl@L: nothing to draw" in page.texts["notes"]
+    assert "no ppl@L" in page.texts["notes"]
     assert "not measured" in page.texts["paper"]
 
 
@@ -300,5 +296,6 @@ def test_equal_analyses_give_equal_files(tmp_path):
 
 def test_a_place_that_cannot_be_written(made, tmp_path, without_figures):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match=r"file/report\.html") as raised:
         write_report(made, tmp_path / "file" / "report.html")
+    assert raised.value.kind == "unwritable"

@@ -60,23 +60,23 @@ def test_where(wide, expression, expected):
 
 
 @pytest.mark.parametrize(
-    ("expression", "message"),
+    ("expression", "fact"),
     [
-        ("params <", "cannot be understood"),
-        ("", "cannot be understood"),
-        ("params = 3", "cannot be understood"),
-        ("`log_ppl@128 > 3", "cannot be understood"),
-        ("parms < 3", "'parms' is no column. Near names: params"),
-        ("`log_ppl@129` < 3", "'log_ppl@129' is no column. Near names: log_ppl@128"),
-        ("zzzz > 1", "Known: checkpoint, revision"),
-        ("params", "no condition"),
-        ("True", "no condition"),
-        ("family < 3", "cannot be evaluated"),
-        ("params > 100", "true of none of 4 checkpoints"),
-        ("@wide.params > 1", "cannot be understood"),
-        ("params > @np.inf", "cannot be understood"),
-        ("sce.max() > 1", r"more than comparisons of columns and constants \(Call\)"),
-        ("__import__('os').system('true') == 0", "more than comparisons"),
+        ("params <", "'params <'"),
+        ("", "''"),
+        ("params = 3", "'params = 3'"),
+        ("`log_ppl@128 > 3", "`log_ppl@128 > 3"),
+        ("parms < 3", "'parms' .* params"),
+        ("`log_ppl@129` < 3", "'log_ppl@129' .* log_ppl@128"),
+        ("zzzz > 1", "'zzzz' .* checkpoint, revision"),
+        ("params", "'params'"),
+        ("True", "'True'"),
+        ("family < 3", "'family < 3'"),
+        ("params > 100", "'params > 100' .* 4 checkpoints"),
+        ("@wide.params > 1", "'@wide.params > 1'"),
+        ("params > @np.inf", "'params > @np.inf'"),
+        ("sce.max() > 1", r"\(Call\)"),
+        ("__import__('os').system('true') == 0", r"\(Call\)"),
         ("sce.__class__ == 1", r"\(Attribute\)"),
         ("sce[0] > 1", r"\(Subscript\)"),
         ("[x for x in family] == 1", r"\(ListComp\)"),
@@ -84,20 +84,22 @@ def test_where(wide, expression, expected):
         ("(sce := 3) > 1", r"\(NamedExpr\)"),
         ("9 ** 9 ** 9 > sce", r"\(Pow\)"),
         ("f'{sce}' == family", r"\(JoinedStr\)"),
-        ("sce > 1; sce", "cannot be understood"),
+        ("sce > 1; sce", "'sce > 1; sce'"),
     ],
 )
-def test_where_that_cannot_be_is_one_line(wide, expression, message):
-    with pytest.raises(UserError, match=message) as raised:
+def test_a_wrong_where_is_wrong_usage_on_one_line(wide, expression, fact):
+    with pytest.raises(UserError, match=fact) as raised:
         keep_where(wide, expression)
-    assert "\n" not in str(raised.value)
+    assert (raised.value.kind, raised.value.field) == ("usage", "where")
+    assert "\n" not in raised.value.message
 
 
 def test_where_runs_no_code(wide, tmp_path):
     target = tmp_path / "written"
     for expression in (f"@open('{target}', 'w')", f"open('{target}', 'w')", f"sce > open('{target}', 'w')"):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError) as raised:
             keep_where(wide, expression)
+        assert raised.value.field == "where"
     assert not target.exists()
 
 
@@ -109,23 +111,25 @@ def test_where_runs_no_code(wide, tmp_path):
         ("longbench", f"Near names: {COLUMN}"),
         ("js", "Known: params, sce, "),  # there, but nothing in it
         ("sce_stderr", "Known: params, sce, "),
-        ("family", "not among what was measured"),
+        ("family", "params, sce, "),
         ("zzzzzz", "Known: params, sce, "),
     ],
 )
 def test_an_unknown_column_gets_near_names(wide, name, near):
     check_columns("outcome", ["sce", COLUMN, "params"], wide)
-    with pytest.raises(UserError, match=f"outcome '{name}' is not among") as raised:
+    with pytest.raises(UserError, match=f"'{name}'") as raised:
         check_columns("outcome", ["sce", name], wide)
-    assert near in str(raised.value)
-    assert "\n" not in str(raised.value)
+    assert (raised.value.kind, raised.value.field) == ("usage", "outcome")
+    assert near in raised.value.message
+    assert "\n" not in raised.value.message
 
 
 def test_groups_may_be_any_column(wide):
     for name in wide:
         check_group(name, wide)
-    with pytest.raises(UserError, match=r"'famly' is no column to group by\. Near names: family"):
+    with pytest.raises(UserError, match=r"'famly' .* family") as raised:
         check_group("famly", wide)
+    assert (raised.value.kind, raised.value.field) == ("usage", "group_by")
 
 
 def test_what_is_shown_where_there_is_room_for_few(wide):

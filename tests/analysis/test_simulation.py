@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from longshort.analysis import correlations
+from longshort.analysis import compare, correlations
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "simulate_correlations.py"))
 
@@ -34,14 +34,45 @@ def test_it_simulates_what_correlations_does():
     design = SCRIPT["DESIGNS"]["effect"]
     wide = SCRIPT["draw"](design, 8, np.random.default_rng(1))
     found = pd.DataFrame(SCRIPT["of_correlations"](design, wide, 50, 7)).set_index(["coefficient", "method"])
-    for method, options in {"jackknife": {}, "bootstrap": {"interval": "bootstrap"}, "naive": {"group": "one"}}.items():
-        row = correlations(wide.assign(one=1), ["x"], ["y"], ["z"], resamples=50, seed=7, **options).iloc[0]
+    for method, group in {"jackknife": "family", "naive": "everything"}.items():
+        row = correlations(wide, ["x"], ["y"], ["z"], group=group).iloc[0]
         for name in ("pearson", "spearman", "kendall", "partial"):
             low, high, truth = row[f"{name}_lo"], row[f"{name}_hi"], design.truth(name)
             assert found["width"][name, method] == pytest.approx(high - low)
             assert found["covered"][name, method] == (low <= truth <= high)
-            if method != "bootstrap" and (name, method) != ("kendall", "naive"):
+            if (name, method) != ("kendall", "naive"):
                 assert found["rejected"][name, method] == (row[f"{name}_p"] < 0.05)
+
+
+@pytest.mark.parametrize(("name", "coefficient"), [("pearson", stats.pearsonr), ("spearman", stats.spearmanr)])
+def test_it_simulates_what_compare_does(name, coefficient):
+    """And the percentiles over families are those of a slow loop over the same draws."""
+    design = SCRIPT["COMPARISONS"]["unlike"]
+    wide = SCRIPT["draw"](design, 8, np.random.default_rng(1))
+    found = pd.DataFrame(SCRIPT["of_comparisons"](design, wide, 50, 7)).set_index(["coefficient", "method"])["width"]
+    row = compare(wide, [("x", "z")], ["y"]).iloc[0]
+    prefix = {"pearson": "", "spearman": "spearman_"}[name]
+    ends = [row[f"{prefix}difference_jackknife_{end}"] for end in ("lo", "hi")]
+    assert found[f"difference of |{name}|", "jackknife"] == pytest.approx(ends[1] - ends[0])
+
+    families = [part for _, part in wide.groupby("family")]
+    differences = []
+    for counts in SCRIPT["with_replacement"](8, 50, 7).astype(int):
+        drawn = pd.concat([part for part, count in zip(families, counts, strict=True) for _ in range(count)])
+        one, other = (abs(coefficient(drawn[side], drawn["y"]).statistic) for side in "xz")
+        differences.append(one - other)
+    low, high = np.quantile(differences, [0.025, 0.975])
+    assert found[f"difference of |{name}|", "bootstrap"] == pytest.approx(high - low)
+
+
+def test_draws_with_replacement():
+    draws = SCRIPT["with_replacement"](7, 4000, seed=1)
+    assert draws.shape == (4000, 7)
+    assert (draws.sum(axis=1) == 7).all()
+    assert draws.mean(axis=0) == pytest.approx(np.ones(7), abs=0.06)
+    assert draws.var() == pytest.approx(6 / 7, abs=0.05)  # binomial(7, 1/7)
+    low, high = SCRIPT["percentile"](np.append(np.arange(1001.0), np.nan))
+    assert (low, high) == pytest.approx((25, 975))
 
 
 def test_quick_coverage(tmp_path):

@@ -1,5 +1,7 @@
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -64,8 +66,13 @@ def test_wrong_usage_is_exit_code_two(run, tmp_path, arguments, message):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_mistake_is_one_line_and_exit_code_one(run, tmp_path):
-    result = run("-o", str(tmp_path), *SMALL, "--device", "nonsense")
-    assert result.exit_code == 1
-    assert result.output.startswith("longshort: device 'nonsense'")
-    assert "Traceback" not in result.output
+def test_a_mistake_is_one_line_and_exit_code_one(tmp_path):
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "mean_none.json").write_text("{}")
+    script = Path(__file__).parents[2] / "scripts" / "synthetic.py"
+    command = [sys.executable, str(script), "-o", str(tmp_path), *SMALL, "--tasks", "mean", "--encodings", "none"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("longshort: ")
+    assert "mean_none.json" in line

@@ -109,12 +109,14 @@ def test_a_models_numbers_depend_on_its_seed_alone(uninterrupted, tmp_path):
 
 def test_folder_of_another_study_is_refused(uninterrupted, tmp_path):
     study.run_study(TINY, tmp_path, workers=1)
-    with pytest.raises(UserError, match=r"other settings \(steps\)"):
+    with pytest.raises(UserError, match=r"\(steps\)") as raised:
         study.run_study(replace(TINY, steps=6), tmp_path, workers=1)
+    assert raised.value.kind == "conflict"
     file = next((tmp_path / "settings").iterdir())
     file.write_text("{")
-    with pytest.raises(UserError, match="not a finished setting"):
+    with pytest.raises(UserError, match=file.name) as raised:
         study.run_study(TINY, tmp_path, workers=1)
+    assert raised.value.kind == "data"
 
 
 def test_finished_settings_are_json_without_nan(uninterrupted, tmp_path):
@@ -124,7 +126,7 @@ def test_finished_settings_are_json_without_nan(uninterrupted, tmp_path):
 
 
 def test_unknown_device(tmp_path):
-    with pytest.raises(UserError, match="Choose another --device"):
+    with pytest.raises(UserError, match="'nonsense'"):  # a kind of its own: see devices
         study.run_study(TINY, tmp_path, device="nonsense")
 
 

@@ -6,9 +6,9 @@ from scipy import stats
 from longshort.synthetic.summary import (
     by_length,
     comparisons,
+    correlation_interval,
     correlations,
     growth_exponents,
-    jackknife_interval,
     mean_interval,
     one_row_per_model,
 )
@@ -125,25 +125,29 @@ def test_within_tasks_differences_between_tasks_do_not_count():
     assert table.loc[("misalignment", "mean"), "pearson"] == pytest.approx(-1)
 
 
-def test_jackknife_needs_four_groups():
-    x = np.arange(6.0)
-    assert np.isnan(jackknife_interval(x, x, np.array(list("aabbcc")), lambda a, b: 0.5)).all()
+def test_an_interval_needs_four_settings_and_a_coefficient_two():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, 8))
+    value, low, high = correlation_interval("pearson", x, y, np.repeat(np.arange(2), 4))
+    assert value == pytest.approx(stats.pearsonr(x, y).statistic)
+    assert np.isnan([low, high]).all()
+    assert np.isfinite(correlation_interval("spearman", x, y, np.repeat(np.arange(4), 2))).all()
+    assert np.isnan(correlation_interval("pearson", x[:2], y[:2], np.arange(2))).all()
 
 
-def test_the_jackknife_is_the_textbooks():
+@pytest.mark.parametrize(("name", "coefficient"), [("pearson", stats.pearsonr), ("spearman", stats.spearmanr)])
+def test_the_jackknife_is_the_textbooks(name, coefficient):
     """Efron and Tibshirani 1993: the variance is (F - 1) / F times the sum of squares around the mean left out."""
     random = np.random.default_rng(2)
-    groups = np.repeat(list("abcde"), 3)
+    groups = np.repeat(np.arange(5), 3)
     x = random.normal(size=15) + np.repeat(random.normal(size=5), 3)
     y = x + random.normal(size=15)
 
-    def pearson(a, b):
-        return float(stats.pearsonr(a, b).statistic)
-
-    left_out = np.array([np.arctanh(pearson(x[groups != name], y[groups != name])) for name in "abcde"])
-    error = np.sqrt(4 / 5 * ((left_out - left_out.mean()) ** 2).sum())
-    z, half = np.arctanh(pearson(x, y)), stats.t.ppf(0.975, 4) * error
-    assert jackknife_interval(x, y, groups, pearson) == pytest.approx((np.tanh(z - half), np.tanh(z + half)))
+    without = np.arctanh([coefficient(x[groups != index], y[groups != index]).statistic for index in range(5)])
+    error = np.sqrt(4 / 5 * ((without - without.mean()) ** 2).sum())
+    z, half = np.arctanh(coefficient(x, y).statistic), stats.t.ppf(0.975, 4) * error
+    expected = np.tanh([z, z - half, z + half])
+    assert correlation_interval(name, x, y, groups) == pytest.approx(tuple(expected))
 
 
 def test_far_is_twice_the_training_length():

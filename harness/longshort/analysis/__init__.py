@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from longshort.analysis.write import write_analysis as write_analysis
 
 _NAMES = {
-    "bundle": ("Analysis",),
+    "analysis": ("Analysis",),
     "comparison": ("compare",),
     "correlation": ("correlations",),
     "figures": ("forest", "misalignment_curve", "misalignment_matrix", "perplexity_by_length", "scatter"),

@@ -1,4 +1,4 @@
-"""Everything one analysis found, as its outputs (tables, figures, report) take it."""
+"""Everything that one analysis found: what tables, figures and the report are made from."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Analysis:
         wide: one row per checkpoint, of `longshort.analysis.wide_table`.
         correlations: one row per predictor × outcome, of `longshort.analysis.correlations`.
         comparisons: one row per pair of predictors × outcome, of `longshort.analysis.compare`.
-        settings: what was asked for and what it was made from: predictors, outcomes, controls, selection,
-            intervals, seed, resamples, results files with their hashes, corpora with theirs, versions.
-        notes: what was left out or mended, one line each.
+        settings: the arguments and the provenance: predictors, outcomes, controls, selection, adjustment, results
+            files with their hashes, corpora with theirs, versions.
+        notes: what was skipped or corrected, one line each.
     """
 
     tidy: pd.DataFrame

@@ -1,8 +1,8 @@
-"""Correlation coefficients of many resamples at once, where a resample takes each family so many times.
+"""Correlation coefficients of many samples at once, where a sample takes each family so many times.
 
-A resample is a row of weights, one per family: all ones for the data as they are, a zero for the family left out,
-counts for a draw with replacement. `families` numbers the family of each point, from 0; F is their number. Every
-function returns one coefficient per row, NaN where it is not defined: fewer than 3 points, or a constant side.
+A sample is a row of weights, one per family: all ones for the data as they are, a zero for a deleted family.
+`families` numbers the family of each point, from 0; F is their number. Every function returns one coefficient per
+row, NaN where it is not defined: fewer than 3 points, or a constant side.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def pearson(x: Array, y: Array, families: Integers, weights: Array) -> Array:
         x: [n] values.
         y: [n] values.
         families: [n] the family of each.
-        weights: [R, F] how often each resample takes each family.
+        weights: [R, F] how often each sample takes each family.
 
     Returns:
         [R] coefficients.
@@ -44,7 +44,7 @@ def pearson(x: Array, y: Array, families: Integers, weights: Array) -> Array:
 
 
 def partial(x: Array, y: Array, controls: Array, families: Integers, weights: Array) -> Array:
-    """Pearson's r of what linear regression on the controls leaves of x and y, fitted anew in every resample.
+    """Pearson's r of what linear regression on the controls leaves of x and y, fitted anew in every sample.
 
     From the covariances S of x and y (1) and the controls (2): r of S_11 − S_12 S_22⁻¹ S_21.
 
@@ -53,7 +53,7 @@ def partial(x: Array, y: Array, controls: Array, families: Integers, weights: Ar
         y: [n] values.
         controls: [n, k] values.
         families: [n] the family of each.
-        weights: [R, F] how often each resample takes each family.
+        weights: [R, F] how often each sample takes each family.
 
     Returns:
         [R] coefficients; NaN also where the controls explain all of x or y.
@@ -74,7 +74,7 @@ def partial(x: Array, y: Array, controls: Array, families: Integers, weights: Ar
 
 
 def spearman(x: Array, y: Array, families: Integers, weights: Array) -> Array:
-    """Spearman's ρ: Pearson's r of the ranks, which each resample ranks anew; ties share their mean rank.
+    """Spearman's ρ: Pearson's r of the ranks, which each sample ranks anew; ties share their mean rank.
 
     Arguments and result as in `pearson`.
     """
@@ -83,7 +83,7 @@ def spearman(x: Array, y: Array, families: Integers, weights: Array) -> Array:
 
 
 def _spearman(sides: list[Order], counts: Array) -> Array:
-    """From how often each resample takes each point, [R, n]."""
+    """From how often each sample takes each point, [R, n]."""
     total = counts.sum(axis=1)
     a, b = (_ranks(side, counts) - total[:, None] / 2 for side in sides)  # their mean is half the number of points
     weighted = counts * a
@@ -101,7 +101,7 @@ def _order(x: Array) -> Order:
 
 
 def _equal(order: Order, counts: Array) -> Array:
-    """How many points have each distinct value, in resamples that take each point so many times; [R, values]."""
+    """How many points have each distinct value, in samples that take each point so many times; [R, values]."""
     sorted_counts: Array = counts[:, order.points]
     if len(order.starts) == len(order.points):  # no ties: a sum of one each, which takes its time
         return sorted_counts
@@ -119,7 +119,7 @@ def _ranks(order: Order, counts: Array) -> Array:
 def kendall(x: Array, y: Array, families: Integers, weights: Array) -> Array:
     """Kendall's τ-b: concordant less discordant pairs, over the geometric mean of the pairs not tied on each side.
 
-    Pairs are counted once, between each two families; a resample then weighs these counts. A point and its copy
+    Pairs are counted once, between each two families; a sample then weighs these counts. A point and its copy
     are a tie. Arguments and result as in `pearson`.
     """
     order = np.argsort(families, kind="stable")
@@ -153,7 +153,7 @@ def _blocks(count: int, points: int) -> list[slice]:
 
 
 def _covariances(values: Array, families: Integers, weights: Array) -> Array:
-    """Covariances of the columns in every resample: within families, and between their means; [R, d, d].
+    """Covariances of the columns in every sample: within families, and between their means; [R, d, d].
 
     In two passes, means first: sums of squares less squares of sums would lose digits.
     """

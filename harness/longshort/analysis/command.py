@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from longshort.errors import UserError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,7 +20,7 @@ longshort correlate results --predictor sce --predictor jeffreys --outcome log_p
 
 longshort correlate results --outcome babilong_qa1:acc --where "params < 8e9 and family != 'llama'"
 
-longshort correlate results --group-by train_length --interval bootstrap --resamples 10000 --adjust bh
+longshort correlate results --group-by train_length --adjust bh
 """
 
 
@@ -46,25 +44,22 @@ def correlate_command(
     ] = None,
     control: Annotated[
         list[str] | None,
-        typer.Option(help="Held fixed in the partial correlation beside nll, and log_params if it varies; repeatable."),
+        typer.Option(help="Control for this column, besides nll, and log_params if it varies; repeatable."),
     ] = None,
     where: Annotated[
-        str | None, typer.Option(help="Only checkpoints of which this is true, as \"params < 8e9 and family == 'x'\".")
+        str | None,
+        typer.Option(help="Keep only checkpoints that meet this condition, as \"params < 8e9 and family == 'x'\"."),
     ] = None,
     group_by: Annotated[str, typer.Option(help="Column that says which checkpoints belong together.")] = "family",
-    interval: Annotated[
-        Literal["jackknife", "bootstrap"], typer.Option(help="95 % intervals over families.")
-    ] = "jackknife",
     adjust: Annotated[
-        Literal["holm", "bh"], typer.Option(help="p-values for their number: Holm, or Benjamini-Hochberg.")
+        Literal["holm", "bh"],
+        typer.Option(help="Correction of p-values for multiple comparisons: Holm, or Benjamini-Hochberg."),
     ] = "holm",
-    resamples: Annotated[int, typer.Option(min=100, max=1_000_000, help="Of the bootstrap.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     corpus: Annotated[
-        str | None, typer.Option(help="Whose perplexities and misalignments, if there are several.")
+        str | None, typer.Option(help="Corpus of the perplexities and misalignments, if the results have several.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at a damaged results file instead of leaving it out.")
+        bool, typer.Option("--strict", help="Stop at a damaged results file instead of skipping it.")
     ] = False,
 ) -> None:
     """Correlate misalignment with long-context performance over checkpoints.
@@ -77,26 +72,19 @@ def correlate_command(
     from longshort.analysis.write import write_analysis
 
     output = output or (folder.parent if folder.is_file() else folder) / "analysis"
-    try:
-        with Console(stderr=True).status(f"correlating what is in {folder}"):
-            analysis = analyze(
-                folder,
-                predictors=predictor,
-                outcomes=outcome,
-                controls=control or (),
-                where=where,
-                group_by=group_by,
-                interval=interval,
-                adjust=adjust,
-                resamples=resamples,
-                seed=seed,
-                corpus=corpus,
-                strict=strict,
-            )
-            written = write_analysis(analysis, output)
-    except UserError as error:
-        typer.echo(f"longshort: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
+    with Console(stderr=True).status(f"correlating what is in {folder}"):
+        analysis = analyze(
+            folder,
+            predictors=predictor,
+            outcomes=outcome,
+            controls=control or (),
+            where=where,
+            group_by=group_by,
+            adjust=adjust,
+            corpus=corpus,
+            strict=strict,
+        )
+        written = write_analysis(analysis, output)
     for note in analysis.notes:
         typer.echo(f"warning: {note}", err=True)
     show_headline(analysis, Console())

@@ -1,4 +1,4 @@
-"""Whether one predictor goes more strongly with an outcome than another does, on the same checkpoints."""
+"""Whether one predictor correlates more strongly with an outcome than another does, on the same checkpoints."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pandas as pd
 
 from longshort.analysis import coefficients
 from longshort.analysis.correlation import MIN_FAMILIES, MIN_POINTS
-from longshort.analysis.intervals import delete_one, jackknife, percentile, with_replacement
+from longshort.analysis.intervals import delete_one, jackknife
 from longshort.analysis.points import Points, is_constant, numbered, points_of
 
-STATISTICS = ["lo", "hi", "jackknife_lo", "jackknife_hi", "p"]
+STATISTICS = ["jackknife_lo", "jackknife_hi", "p"]
 COLUMNS = [
     "predictor", "other", "outcome", "n", "n_families",
     "abs_pearson", "abs_pearson_other", "difference",
-    *(f"difference_{name}" for name in STATISTICS), "share_greater",
+    *(f"difference_{name}" for name in STATISTICS),
     "abs_spearman", "abs_spearman_other", "spearman_difference",
-    *(f"spearman_difference_{name}" for name in STATISTICS), "spearman_share_greater",
+    *(f"spearman_difference_{name}" for name in STATISTICS),
     "interval", "note",
 ]  # fmt: skip
 
@@ -31,8 +31,6 @@ def compare(
     outcomes: Sequence[str],
     *,
     group: str = "family",
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare |r| of two predictors with one outcome, a row for each pair and outcome.
 
@@ -40,30 +38,23 @@ def compare(
 
     Columns, for Pearson's r; those for Spearman's are named with ``spearman``:
         abs_pearson, abs_pearson_other, difference: |r| of the predictor, of the other, and the first less the second.
-        difference_lo, difference_hi: 95 % percentile interval over resamples, which take families with replacement,
-            both predictors from the same.
-        difference_jackknife_lo, …_hi, difference_p: interval and two-sided p-value by deleting one family at a time
-            (`longshort.analysis.intervals.jackknife`). Rather believe this one: in simulations
-            (``results/simulation``) the percentile interval covers less, and far less where one of the correlations
-            is near 0, since |r| of a resample is then too great. There the jackknife too covers somewhat less than
-            95 %; where both correlations are near 0 both intervals are too wide.
-        share_greater: share of resamples in which the predictor's |r| is greater; equal ones count half.
-        interval: ``families``; or ``naive`` with fewer than 4, where checkpoints are resampled and deleted instead,
-            which takes them for independent: the intervals are too narrow.
+        difference_jackknife_lo, …_hi, difference_p: 95 % interval and two-sided p-value by deleting one family at a
+            time (`longshort.analysis.intervals.jackknife`). In simulations (``results/simulation``) it covers
+            somewhat less than 95 % where one of the correlations is near 0, and is too wide where both are.
+        interval: ``families``; or ``naive`` with fewer than 4, where checkpoints are deleted instead, which treats
+            them as independent: the intervals are too narrow.
 
     Args:
         wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
         pairs: predictor and the other one, columns of it.
         outcomes: columns of it.
         group: the column that says which checkpoints belong together.
-        resamples: how many.
-        seed: of the resamples.
 
     Returns:
         A table with the columns `COLUMNS`, in the order of pairs and outcomes.
 
     Raises:
-        UserError: a column is missing or holds no numbers.
+        UserError: a column is missing or holds no numbers (kind ``setting``).
 
     Example:
         >>> import pandas as pd
@@ -77,26 +68,20 @@ def compare(
         ...     }
         ... )
         >>> table = compare(wide, [("sce", "nll")], ["log_ppl@8192"]).round(2)
-        >>> print(table[["abs_pearson", "abs_pearson_other", "difference", "share_greater"]])
-           abs_pearson  abs_pearson_other  difference  share_greater
-        0         0.93               0.69        0.24           0.99
-        >>> print(table[["difference_lo", "difference_hi"]])
-           difference_lo  difference_hi
-        0           0.04           0.65
+        >>> print(table[["abs_pearson", "abs_pearson_other", "difference"]])
+           abs_pearson  abs_pearson_other  difference
+        0         0.93               0.69        0.24
         >>> print(table[["difference_jackknife_lo", "difference_jackknife_hi", "difference_p"]])
            difference_jackknife_lo  difference_jackknife_hi  difference_p
         0                    -0.16                     0.63          0.17
     """
     points = points_of(wide, [*(name for pair in pairs for name in pair), *outcomes], group)
-    rows = [
-        _row(points, predictor, other, outcome, resamples, seed)
-        for (predictor, other), outcome in product(pairs, outcomes)
-    ]
+    rows = [_row(points, predictor, other, outcome) for (predictor, other), outcome in product(pairs, outcomes)]
     table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
     return table
 
 
-def _row(points: Points, predictor: str, other: str, outcome: str, resamples: int, seed: int) -> dict[str, Any]:
+def _row(points: Points, predictor: str, other: str, outcome: str) -> dict[str, Any]:
     columns = [points.columns[name] for name in (predictor, other, outcome)]
     all_three = np.isfinite(columns).all(axis=0)
     x, z, y = (values[all_three] for values in columns)
@@ -115,21 +100,15 @@ def _row(points: Points, predictor: str, other: str, outcome: str, resamples: in
     if count < MIN_FAMILIES:
         row["interval"], families, count = "naive", np.arange(len(x)), len(x)
         notes.append(f"fewer than {MIN_FAMILIES} families: checkpoints taken for independent")
-    weights = np.vstack([np.ones(count), delete_one(count), with_replacement(count, resamples, seed)])
+    weights = np.vstack([np.ones(count), delete_one(count)])
     for name, prefix in (("pearson", ""), ("spearman", "spearman_")):
         coefficient = getattr(coefficients, name)
         one, two = (np.abs(coefficient(side, y, families, weights)) for side in (x, z))
         differences = one - two
         row[f"abs_{name}"], row[f"abs_{name}_other"] = float(one[0]), float(two[0])
         row[f"{prefix}difference"] = float(differences[0])
-        resampled = differences[1 + count :]
-        resampled = resampled[np.isfinite(resampled)]
-        signs = np.sign(np.round(resampled, 12))
-        ends = [*percentile(resampled), *jackknife(differences[0], differences[1 : 1 + count])]
+        ends = jackknife(differences[0], differences[1:])
         row |= zip((f"{prefix}difference_{end}" for end in STATISTICS), ends, strict=True)
-        row[f"{prefix}share_greater"] = float(np.mean(signs + 1) / 2)
-        if undefined := resamples - len(resampled):
-            notes.append(f"{undefined} of {resamples} resamples left out for {name}: not defined there")
         if np.isnan(row[f"{prefix}difference_p"]):
             notes.append(f"no jackknife for {name}: not defined, or all the same, at the latest without one family")
     return row | {"note": "; ".join(notes)}

@@ -1,4 +1,4 @@
-"""Which controls of a partial correlation can be held fixed, and on which checkpoints."""
+"""Which controls a partial correlation can use, and on which checkpoints."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def hold_fixed(
+def usable_controls(
     columns: Mapping[str, Array], controls: Sequence[str], predictor: str, outcome: str, both: Mask
 ) -> tuple[list[str], Mask, list[str]]:
     """Choose among the controls.
 
-    Left out is one that is the predictor or the outcome, or a linear function of it: holding it fixed would leave
-    nothing to correlate. And one that does not vary, or has no value.
+    A control is skipped if it is the predictor or the outcome, or a linear function of it: controlling for it would
+    leave nothing to correlate. So is one that does not vary, or has no value.
 
     Args:
         columns: [checkpoints] by name.
@@ -30,7 +30,7 @@ def hold_fixed(
         both: [checkpoints] which have predictor and outcome.
 
     Returns:
-        The controls to hold fixed, the checkpoints that have these and both sides, and why others were left out.
+        The controls to use, the checkpoints that have these and both sides, and why others were skipped.
     """
     ends = {predictor: "predictor", outcome: "outcome"}
     reasons = {name: f"it is the {ends[name]}" for name in controls if name in ends}
@@ -45,8 +45,8 @@ def hold_fixed(
         same = [end for side, end in ends.items() if _is_linear(values[name][known], columns[side][known])]
         if same:
             reasons[name] = f"a linear function of the {same[0]}"
-    held = [name for name in measured if name not in reasons]
-    return held, known, [f"control {name} left out: {reason}" for name, reason in reasons.items()]
+    used = [name for name in measured if name not in reasons]
+    return used, known, [f"control {name} left out: {reason}" for name, reason in reasons.items()]
 
 
 def _is_linear(a: Array, b: Array) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
@@ -15,14 +14,13 @@ from numpy.typing import NDArray
 from longshort.analysis import coefficients
 from longshort.analysis.adjustment import benjamini_hochberg, holm
 from longshort.analysis.attenuation import corrected, reliability
-from longshort.analysis.controls import hold_fixed
-from longshort.analysis.intervals import delete_one, jackknife_of_correlation, naive, percentile, with_replacement
+from longshort.analysis.controls import usable_controls
+from longshort.analysis.intervals import delete_one, jackknife_of_correlation, naive
 from longshort.analysis.points import Points, is_constant, numbered, points_of
 from longshort.errors import UserError
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Interval = Literal["jackknife", "bootstrap"]
 Adjust = Literal["holm", "bh"]
 
 COLUMNS = [
@@ -43,13 +41,6 @@ MIN_FAMILIES = 4
 ADJUST = {"holm": holm, "bh": benjamini_hochberg}
 
 
-@dataclass(frozen=True)
-class _Settings:
-    interval: Interval
-    resamples: int
-    seed: int
-
-
 def correlations(
     wide: pd.DataFrame,
     predictors: Sequence[str],
@@ -57,28 +48,24 @@ def correlations(
     controls: Sequence[str] = ("nll",),
     *,
     group: str = "family",
-    interval: Interval = "jackknife",
     adjust: Adjust = "holm",
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Correlate every predictor with every outcome, one row each.
 
     A row uses the checkpoints that have both values, finite ones. Below 5 of them, or where one side is constant,
     no coefficient is given. ``note`` says why, and whatever else was done to the data of this row.
 
-    Columns beside the coefficients:
-        …_lo, …_hi, …_p: 95 % interval and two-sided p-value. ``interval`` says which: ``jackknife`` deletes one
-            family at a time (`longshort.analysis.intervals.jackknife`, on Fisher's z), from 4 families on;
-            ``bootstrap`` has the percentiles over families drawn with replacement, and the jackknife's p. With
-            fewer families, ``naive`` takes checkpoints for independent, which those of one family are not: its
+    Columns next to the coefficients:
+        …_lo, …_hi, …_p: 95 % interval and two-sided p-value. ``interval`` says which: from 4 families on,
+            ``jackknife`` deletes one family at a time (`longshort.analysis.intervals.jackknife`, on Fisher's z).
+            With fewer families, ``naive`` treats checkpoints as independent, which those of one family are not: its
             intervals are too narrow and its p-values too small.
         kendall: τ-b, which allows for ties. For Spearman's coefficient ties share their mean rank.
-        partial: Pearson's r with `controls` held fixed (`longshort.analysis.coefficients.partial`), over the
+        partial: Pearson's r, controlling for `controls` (`longshort.analysis.coefficients.partial`), over the
             checkpoints that have these too. ``controls`` names those that were used: not one that is the
             predictor or outcome or a linear function of it, nor one that does not vary.
         p_adjusted: ``pearson_p`` adjusted over all rows that have one.
-        …_loo_lo, …_loo_hi: the coefficient's range when one family is left out.
+        …_loo_lo, …_loo_hi: the coefficient's range when one family is deleted.
         reliability_predictor, reliability_outcome, pearson_corrected: from the columns ``NAME_stderr``, the
             share of variance that is no measurement error, and r corrected for it (`longshort.analysis.
             attenuation`, with what to beware of). NaN where a standard error is missing or errors are as great
@@ -90,16 +77,13 @@ def correlations(
         outcomes: columns of it.
         controls: columns of it.
         group: the column that says which checkpoints belong together.
-        interval: which interval to give.
         adjust: Holm's method (``holm``, family-wise error) or Benjamini and Hochberg's (``bh``, false discoveries).
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
 
     Returns:
         A table with the columns `COLUMNS`, in the order of predictors and outcomes.
 
     Raises:
-        UserError: a column is missing or holds no numbers, or there is no such interval or adjustment.
+        UserError: a column is missing or holds no numbers, or there is no such adjustment (kind ``setting``).
 
     Example:
         >>> import pandas as pd
@@ -123,21 +107,16 @@ def correlations(
         >>> print(table["note"][1])
         ties in nll: mean ranks (Spearman), τ-b (Kendall); control nll left out: it is the predictor
     """
-    if interval not in ("jackknife", "bootstrap"):
-        raise UserError(f"there is no interval '{interval}'. Choose jackknife or bootstrap.")
     if adjust not in ADJUST:
-        raise UserError(f"there is no adjustment '{adjust}'. Choose {' or '.join(ADJUST)}.")
-    settings = _Settings(interval, resamples, seed)
+        raise UserError(f"Unknown adjustment '{adjust}'. Choose {' or '.join(ADJUST)}.", "setting", "adjust")
     points = points_of(wide, [*predictors, *outcomes, *controls], group)
-    rows = [
-        _row(points, predictor, outcome, controls, settings) for predictor, outcome in product(predictors, outcomes)
-    ]
+    rows = [_row(points, predictor, outcome, controls) for predictor, outcome in product(predictors, outcomes)]
     table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
     table["p_adjusted"] = ADJUST[adjust](table["pearson_p"].to_numpy(np.float64))
     return table
 
 
-def _row(points: Points, predictor: str, outcome: str, controls: Sequence[str], settings: _Settings) -> dict[str, Any]:
+def _row(points: Points, predictor: str, outcome: str, controls: Sequence[str]) -> dict[str, Any]:
     sides = {name: points.columns[name] for name in (predictor, outcome)}
     x, y = sides[predictor], sides[outcome]
     both = np.isfinite(x) & np.isfinite(y)
@@ -153,7 +132,7 @@ def _row(points: Points, predictor: str, outcome: str, controls: Sequence[str], 
     if constant:
         return row | {"note": "; ".join([f"no coefficient: {' and '.join(constant)} does not vary", *notes])}
 
-    row["interval"] = settings.interval if count >= MIN_FAMILIES else "naive"
+    row["interval"] = "jackknife" if count >= MIN_FAMILIES else "naive"
     if row["interval"] == "naive":
         notes.append(f"fewer than {MIN_FAMILIES} families: checkpoints taken for independent")
     tied = [name for name, values in sides.items() if len(np.unique(values[both])) < len(x)]
@@ -161,13 +140,13 @@ def _row(points: Points, predictor: str, outcome: str, controls: Sequence[str], 
         notes.append(f"ties in {' and '.join(tied)}: mean ranks (Spearman), τ-b (Kendall)")
     for name in ("pearson", "spearman", "kendall"):
         coefficient = functools.partial(getattr(coefficients, name), x, y, families)
-        notes += _put(row, name, coefficient, families, 0, settings)
+        notes += _put(row, name, coefficient, families, 0)
     if row["interval"] == "naive":
         from scipy import stats  # half a second, which most analyses need not wait
 
         row["kendall_p"] = float(stats.kendalltau(x, y).pvalue)
 
-    notes += _put_partial(row, points, controls, both, settings)
+    notes += _put_partial(row, points, controls, both)
     notes += _put_correction(row, points, both)
     return row | {"note": "; ".join(notes)}
 
@@ -185,14 +164,13 @@ def _put(
     coefficient: Callable[[Array], Array],
     families: NDArray[np.intp],
     n_controls: int,
-    settings: _Settings,
 ) -> list[str]:
-    """One coefficient with its interval, p-value and range into the row; what is to be noted about it."""
+    """Put a coefficient with its interval, p-value and range into the row; return what is to be noted about it."""
     n, count = len(families), int(families.max()) + 1
-    without = delete_one(count) if count > 1 else np.empty((0, count))
-    whole, *left = coefficient(np.vstack([np.ones(count), without])).tolist()
+    deleted = delete_one(count) if count > 1 else np.empty((0, count))
+    whole, *without = coefficient(np.vstack([np.ones(count), deleted])).tolist()
     row[name] = whole
-    ranged = [value for value in left if value == value]
+    ranged = [value for value in without if value == value]
     row[f"{name}_loo_lo"], row[f"{name}_loo_hi"] = min(ranged, default=np.nan), max(ranged, default=np.nan)
     ends = [f"{name}_lo", f"{name}_hi", f"{name}_p"]
     if row["interval"] == "naive":
@@ -200,45 +178,37 @@ def _put(
         return [] if row[ends[0]] == row[ends[0]] else [f"no interval for {name}: ±1, or too few checkpoints"]
     if count < MIN_FAMILIES:
         return [f"no interval for {name}: its checkpoints are of fewer than {MIN_FAMILIES} families"]
-    row |= zip(ends, jackknife_of_correlation(whole, np.array(left)), strict=True)
-    notes = []
+    row |= zip(ends, jackknife_of_correlation(whole, np.array(without)), strict=True)
     if np.isnan(row[ends[2]]):
-        lacks = "interval or p-value" if settings.interval == "jackknife" else "p-value"
-        notes.append(f"no {lacks} for {name}: ±1, not defined, or all the same, at the latest without one family")
-    if settings.interval == "bootstrap":
-        resampled = coefficient(with_replacement(count, settings.resamples, settings.seed))
-        row[ends[0]], row[ends[1]] = percentile(resampled)
-        undefined = int(np.isnan(resampled).sum())
-        if undefined:
-            notes.append(f"{undefined} of {len(resampled)} resamples left out for {name}: not defined there")
-    return notes
+        return [
+            f"no interval or p-value for {name}: ±1, not defined, or all the same, at the latest without one family"
+        ]
+    return []
 
 
-def _put_partial(
-    row: dict[str, Any], points: Points, controls: Sequence[str], both: Mask, settings: _Settings
-) -> list[str]:
-    """The partial correlation into the row; which controls were left out, and why."""
-    held, known, notes = hold_fixed(points.columns, controls, row["predictor"], row["outcome"], both)
-    if not held:
+def _put_partial(row: dict[str, Any], points: Points, controls: Sequence[str], both: Mask) -> list[str]:
+    """Put the partial correlation into the row; return which controls were skipped, and why."""
+    used, known, notes = usable_controls(points.columns, controls, row["predictor"], row["outcome"], both)
+    if not used:
         return notes
     if known.sum() < MIN_POINTS:
         return [*notes, f"no partial correlation: fewer than {MIN_POINTS} checkpoints have the controls"]
     if known.sum() < both.sum():
         notes.append(f"partial over the {known.sum()} checkpoints that have the controls")
-    row["controls"] = ", ".join(held)
-    x, y, *z = (points.columns[name][known] for name in (row["predictor"], row["outcome"], *held))
+    row["controls"] = ", ".join(used)
+    x, y, *z = (points.columns[name][known] for name in (row["predictor"], row["outcome"], *used))
     if is_constant(x) or is_constant(y):
         return [*notes, "no partial correlation: one side does not vary where the controls are known"]
     families, _ = numbered(points.families[known])
     coefficient = functools.partial(coefficients.partial, x, y, np.column_stack(z), families)
-    put = _put(row, "partial", coefficient, families, len(held), settings)
+    about_interval = _put(row, "partial", coefficient, families, len(used))
     if np.isnan(row["partial"]):
         return [*notes, "no partial correlation: the controls explain all, or are too many"]
-    return notes + put
+    return notes + about_interval
 
 
 def _put_correction(row: dict[str, Any], points: Points, both: Mask) -> list[str]:
-    """Reliabilities and the corrected r into the row."""
+    """Put reliabilities and the corrected r into the row; return what is to be noted about them."""
     notes = []
     for side in ("predictor", "outcome"):
         values, stderrs = (points.columns[name][both] for name in (row[side], f"{row[side]}_stderr"))

@@ -1,4 +1,4 @@
-"""95 % intervals and p-values of a correlation whose points come in families, and the naive ones beside them."""
+"""95 % intervals and p-values of a correlation whose points come in families, and the naive ones."""
 
 from __future__ import annotations
 
@@ -14,19 +14,12 @@ UNKNOWN = float("nan")
 
 
 def delete_one(families: int) -> Array:
-    """Weights [F, F] of the resamples that leave out one family each, see `longshort.analysis.coefficients`."""
+    """Weights [F, F] of the samples without one family each, see `longshort.analysis.coefficients`."""
     return 1 - np.eye(families)
 
 
-def with_replacement(families: int, resamples: int, seed: int) -> Array:
-    """Weights [R, F]: how often each family is in a draw of F families with replacement."""
-    draws = np.random.default_rng(seed).integers(families, size=(resamples, families))
-    flat = (draws + families * np.arange(resamples)[:, None]).ravel()
-    return np.bincount(flat, minlength=resamples * families).reshape(resamples, families).astype(np.float64)
-
-
 def jackknife(whole: float, without: Array) -> tuple[float, float, float]:
-    """Interval and p-value of an estimate, from what it is without each of F families.
+    """Leave-one-family-out jackknife: interval and p-value of an estimate, from what it is without each of F families.
 
     The estimate ± t · s with t of F − 1 degrees of freedom and s² = (F−1)/F · Σ (without_f − their mean)²
     (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11). It allows for any dependence
@@ -57,15 +50,6 @@ def jackknife_of_correlation(whole: float, without: Array) -> tuple[float, float
         return UNKNOWN, UNKNOWN, UNKNOWN
     low, high, p = jackknife(float(np.arctanh(whole)), np.arctanh(without))
     return float(np.tanh(low)), float(np.tanh(high)), p
-
-
-def percentile(resampled: Array) -> tuple[float, float]:
-    """The middle 95 % of a statistic over resamples [R]; those where it is not defined are left out."""
-    defined = resampled[np.isfinite(resampled)]
-    if not len(defined):
-        return UNKNOWN, UNKNOWN
-    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
 
 
 def naive(name: str, r: float, n: int, controls: int = 0) -> tuple[float, float, float]:

@@ -66,13 +66,12 @@ def p_value(p: float) -> str:
 def legend(analysis: Analysis) -> str:
     """What the columns are."""
     settings = analysis.settings
-    how = "jackknife by" if settings["interval"] == "jackknife" else "bootstrap over"
     fixed = f" with {', '.join(map(short_label, settings['controls']))} held fixed" if settings["controls"] else ""
+    adjusted = f"p of r, {ADJUSTED[settings['adjust']]}-adjusted over all {len(analysis.correlations)} pairs"
     return (
         f"n checkpoints of F families ({settings['group_by']}); Pearson's r, Spearman's ρ and partial r{fixed}, each "
-        f"with its 95 % interval ({how} family); Kendall's τ-b; p of r, {ADJUSTED[settings['adjust']]}-adjusted over "
-        f"all {len(analysis.correlations)} pairs, * below {SIGNIFICANT}. † Naive interval and p: fewer than 4 "
-        "families, checkpoints taken for independent, which is too narrow."
+        f"with its 95 % interval (jackknife by family); Kendall's τ-b; {adjusted}, * below {SIGNIFICANT}. † Naive "
+        "interval and p: fewer than 4 families, checkpoints taken for independent, which is too narrow."
     )
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ import pandas as pd
 from longshort.analysis import tables
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.comparison import compare
-from longshort.analysis.correlation import Adjust, Interval, correlations
+from longshort.analysis.correlation import Adjust, correlations
 from longshort.analysis.selection import check_columns, check_group, keep_where, main_outcomes
 from longshort.results import Reading, read
 
@@ -31,10 +30,7 @@ def analyze(
     controls: Sequence[str] = (),
     where: str | None = None,
     group_by: str = "family",
-    interval: Interval = "jackknife",
     adjust: Adjust = "holm",
-    resamples: int = 2000,
-    seed: int = 0,
     corpus: str | None = None,
     strict: bool = False,
 ) -> Analysis:
@@ -47,15 +43,12 @@ def analyze(
         predictors: by default the misalignment metrics at the train length and beyond, and NLL.
         outcomes: by default LongBench-E overall and 8k+, log-perplexity beyond the train length, its rise, and the
             effective length; not those of fixed targets (``…_tail…``) and of other lm-eval tasks.
-        controls: held fixed in the partial correlation, beside ``nll`` and, where it varies, ``log_params``.
+        controls: of the partial correlation, in addition to ``nll`` and, where it varies, ``log_params``.
         where: a condition on the wide table, as ``"params < 8e9"``: see `longshort.analysis.selection.keep_where`.
         group_by: the column that says which checkpoints belong together.
-        interval: ``jackknife`` or ``bootstrap``, over groups.
         adjust: of p-values for their number, ``holm`` or ``bh``.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
         corpus: whose perplexities and misalignments to use; needed where there are several.
-        strict: raise for a file that cannot be read instead of leaving it out with a note.
+        strict: raise for a file that cannot be read instead of skipping it with a note.
 
     Returns:
         Analysis; equal for equal results and arguments.
@@ -73,13 +66,12 @@ def analyze(
     chosen = list(dict.fromkeys(predictors or tables.predictors(wide)))
     aims = list(dict.fromkeys(outcomes or [name for name in tables.outcomes(wide) if "_tail" not in name]))
     fixed = list(dict.fromkeys([*_default_controls(wide), *controls]))
-    options: dict[str, Any] = {"group": group_by, "resamples": resamples, "seed": seed}
     tidy = _of_checkpoints(reading.table, wide, corpus)
     return Analysis(
         tidy=tidy,
         wide=wide,
-        correlations=correlations(wide, chosen, aims, fixed, interval=interval, adjust=adjust, **options),
-        comparisons=compare(wide, _pairs(wide, chosen), main_outcomes(aims, wide), **options),
+        correlations=correlations(wide, chosen, aims, fixed, group=group_by, adjust=adjust),
+        comparisons=compare(wide, _pairs(wide, chosen), main_outcomes(aims, wide), group=group_by),
         settings={
             "folder": str(folder) if isinstance(folder, (str, Path)) else f"{len(reading.files)} files",
             "checkpoints": len(wide),
@@ -88,10 +80,7 @@ def analyze(
             "controls": fixed,
             "where": where,
             "group_by": group_by,
-            "interval": interval,
             "adjust": adjust,
-            "resamples": resamples,
-            "seed": seed,
             "corpus": corpus,
             "corpora": reading.corpora,
             "versions of tasks and tools": reading.versions,

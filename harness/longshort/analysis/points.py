@@ -34,7 +34,7 @@ def points_of(wide: pd.DataFrame, names: Iterable[str], group: str) -> Points:
     Checkpoints without a family are one family, which errs on the safe side.
 
     Raises:
-        UserError: there is no such column, or one of `names` does not hold numbers.
+        UserError: there is no such column, or one of `names` does not hold numbers (kind ``setting``).
     """
     columns = {}
     for name in dict.fromkeys(names):
@@ -61,9 +61,9 @@ def _numbers(wide: pd.DataFrame, name: str) -> Array:
     try:
         return wide[name].to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
-        raise UserError(f"column '{name}' does not hold numbers. Choose one that does.") from error
+        raise UserError(f"Column '{name}' does not hold numbers. Choose one that does.", "setting") from error
 
 
 def _check(wide: pd.DataFrame, name: str) -> None:
     if name not in wide:
-        raise UserError(f"there is no column '{name}'. Columns: {', '.join(map(str, wide.columns))}.")
+        raise UserError(f"There is no column '{name}'. Columns: {', '.join(map(str, wide.columns))}.", "setting")

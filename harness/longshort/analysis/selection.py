@@ -1,4 +1,4 @@
-"""What an analysis is asked for by name: columns, and which checkpoints to keep."""
+"""Choices by name: the columns of an analysis, and the checkpoints to keep."""
 
 from __future__ import annotations
 
@@ -27,65 +27,66 @@ MAIN_PREDICTORS = ("sce", "jeffreys", "entropy", "nll")
 
 
 def check_columns(what: str, names: Iterable[str], wide: pd.DataFrame) -> None:
-    """Find every name among the columns that hold numbers.
+    """Check that every name is a column that holds numbers.
 
     Raises:
-        UserError: one is not; near names are given.
+        UserError: one is not (kind ``usage``); the message has near names.
     """
     known = [str(name) for name in wide if _is_measured(wide, str(name))]
     for name in names:
         if name not in known:
-            raise UserError(f"{what} '{name}' is not among what was measured. {_near(name, known)}", "usage")
+            raise UserError(f"{what} '{name}' is not among what was measured. {_near(name, known)}", "usage", what)
 
 
 def check_group(name: str, wide: pd.DataFrame) -> None:
-    """Find the column that says which checkpoints belong together.
+    """Check that there is this column, which says which checkpoints belong together.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is not (kind ``usage``).
     """
     if name not in wide:
-        raise UserError(f"'{name}' is no column to group by. {_near(name, list(map(str, wide)))}", "usage")
+        raise UserError(f"'{name}' is no column to group by. {_near(name, list(map(str, wide)))}", "usage", "group_by")
 
 
 def keep_where(wide: pd.DataFrame, expression: str) -> pd.DataFrame:
     """The rows of which an expression is true, in the syntax of `pandas.DataFrame.query`.
 
     Comparisons, arithmetic, and, or, not and in, over columns and constants; nothing that could run code. A row
-    that lacks a value which the expression needs is left out.
+    that lacks a value which the expression needs is dropped.
 
     Raises:
-        UserError: the expression is none of these, names no column, or is true of no row.
+        UserError: the expression is none of these, names no column, or is true of no row (kind ``usage``).
     """
     quoted: list[str] = re.findall(r"`([^`]*)`", expression)
     try:
         tree = ast.parse(re.sub(r"`[^`]*`", "__quoted__", expression).strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(
-            f"where: {expression!r} cannot be understood. Write a condition, {EXAMPLE}.", "usage"
-        ) from error
+        raise _where_error(f"{expression!r} cannot be understood. Write a condition, {EXAMPLE}.") from error
     for node in ast.walk(tree):
         if not isinstance(node, ALLOWED):
-            raise UserError(
-                f"where: {expression!r} holds more than comparisons of columns and constants ({type(node).__name__}). "
-                f"Write a condition, {EXAMPLE}.",
-                "usage",
+            raise _where_error(
+                f"{expression!r} holds more than comparisons of columns and constants ({type(node).__name__}). "
+                f"Write a condition, {EXAMPLE}."
             )
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {"__quoted__"}
     for name in [*sorted(names), *quoted]:
         if name not in wide:
-            raise UserError(f"where: '{name}' is no column. {_near(name, list(map(str, wide)))}", "usage")
+            raise _where_error(f"'{name}' is no column. {_near(name, list(map(str, wide)))}")
     try:
         chosen = wide.eval(expression.strip(), engine="python")
     except Exception as error:  # pandas raises many kinds, as for text compared with a number
         cause = " ".join(str(error).split())[:200]
-        raise UserError(f"where: {expression!r} cannot be evaluated: {cause}. Write it {EXAMPLE}.", "usage") from error
+        raise _where_error(f"{expression!r} cannot be evaluated: {cause}. Write it {EXAMPLE}.") from error
     if not isinstance(chosen, pd.Series) or not is_bool_dtype(chosen.dtype):
-        raise UserError(f"where: {expression!r} is no condition on checkpoints. Write one, {EXAMPLE}.", "usage")
+        raise _where_error(f"{expression!r} is no condition on checkpoints. Write one, {EXAMPLE}.")
     kept: pd.DataFrame = wide[chosen.fillna(False).astype(bool)].reset_index(drop=True)
     if kept.empty:
-        raise UserError(f"where: {expression!r} is true of none of {len(wide)} checkpoints.", "usage")
+        raise _where_error(f"{expression!r} is true of none of {len(wide)} checkpoints.")
     return kept
+
+
+def _where_error(problem: str) -> UserError:
+    return UserError(f"where: {problem}", "usage", "where")
 
 
 def main_predictors(names: Sequence[str]) -> list[str]:

@@ -65,7 +65,8 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         corpus: which corpus's measurements to use; needed where there are several.
 
     Raises:
-        UserError: several corpora, or none of that name; one checkpoint with several train lengths.
+        UserError: several corpora (kind ``setting``), or none of that name (``usage``); one checkpoint with several
+            training context lengths (``data``).
     """
     of_checkpoint = pd.concat([of_corpus(tidy, corpus), tidy[~_is_ours(tidy)]]).groupby(IDENTITY, dropna=False)
     tidy = of_corpus(tidy, corpus)
@@ -148,11 +149,15 @@ def of_corpus(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
     measured = tidy[_is_ours(tidy) & tidy["length"].notna()]
     corpora = sorted(measured["corpus"].dropna().unique())
     if corpus is None and len(corpora) > 1:
-        raise UserError(f"the results hold several corpora ({', '.join(corpora)}). Choose one with --corpus.")
+        raise UserError(
+            f"The results were measured on several corpora ({', '.join(corpora)}). Choose one with --corpus.",
+            "setting",
+            "corpus",
+        )
     chosen: pd.DataFrame = measured if corpus is None else measured[measured["corpus"] == corpus]
     if chosen.empty:
         raise UserError(
-            f"no results of {PERPLEXITY} or {MISALIGNMENT} on corpus '{corpus or 'any'}'. "
+            f"There are no results of {PERPLEXITY} or {MISALIGNMENT} on corpus '{corpus or 'any'}'. "
             f"Measured corpora: {', '.join(corpora) or 'none'}.",
             "usage" if corpus else "data",
             "corpus",
@@ -200,7 +205,8 @@ def _train_length(measured: pd.DataFrame) -> int | None:
     if len(lengths) > 1:
         raise UserError(
             f"{measured['checkpoint'].iloc[0]} was measured with train_length {' and '.join(map(str, lengths))}. "
-            "Evaluate it again with one of them, or move the other results away."
+            "Evaluate it again with one of them, or move the other results away.",
+            "data",
         )
     return lengths[0] if lengths else None
 

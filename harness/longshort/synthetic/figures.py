@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
-from longshort.plotting import STYLE
-from longshort.results import write_atomically
+from longshort.plotting import new_figure, save_figure, style
 from longshort.synthetic.model import ENCODINGS
 from longshort.synthetic.tasks import TASKS, constant_half_error
 
@@ -21,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with any colour vision; each with a line style of its own.
+# Okabe and Ito's colours, which can be distinguished with any colour vision; each with a line style of its own.
 LOOKS: dict[str, dict[str, Any]] = {
     "none": {"color": "#000000", "linestyle": "-", "marker": "o"},
     "learned": {"color": "#E69F00", "linestyle": "--", "marker": "s"},
@@ -29,6 +24,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "rope": {"color": "#0072B2", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "D"},
     "alibi": {"color": "#CC79A7", "linestyle": ":", "marker": "v"},
 }
+DPI = 90
 NAMES = {"none": "none", "learned": "learned", "sinusoidal": "sinusoidal", "rope": "RoPE", "alibi": "ALiBi"}
 
 
@@ -45,7 +41,8 @@ def error_by_length(table: pd.DataFrame, train_length: int, task: str, path: Pat
         path: without suffix.
     """
     part = table[table["task"] == task]
-    with _figure() as figure:
+    with style():
+        figure = new_figure(7.4, 4.4)
         axes = figure.subplots()
         _lines(axes, part, "error_geometric")
         lengths = part["length"].unique()
@@ -62,13 +59,14 @@ def error_by_length(table: pd.DataFrame, train_length: int, task: str, path: Pat
         axes.set_ylabel("squared error of the length" if not TASKS[task].of_mean else "squared error of the mean")
         axes.set_title(f"Task: {TASKS[task].label}", loc="left")
         _finish(figure, axes, train_length)
-        return _save(figure, path)
+        return save_figure(figure, path, DPI)
 
 
 def all_tasks(table: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
     """Draw what `error_by_length` does, a panel per length task on one vertical axis: what OutRep changes."""
     tasks = [task for task in table["task"].unique() if not TASKS[task].of_mean]
-    with _figure(width=3.2 * len(tasks) + 1.2, height=3.8) as figure:
+    with style():
+        figure = new_figure(3.2 * len(tasks) + 1.2, 3.8)
         panels = np.atleast_1d(figure.subplots(1, len(tasks), sharey=True))
         for axes, task in zip(panels, tasks, strict=True):
             part = table[table["task"] == task]
@@ -82,13 +80,14 @@ def all_tasks(table: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
             axes.set_title(TASKS[task].label, loc="left")
         panels[0].set_ylabel("squared error of the length")
         _finish(figure, panels[0], train_length, *panels[1:])
-        return _save(figure, path)
+        return save_figure(figure, path, DPI)
 
 
 def misalignment_by_length(table: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
     """Draw the output misalignment against length, a panel per task, with what a perfect model would show."""
     tasks = list(table["task"].unique())
-    with _figure(width=3.0 * len(tasks) + 1.2, height=3.6) as figure:
+    with style():
+        figure = new_figure(3.0 * len(tasks) + 1.2, 3.6)
         panels = np.atleast_1d(figure.subplots(1, len(tasks)))
         for axes, task in zip(panels, tasks, strict=True):
             part = table[(table["task"] == task) & (table["length"] > 1)]
@@ -98,7 +97,7 @@ def misalignment_by_length(table: pd.DataFrame, train_length: int, path: Path) -
             axes.set_title(TASKS[task].label, loc="left")
         panels[0].set_ylabel("misalignment |g(x) − g(suffix of x)|")
         _finish(figure, panels[0], train_length, *panels[1:])
-        return _save(figure, path)
+        return save_figure(figure, path, DPI)
 
 
 def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
@@ -112,7 +111,8 @@ def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Pa
         path: without suffix.
     """
     tasks = list(models["task"].unique())
-    with _figure(width=3.0 * len(tasks) + 1.2, height=6.6) as figure:
+    with style():
+        figure = new_figure(3.0 * len(tasks) + 1.2, 6.6)
         panels = figure.subplots(2, len(tasks), sharey="col", squeeze=False)
         for row, (column, where) in enumerate(
             (("misalignment", f"at {train_length} bits"), ("misalignment_beyond", f"beyond {train_length} bits"))
@@ -128,7 +128,7 @@ def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Pa
         for axes, task in zip(panels[0], tasks, strict=True):
             axes.set_title(TASKS[task].label, loc="left")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper", title="positions")
-        return _save(figure, path)
+        return save_figure(figure, path, DPI)
 
 
 def _lines(axes: Axes, part: pd.DataFrame, column: str) -> None:
@@ -146,24 +146,3 @@ def _finish(figure: Figure, first: Axes, train_length: int, *others: Axes) -> No
         axes.set_xlabel("length (bits)")
         axes.margins(x=0.01)
     figure.legend(*first.get_legend_handles_labels(), loc="outside right upper", title="positions")
-
-
-@contextmanager
-def _figure(width: float = 7.4, height: float = 4.4) -> Iterator[Figure]:
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        yield Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: Figure, path: Path) -> list[Path]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    files = []
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=90, metadata=metadata)
-        files.append(path.with_suffix(f".{kind}"))
-        write_atomically(files[-1], buffer.getvalue())
-    return files

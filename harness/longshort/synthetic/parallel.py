@@ -33,7 +33,7 @@ def run_all(
         advance: is called with a number of steps, now and then, when they are done.
 
     Raises:
-        UserError: a process was killed.
+        UserError: a process was killed (kind ``killed``).
     """
     if workers == 1:
         for setting in settings:
@@ -54,8 +54,9 @@ def run_all(
                     yield running.pop(future), future.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a process of the study was killed (too little memory?). Run the same command again to go on, "
-                "with fewer --workers."
+                "A process of the study was killed, perhaps because memory ran out. Run the same command again with "
+                "fewer --workers; it resumes.",
+                "killed",
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

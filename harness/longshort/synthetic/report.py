@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from longshort.errors import UserError
-from longshort.results import write_atomically
+from longshort.results import read_json, write_atomically
 from longshort.synthetic import figures
 from longshort.synthetic.config import StudyConfig
 from longshort.synthetic.summary import (
@@ -80,15 +80,16 @@ def write_report(
 
 
 def _wall_seconds(out: Path, seconds_of_settings: float, this_run: float) -> float:
-    """A run that found every setting finished says nothing about the study's time: the earlier figure stays."""
+    """The seconds of the earlier run where this one found every setting finished, and so says nothing about time."""
     file = out / "study.json"
+    remedy = "Remove it, or choose another --output."
     if file.exists():
-        try:
-            earlier = json.loads(file.read_text("utf-8"))
-            if earlier["seconds_of_settings"] == seconds_of_settings:
-                return float(earlier["wall_seconds"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is not that of a study. Remove it, or choose another --output.") from error
+        earlier = read_json(file, remedy)
+        wall_seconds = earlier.get("wall_seconds")
+        if not isinstance(wall_seconds, int | float):
+            raise UserError(f"{file} is not from a study. {remedy}", "data")
+        if earlier.get("seconds_of_settings") == seconds_of_settings:
+            return wall_seconds
     return round(this_run, 1)
 
 
@@ -135,8 +136,11 @@ def _markdown(config: StudyConfig, tables: dict[str, pd.DataFrame]) -> str:
             for _, row in tables["comparisons"].iterrows()
         ]
         parts.append(_grid(["task", "positions", "against", "ratio"], rows))
-    parts.append("## Output misalignment and error beyond training\n")
-    parts.append(
+    return "\n".join([*parts, *_correlations(tables["correlations"])])
+
+
+def _correlations(table: pd.DataFrame) -> list[str]:
+    about = (
         "Misalignment at length l: mean |g(x) − g(x[−l2:])|, l2 = l − e, e uniform on 1 … ⌊l/2⌋, g the network's "
         "output. Predictor: at the training length, or the mean beyond; scaled: in standard deviations of the "
         "training targets. Outcome: logarithm of the mean squared error beyond training. A row is over models; "
@@ -151,10 +155,10 @@ def _markdown(config: StudyConfig, tables: dict[str, pd.DataFrame]) -> str:
             _cell(row, "spearman", ".2f"),
             _cell(row, "pearson", ".2f"),
         ]
-        for _, row in tables["correlations"].iterrows()
+        for _, row in table.iterrows()
     ]
-    parts.append(_grid(["predictor", "outcome", "scope", "models / settings", "Spearman", "Pearson of logs"], rows))
-    return "\n".join(parts)
+    head = ["predictor", "outcome", "scope", "models / settings", "Spearman", "Pearson of logs"]
+    return ["## Output misalignment and error beyond training\n", about, _grid(head, rows)]
 
 
 def _cell(row: pd.Series[Any], name: str, form: str) -> str:

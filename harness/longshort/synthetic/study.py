@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from longshort.devices import require_device
 from longshort.errors import UserError
-from longshort.results import remove_left_over, write_atomically
+from longshort.results import read_json, remove_left_over, write_atomically
 from longshort.synthetic.config import StudyConfig
 from longshort.synthetic.measure import measure, target_scale
 from longshort.synthetic.parallel import run_all
@@ -44,7 +44,8 @@ def run_study(config: StudyConfig, out: Path, device: str = "cpu", workers: int 
         One result per setting, as of `run_setting`, tasks then encodings in the order of `config`.
 
     Raises:
-        UserError: a setting in `out` comes from another configuration, or is damaged; no such device.
+        UserError: a setting in `out` comes from another configuration (kind ``conflict``), or is damaged (``data``);
+            the device is not available (``device``).
     """
     require_device(device)
     for place in (out, out / "settings", out / "figures"):
@@ -118,15 +119,14 @@ def _load(config: StudyConfig, out: Path, task: str, encoding: str) -> dict[str,
     if not file.exists():
         return None
     remedy = "Remove it, or choose another --output."
-    try:
-        result: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        found = dict(result["config"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is not a finished setting of this study. {remedy}") from error
+    result = read_json(file, remedy)
+    found = result.get("config")
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is not a finished setting of a study. {remedy}", "data")
     wanted = json.loads(json.dumps(config.of_setting(task, encoding)))
     if found != wanted:
         differs = ", ".join(key for key in wanted if found.get(key) != wanted[key])
-        raise UserError(f"{file} was made with other settings ({differs}). {remedy}")
+        raise UserError(f"{file} was made with other settings ({differs}). {remedy}", "conflict")
     return result
 
 

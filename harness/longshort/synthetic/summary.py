@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from longshort.analysis import coefficients
+from longshort.analysis.intervals import delete_one, jackknife_of_correlation
 from longshort.synthetic.tasks import TASKS, constant_half_error
 
 Array = NDArray[np.float64]
 CONFIDENCE = 0.95
+MIN_SETTINGS = 4  # for a jackknife
 MEASURES = ("error", "output_error", "undefined", "misalignment", "target_misalignment")
 
 
@@ -158,8 +161,8 @@ def correlations(models: pd.DataFrame) -> pd.DataFrame:
 
     Pearson's r is of the two logarithms. ``scope`` is all models; all within tasks, where each task's mean
     logarithms are taken off first, so that tasks' different units and difficulty do not count; or the models of one
-    task. The seeds of a setting are not independent points: the interval is a jackknife that leaves out one setting
-    (task × encoding) at a time, see `jackknife_interval`.
+    task. The seeds of a setting are not independent points: the interval is a jackknife that deletes one setting
+    (task × encoding) at a time, as `longshort.analysis.intervals.jackknife_of_correlation`. NaN below four settings.
 
     Args:
         models: as of `one_row_per_model`.
@@ -178,43 +181,33 @@ def correlations(models: pd.DataFrame) -> pd.DataFrame:
             if scope == "within tasks":
                 logs -= logs.groupby(group["task"]).transform("mean")
             x, y = logs.to_numpy(np.float64).T
-            settings = (group["task"] + "/" + group["encoding"]).to_numpy(str)
+            names, settings = np.unique((group["task"] + "/" + group["encoding"]).to_numpy(str), return_inverse=True)
             row: dict[str, Any] = {"predictor": predictor, "outcome": outcome, "scope": scope, "models": len(group)}
-            row["settings"] = len(set(settings))
-            for name, coefficient in (("spearman", _spearman), ("pearson", _pearson)):
-                row[name] = coefficient(x, y) if len(x) > 2 else np.nan
-                row[f"{name}_lo"], row[f"{name}_hi"] = jackknife_interval(x, y, settings, coefficient)
+            row["settings"] = len(names)
+            for name in ("spearman", "pearson"):
+                _put(row, name, correlation_interval(name, x, y, settings))
             rows.append(row)
     return _table(rows)
 
 
-def jackknife_interval(
-    x: Array, y: Array, groups: NDArray[np.str_], coefficient: Callable[[Array, Array], float]
-) -> tuple[float, float]:
-    """95 % interval of a correlation by leaving out one group at a time, on Fisher's z, t with F − 1 degrees.
+def correlation_interval(name: str, x: Array, y: Array, settings: NDArray[np.intp]) -> tuple[float, float, float]:
+    """A correlation with its 95 % interval by deleting one setting at a time.
 
-    x, y and groups are [n]. NaN below four groups.
+    Args:
+        name: ``pearson`` or ``spearman``.
+        x: [n] values.
+        y: [n] values.
+        settings: [n] the setting of each, numbered from 0.
+
+    Returns:
+        The coefficient, lower and upper end; NaN where it is not defined, ends also below four settings.
     """
-    names = sorted(set(groups.tolist()))
-    if len(names) < 4:
-        return np.nan, np.nan
-    whole = _fisher(coefficient(x, y))
-    left_out = np.array([_fisher(coefficient(x[groups != name], y[groups != name])) for name in names])
-    pseudo = len(names) * whole - (len(names) - 1) * left_out
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(names) - 1) * pseudo.std(ddof=1) / np.sqrt(len(names))
-    return float(np.tanh(whole - half)), float(np.tanh(whole + half))
-
-
-def _fisher(r: float) -> float:
-    return float(np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)))
-
-
-def _pearson(x: Array, y: Array) -> float:
-    return float(np.corrcoef(x, y)[0, 1])
-
-
-def _spearman(x: Array, y: Array) -> float:
-    return _pearson(stats.rankdata(x), stats.rankdata(y))
+    count = int(settings.max()) + 1
+    deleted = delete_one(count) if count >= MIN_SETTINGS else np.empty((0, count))
+    weights = np.vstack([np.ones(count), deleted])
+    whole, *without = getattr(coefficients, name)(x, y, settings, weights).tolist()
+    low, high, _ = jackknife_of_correlation(whole, np.array(without)) if without else (np.nan, np.nan, np.nan)
+    return whole, low, high
 
 
 def _slope(model: pd.DataFrame, train_length: int) -> float:

@@ -1,4 +1,4 @@
-"""A picture of a run: its losses, the two parts of its misalignment, and held-out perplexity, over steps."""
+"""Figure of a training run: its losses, the two parts of its misalignment, and held-out perplexity, by step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longshort.plotting import COLOURS, STYLE
+from longshort.plotting import COLOURS, new_figure, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,19 +15,15 @@ if TYPE_CHECKING:
 
 def training_figure(rows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the rows of the training log and of the evaluation log as a PNG."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
     lines = {"L_train": ["L_train"], "misalignment": ["entropy", "jeffreys"], "learning rate": ["lr"]}
     if rows[0]["misalign"] is None:
         del lines["misalignment"]
     perplexities = [name for name in (evaluations[0] if evaluations else {}) if name.startswith("ppl@")]
-    with mpl.rc_context(STYLE):
+    with style():
         panels = len(lines) + bool(perplexities)
-        figure = Figure(figsize=(3.4 * panels, 3.0), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(3.4 * panels, 3.0)
         axes: list[Axes] = list(figure.subplots(1, panels, squeeze=False)[0])
         for panel, (title, names) in zip(axes, lines.items(), strict=False):
             _draw(panel, title if title == "learning rate" else f"{title} (nats)", rows, names)
@@ -40,7 +36,7 @@ def training_figure(rows: Sequence[dict[str, Any]], evaluations: Sequence[dict[s
             axes[-1].set_yscale("log")
             for formatted in (axes[-1].yaxis.set_major_formatter, axes[-1].yaxis.set_minor_formatter):
                 formatted(LogFormatter(minor_thresholds=(2, 0.5)))
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
 
 
 def _draw(

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from longshort.analysis.figures.style import new_figure, save, style
+from longshort.analysis.figures.style import style
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
-from longshort.plotting import COLOURS
+from longshort.plotting import COLOURS, new_figure, save_figure
 
 LABELS = {"pearson": "Pearson's r", "spearman": "Spearman's ρ", "kendall": "Kendall's τ", "partial": "partial r"}
 
@@ -33,7 +33,7 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
         UserError: no pair has a coefficient, or the files cannot be written.
     """
     if correlations[coefficient].notna().sum() == 0:
-        raise UserError(f"no pair has a coefficient ({coefficient}): nothing to draw.")
+        raise UserError(f"No pair has a coefficient ({coefficient}), so there is nothing to draw.", "data")
     ends = [f"{coefficient}_{end}" for end in ("lo", "hi")]
     table = correlations.reindex(columns=[*correlations.columns, *(set(ends) - set(correlations.columns))])
     naive = (table["interval"] == "naive") if "interval" in table else pd.Series(False, index=table.index)
@@ -79,4 +79,4 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
         axes.grid(axis="y", visible=False)
         kinds = " (hollow: naive interval, too narrow)" if naive.any() else ""
         axes.set_xlabel(f"{LABELS[coefficient]}, 95 % interval{kinds}")
-        return save(figure, path)
+        return save_figure(figure, path)

@@ -15,15 +15,13 @@ from longshort.analysis.figures.style import (
     MARKERS,
     MAX_LEGEND,
     length_axis,
-    new_figure,
-    save,
     short_names,
     shortened,
     style,
 )
 from longshort.analysis.tables import MISALIGNMENT_METRICS, of_corpus
 from longshort.errors import UserError
-from longshort.plotting import COLOURS
+from longshort.plotting import COLOURS, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +90,7 @@ def _by_length(
     tidy = of_corpus(tidy, corpus)
     values = tidy[tidy["metric"] == metric].sort_values("length")
     if values.empty:
-        raise UserError(f"the results hold no {metric}@L: nothing to draw.")
+        raise UserError(f"The results have no {metric}@L, so there is nothing to draw.", "data")
     families = sorted(values["family"].unique())
     members = dict.fromkeys(families, 0)
     checkpoints = list(values.groupby(["family", "checkpoint", "revision"], dropna=False))
@@ -138,7 +136,7 @@ def _by_length(
             )
         if len(in_legend) <= MAX_LEGEND:
             figure.legend(*zip(*in_legend, strict=True), loc="outside right upper")
-        return save(figure, path)
+        return save_figure(figure, path)
 
 
 def _bars_above_zero(line: pd.DataFrame) -> NDArray[np.float64]:

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from longshort.analysis.figures.style import new_figure, save, short_names, style
+from longshort.analysis.figures.style import short_names, style
 from longshort.analysis.tables import of_corpus
 from longshort.errors import UserError
+from longshort.plotting import new_figure, save_figure
 
 LABELS = {
     "sce_between": "SCE between two context lengths",
@@ -44,7 +45,7 @@ def misalignment_matrix(
     """
     pairs = tidy["metric"].str.extract(rf"^{metric}@(?P<one>\d+)-(?P<other>\d+)$").dropna().astype(int)
     if pairs.empty:
-        raise UserError(f"the results hold no {metric}@L1-L2: nothing to draw.")
+        raise UserError(f"The results have no {metric}@L1-L2, so there is nothing to draw.", "data")
     # These metrics name their lengths themselves, and have none of their own.
     values = of_corpus(tidy.loc[pairs.index].assign(length=0), corpus).join(pairs)
     lengths = sorted({*values["one"], *values["other"]})
@@ -80,7 +81,7 @@ def misalignment_matrix(
         figure.colorbar(image, ax=panels[: len(shown)].tolist(), label=f"{LABELS[metric]} (nats)", aspect=30)
         if len(shown) < len(checkpoints):
             figure.suptitle(f"{len(shown)} of {len(checkpoints)} checkpoints", fontsize=10)
-        return save(figure, path)
+        return save_figure(figure, path)
 
 
 def _matrix(rows: pd.DataFrame, lengths: list[int]) -> NDArray[np.float64]:

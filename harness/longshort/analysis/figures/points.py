@@ -13,16 +13,13 @@ from longshort.analysis.figures.style import (
     MARKERS,
     MAX_LEGEND,
     length_axis,
-    new_figure,
-    save,
     short_names,
     shortened,
     style,
 )
-from longshort.analysis.labels import label_points
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
-from longshort.plotting import COLOURS
+from longshort.plotting import COLOURS, label_points, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.lines import Line2D
@@ -49,7 +46,7 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
     """
     points = wide[np.isfinite(wide[[predictor, outcome]].astype("float64")).all(axis=1)]
     if points.empty:
-        raise UserError(f"no checkpoint has both {predictor} and {outcome}: nothing to draw.")
+        raise UserError(f"No checkpoint has both {predictor} and {outcome}, so there is nothing to draw.", "data")
     families = sorted(points["family"].unique())
     with style():
         figure = new_figure()
@@ -82,7 +79,7 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
             colours = [COLOURS[families.index(family) % len(COLOURS)] for family in points["family"]]
             places = points[[predictor, outcome]].to_numpy(float)
             label_points(figure, axes, places, np.stack(bars, 1), short_names(points), colours)
-        return save(figure, path)
+        return save_figure(figure, path)
 
 
 def _stderr(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:

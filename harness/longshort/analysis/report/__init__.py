@@ -41,9 +41,7 @@ LABELS = {
     "abs_spearman": "|ρ|",
     "abs_spearman_other": "|ρ| of the other",
     "difference": "difference of |r|",
-    "share_greater": "share of resamples where |r| is greater",
     "spearman_difference": "difference of |ρ|",
-    "spearman_share_greater": "share of resamples where |ρ| is greater",
 }
 RANGES = {"_loo": "{} without one family", "_jackknife": "{}, jackknife"}  # no value of their own, two ends
 # What has room on paper; of a table that has none of these, the first columns.

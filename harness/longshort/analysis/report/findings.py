@@ -112,9 +112,7 @@ def _about_partial(row: pd.Series[Any], naive: bool) -> str:
 
 def _about_comparison(row: pd.Series[Any]) -> str:
     one, other = plain_name(row["predictor"]), plain_name(row["other"])
-    # Of the two intervals the jackknife's is the one that keeps its 95 % at few families.
-    kind = "difference_jackknife" if "difference_jackknife_lo" in row else "difference"
-    difference, low, high = row["difference"], row[f"{kind}_lo"], row[f"{kind}_hi"]
+    difference, low, high = (row[f"difference{end}"] for end in ("", "_jackknife_lo", "_jackknife_hi"))
     text = (
         f"{one} against {other}: |r| = {coefficient(row['abs_pearson'])} and "
         f"{coefficient(row['abs_pearson_other'])}, difference {coefficient(difference, low, high)}, "

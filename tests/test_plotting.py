@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from matplotlib.text import Text
+
+from longshort.errors import UserError
+from longshort.plotting import label_points, new_figure, save_figure, style
+
+
+def figure_of(points, names=(), bars=None):
+    figure = new_figure(5, 4)
+    axes = figure.subplots()
+    axes.plot(*np.transpose(points), "o")
+    axes.margins(0.3)
+    bars = np.zeros_like(points) if bars is None else bars
+    label_points(figure, axes, points, bars, names, ["k"] * len(names))
+    return figure
+
+
+def test_png_and_svg_or_the_one_that_the_suffix_names(tmp_path):
+    with style():
+        figure = figure_of(np.zeros((0, 2)))
+        assert save_figure(figure, tmp_path / "made" / "log_ppl@0.5") == [
+            tmp_path / "made" / f"log_ppl@0.5.{kind}" for kind in ("png", "svg")
+        ]
+        assert save_figure(figure, tmp_path / "one.svg") == [tmp_path / "one.svg"]
+    assert (tmp_path / "made" / "log_ppl@0.5.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "one.svg").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["made", "one.svg"]
+
+
+def test_equal_figures_are_equal_files(tmp_path):
+    for name in "ab":
+        with style():
+            save_figure(figure_of(np.array([[0.0, 1], [1, 0]]), ["one", "other"]), tmp_path / name)
+    for kind in ("png", "svg"):
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with style(), pytest.raises(UserError, match=r"x\.png") as raised:
+        save_figure(figure_of(np.zeros((0, 2))), tmp_path / "file" / "x")
+    assert raised.value.kind == "unwritable"
+
+
+def test_labels_cover_neither_points_nor_bars_nor_one_another():
+    points = np.random.default_rng(0).uniform(0, 1, size=(12, 2))
+    bars = np.full((12, 2), 0.05)
+    with style():
+        figure = figure_of(points, [f"checkpoint-{index}" for index in range(12)], bars)
+        figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert len(boxes) >= 6
+    assert not any(one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[:index])
+    low, middle, high = (axes.transData.transform(points + side * bars) for side in (-1, 0, 1))
+    for box in boxes:
+        assert not any(box.contains(*point) for point in middle)
+        across = (low[:, 0] < box.x1) & (high[:, 0] > box.x0) & (middle[:, 1] > box.y0) & (middle[:, 1] < box.y1)
+        up = (low[:, 1] < box.y1) & (high[:, 1] > box.y0) & (middle[:, 0] > box.x0) & (middle[:, 0] < box.x1)
+        assert not (across | up).any()
+
+
+def test_labels_of_points_on_one_spot_are_skipped_where_there_is_no_place():
+    with style():
+        figure = figure_of(np.zeros((60, 2)), [f"checkpoint-{index}" for index in range(60)])
+    assert 3 <= len(figure.axes[0].texts) < 60
