@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longshort.corpora import Document
-from longshort.lmeval.documents import encode, special_prefix
-from longshort.lmeval.offsets import draw_second_length
+from longshort.lmeval.documents import encode, special_tokens
+from longshort.lmeval.offsets import draw_offset
 from longshort.training.byte_tokenizer import byte_tokenizer
 from tests.checkpoints import tiny_tokenizer
 
@@ -80,15 +80,15 @@ def test_half_a_surrogate_pair_is_read_as_a_question_mark(tokenizer: Any) -> Non
 
 
 @pytest.mark.parametrize(("bos", "expected"), [(False, []), (True, [1])])
-def test_special_prefix_is_what_the_tokenizer_adds(bos: bool, expected: list[int]) -> None:
-    assert special_prefix(Model(tiny_tokenizer(bos))) == expected
+def test_special_tokens_is_what_the_tokenizer_adds(bos: bool, expected: list[int]) -> None:
+    assert special_tokens(Model(tiny_tokenizer(bos))) == expected
 
 
-def test_special_prefix_of_several_tokens_and_none_after() -> None:
+def test_special_tokens_of_several_tokens_and_none_after() -> None:
     tokenizer = SimpleNamespace(
         encode=lambda text, add_special_tokens=True: [8, 9, 5, 7] if add_special_tokens else [5]
     )
-    assert special_prefix(Model(tokenizer)) == [8, 9]
+    assert special_tokens(Model(tokenizer)) == [8, 9]
 
 
 @given(st.integers(0, 5), st.integers(0, 100), st.integers(8, 5000))

@@ -18,7 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from longshort.corpora import Document, fingerprint, open_corpus, select
 from longshort.errors import UserError
 from longshort.lmeval import requests
-from longshort.lmeval.offsets import draw_second_length
+from longshort.lmeval.offsets import draw_offset
 from tests.checkpoints import save_checkpoint
 from tests.lmeval.conftest import LENGTHS, run, values
 from tests.lmeval.reference import Reference
@@ -51,7 +51,7 @@ def test_every_metric_equals_the_dense_reference(checkpoint: str, corpus: Path, 
     measured = values(results, "longshort_misalignment")
     for length in LENGTHS:
         rows = [
-            reference.pair(text, LENGTHS[-1], length, draw_second_length(3, index, length))
+            reference.pair(text, LENGTHS[-1], length, length - draw_offset(3, index, length))
             for index, text in enumerate(texts)
         ]
         for name in rows[0]:

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from longshort.show import results_table
+from longshort.lmeval.table import results_table
 
 
 def shown(results: dict[str, dict[str, object]]) -> str:
