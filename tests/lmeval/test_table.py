@@ -1,17 +1,19 @@
-"""What the terminal shows of results."""
+"""Tables of results on the terminal."""
 
 from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
-from longshort.lmeval.table import results_table
+from longshort.lmeval import table
+from longshort.lmeval.table import GroupLabels, label_group, results_table
 
 
-def shown(results: dict[str, dict[str, object]]) -> str:
+def shown(results: dict[str, dict[str, object]], groups: dict[str, list[str]] | None = None) -> str:
     screen = io.StringIO()
-    results_table({"results": results}, Console(file=screen, width=80))
+    results_table({"results": results, "group_subtasks": groups or {}}, Console(file=screen, width=80))
     return screen.getvalue()
 
 
@@ -30,23 +32,46 @@ def test_lengths_are_columns_in_order_and_gaps_are_dashes() -> None:
     assert next(line for line in text.splitlines() if line.startswith("│bpb")).count("–") == 2
 
 
-def test_longbench_is_one_table() -> None:
-    row = {"score,none": 50.0, "score_stderr,none": 5.0, "score@0-4k,none": 40.0, "score@8k+,none": 60.0}
+ROW = {"score,none": 50.0, "score_stderr,none": 5.0, "score@0-4k,none": 40.0, "score@8k+,none": 60.0}
+
+
+def test_members_of_a_group_share_a_table() -> None:
     text = shown(
         {
-            "longshort-longbench-e-qasper": {"alias": "qasper", **row},
-            "longshort-longbench-e-few-shot": {"alias": "few-shot", **row},
-            "longshort_longbench_e": {"alias": "longshort_longbench_e", **row, "score_datasets,none": 30.0},
-        }
+            "of-qasper": {"alias": "qasper", **ROW},
+            "of-few-shot": {"alias": "few-shot", **ROW},
+            "whole": {"alias": "whole", **ROW, "score_datasets,none": 30.0},
+            "alone": {"alias": "alone", "acc,none": 0.5},
+        },
+        {"whole": ["of-few-shot"], "of-few-shot": ["of-qasper"]},
     )
     lines = text.splitlines()
-    assert sum("value ±standard error" in line for line in lines) == 1
+    titles = [line for line in lines if "value ±standard error" in line]
+    assert [title.split(",")[0] for title in titles] == ["alone", "whole"]
     header = next(line for line in lines if "0-4k" in line)
     assert header.index("all") < header.index("0-4k") < header.index("8k+")
     for name, value in (
         ("qasper", "50 ±5"),
         ("few-shot", "50 ±5"),
-        ("mean of categories", "50 ±5"),
-        ("mean of datasets", "30"),
+        ("whole score ", "50 ±5"),
+        ("whole score_datasets", "30"),
     ):
         assert any(name in line and value in line for line in lines), name
+
+
+def test_a_member_with_several_metrics_has_a_row_for_each() -> None:
+    text = shown({"sum": {"acc,none": 0.25, "acc_norm,none": 0.75}, "all": {"acc,none": 0.25}}, {"all": ["sum"]})
+    assert all(name in text for name in ("sum acc ", "sum acc_norm", "all acc"))
+
+
+def test_a_group_is_shown_under_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_labels", {})
+    label_group("whole", GroupLabels("The whole", {"score": "mean of members"}, "of-"))
+    text = shown({"of-qasper": {"alias": "of-qasper", **ROW}, "whole": ROW}, {"whole": ["of-qasper"]})
+    assert text.startswith("The whole, value ±standard error")
+    assert "mean of members" in text
+    assert "of-qasper" not in text
+
+
+def test_a_group_without_values_has_no_table() -> None:
+    assert shown({"whole": {"alias": "whole"}}, {"whole": []}) == ""

@@ -240,8 +240,9 @@ def test_samples_become_official_files_with_the_same_scores(tmp_path):
 
 def test_the_conversion_does_not_write_over_predictions(tmp_path):
     save(tmp_path, "qasper")
-    with pytest.raises(UserError, match="another folder"):
+    with pytest.raises(UserError, match=str(tmp_path)) as caught:
         write_official_predictions(tmp_path, tmp_path)
+    assert caught.value.kind == "conflict"
 
 
 def bad(**changes):
@@ -328,7 +329,7 @@ def test_an_empty_file_is_named(tmp_path, content):
     save(tmp_path, "qasper")
     (tmp_path / "trec.jsonl").write_text(content)
     summary = score_folder(tmp_path)
-    assert summary.problems[0].startswith(f"{tmp_path / 'trec.jsonl'} is empty")
+    assert summary.problems[0].startswith(str(tmp_path / "trec.jsonl"))
     assert list(summary.official) == ["qasper"]
     assert "trec" in summary.missing
 
@@ -337,14 +338,14 @@ def test_an_unknown_dataset_is_named(tmp_path):
     save(tmp_path, "qasper")
     save(tmp_path, "narrativeqa", [row("qasper", 0)])
     (problem,) = score_folder(tmp_path).problems
-    assert "narrativeqa.jsonl: LongBench-E has no dataset narrativeqa" in problem
+    assert "narrativeqa.jsonl" in problem
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     save(tmp_path, "qasper")
     (tmp_path / "trec.jsonl").mkdir()
     (problem,) = read_predictions(tmp_path).problems
-    assert "trec.jsonl cannot be read" in problem
+    assert "trec.jsonl" in problem
 
 
 def test_a_folder_of_bad_rows_alone_has_no_scores_but_problems(tmp_path):
@@ -356,11 +357,10 @@ def test_a_folder_of_bad_rows_alone_has_no_scores_but_problems(tmp_path):
 
 
 def test_no_folder_or_nothing_in_it(tmp_path):
-    with pytest.raises(UserError, match="is not a folder"):
-        score_folder(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no predictions.*Datasets: qasper"):
-        score_folder(tmp_path)
-    save(tmp_path / "org__model", "qasper")
-    with pytest.raises(UserError, match="subfolders org__model"):
-        score_folder(tmp_path)
-    assert not (tmp_path / "result.json").exists()
+    save(tmp_path / "with" / "org__model", "qasper")
+    (tmp_path / "empty").mkdir()
+    for folder, fact in (("nowhere", "nowhere"), ("empty", "qasper"), ("with", "org__model")):
+        with pytest.raises(UserError, match=fact) as caught:
+            score_folder(tmp_path / folder)
+        assert caught.value.kind == "not_found"
+    assert not list(tmp_path.rglob("result.json"))

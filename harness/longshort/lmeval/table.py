@@ -53,13 +53,10 @@ def results_table(results: Mapping[str, Any], console: Console | None = None) ->
             tables[task] = cells
         else:
             tables.setdefault(of_group[task], {}).update(_rows_in_group(task, of_group[task], values, cells))
-    singles = [task for task in tables if task not in groups]
-    for title in (*singles, *(group for group in tables if group in groups)):
-        if any(tables[title].values()):
-            labels = _labels.get(title)
-            _print_table(
-                console, labels.title if labels else title, "" if title in groups else "metric @ length", tables[title]
-            )
+    for name in sorted(tables, key=lambda name: name in groups):  # groups last
+        if any(tables[name].values()):
+            title = _labels[name].title if name in _labels else name
+            _print_table(console, title, "" if name in groups else "metric @ length", tables[name])
 
 
 def _outermost(groups: Mapping[str, list[str]]) -> list[str]:
