@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.models.huggingface import HFLM
 from safetensors.torch import load_file, save_file
 
 from longshort.errors import UserError
@@ -52,8 +53,7 @@ def test_a_checkpoint_that_does_not_fit(llama: Path, monkeypatch: pytest.MonkeyP
     def scarce(*_: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("torch.nn.Module.to", scarce)
-    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", scarce)
+    monkeypatch.setattr(HFLM, "create_from_arg_obj", scarce)
     assert refused(llama).kind == "out_of_memory"
 
 

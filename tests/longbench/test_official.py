@@ -210,7 +210,7 @@ def test_samples_are_read_and_the_newest_counts(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         predictions = read_predictions(tmp_path)
     assert predictions.rows == {"repobench-p": [Row("seven cats", ["seven cats"], None, 100)] * 3}
-    assert "2025-01-01T00-00-00.000000.jsonl counts" in caplog.text
+    assert "2025-01-01T00-00-00.000000.jsonl is used" in caplog.text
     assert predictions.problems == []
 
 
