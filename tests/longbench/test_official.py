@@ -204,7 +204,7 @@ def test_the_official_name_counts_first(tmp_path, caplog):
     assert f"samples_longshort-longbench-e-qasper_{DATE}.jsonl" in caplog.text
 
 
-def test_samples_are_read_and_the_newest_counts(tmp_path, caplog):
+def test_the_newest_samples_are_read(tmp_path, caplog):
     save_samples(tmp_path, "repobench-p", [row("repobench-p", 1)] * 2, date="2024-12-31T00-00-00.000000")
     save_samples(tmp_path, "repobench-p", [row("repobench-p", 0)] * 3, date="2025-01-01T00-00-00.000000")
     with caplog.at_level(logging.WARNING):
@@ -214,7 +214,7 @@ def test_samples_are_read_and_the_newest_counts(tmp_path, caplog):
     assert predictions.problems == []
 
 
-def test_samples_of_other_tasks_are_passed_over(tmp_path):
+def test_samples_of_other_tasks_are_skipped(tmp_path):
     save(tmp_path, "qasper")
     save_samples(tmp_path, "trec", [row("trec", 0)], task="longbench_")  # lm-eval's own, with other prompts
     write_lines(tmp_path / f"samples_longshort_perplexity_{DATE}.jsonl", [{"doc": {}}])
@@ -257,8 +257,8 @@ def bad(**changes):
         (bad(answers=[]), "`answers` is missing, empty"),
         (bad(answers="seven cats"), "`answers`"),
         (bad(pred=...), "the prediction is missing"),
-        (bad(pred=None), "the prediction is missing or no text"),
-        (bad(pred=["seven cats"]), "no text"),
+        (bad(pred=None), "the prediction is missing"),
+        (bad(pred=["seven cats"]), "the prediction"),
         (bad(length="100"), "`length`"),
         (bad(length=True), "`length`"),
         (bad(length=...), "`length`"),
