@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 import longshort
 from longshort.analysis import command as analysis
 from longshort.lmeval import command as lmeval
+from longshort.longbench import command as longbench
 from longshort.options import run_app
 from longshort.sweep import command as sweep
 from longshort.synthetic import command as synthetic
@@ -80,45 +81,8 @@ app.command("correlate", epilog=analysis.EPILOG, no_args_is_help=True)(analysis.
 app.command("export-clex", no_args_is_help=True)(training.export_clex_command)
 app.command("sweep", epilog=sweep.EPILOG, no_args_is_help=True)(sweep.sweep_command)
 app.command("status", no_args_is_help=True)(sweep.status_command)
+app.command("score-longbench", no_args_is_help=True)(longbench.score_longbench_command)
 app.command("synthetic", epilog=synthetic.EPILOG)(synthetic.synthetic_command)
-
-
-@app.command("score-longbench", no_args_is_help=True)
-def score_longbench(
-    folder: Annotated[Path, typer.Argument(help="Folder of DATASET.jsonl predictions, or of lm-eval samples.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for result.json and summary.json.  [default: FOLDER]")
-    ] = None,
-    convert: Annotated[
-        Path | None,
-        typer.Option(help="Also write the predictions of lm-eval samples as official files to this folder."),
-    ] = None,
-) -> None:
-    """Score LongBench-E predictions exactly as the official scorer does; categories and overall beside it.
-
-    Examples:
-
-    `longshort score-longbench pred_e/llama2-7b-chat-4k`
-
-    `longshort score-longbench results/my-checkpoint --convert pred_e/my-checkpoint`
-    """
-    from longshort.longbench.official import score_folder
-    from longshort.longbench.predictions import write_official_predictions
-    from longshort.show import longbench_tables
-
-    summary = score_folder(folder, output)
-    longbench_tables(summary)
-    if convert:
-        write_official_predictions(folder, convert)
-    for note in summary.notes:
-        typer.echo(note, err=True)
-    problems = list(summary.problems)
-    if summary.missing:
-        problems.append(f"{folder} holds no predictions of {', '.join(summary.missing)}; means are over the others.")
-    for problem in problems:
-        typer.echo(f"longshort: {problem}", err=True)
-    if problems:
-        raise typer.Exit(1)
 
 
 @app.command()

@@ -52,7 +52,6 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
     from longshort.training.byte_tokenizer import byte_tokenizer
 
     length = tokens.shape[1] - 1
-    requests.register()
     lm = HFLM(pretrained=model, tokenizer=byte_tokenizer(), max_length=length, batch_size=1)
     text = bytes(tokens[0, :length].tolist()).decode()
 

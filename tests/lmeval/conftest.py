@@ -1,4 +1,4 @@
-"""Checkpoints and a corpus that the tests of this room share, and one way to run tasks in process."""
+"""Checkpoints and a corpus that several tests share, and one way to run tasks in process."""
 
 from __future__ import annotations
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from lm_eval.api import metrics
 
-from longshort.lmeval import bootstrap
-from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
+from longshort.lmeval.bootstrap import perplexity_stderr
 from tests.lmeval.conftest import run, values
 
 LOG_LIKELIHOODS = [-3.1, -2.2, -4.0, -2.9, -3.3, -2.5, -3.9]
@@ -62,20 +61,6 @@ def test_memory_does_not_grow_with_resamples_times_documents() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * 2**20  # all draws at once take 160 MB
-
-
-def test_what_lm_eval_computes_for_other_metrics_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
-    bootstrap.register()
-    some = [0.5, 1.5, 1.0, 3.0]
-    own = metrics.stderr_for_metric(metrics.perplexity, 300)
-    assert own(some) == metrics.bootstrap_stderr(metrics.perplexity, some, 300)
-    assert own(some) != perplexity_stderr(some, 300)
-    assert metrics.stderr_for_metric(metrics.median, 300)(some) == metrics.bootstrap_stderr(metrics.median, some, 300)
-    assert metrics.stderr_for_metric(metrics.mean, 300) is metrics.mean_stderr
-    assert metrics.stderr_for_metric(max, 300) is None
-    assert metrics.stderr_for_metric(metrics.perplexity, 0) is None
-    assert metrics.stderr_for_metric(perplexity, 300)(some) == perplexity_stderr(some, 300)
 
 
 def test_the_number_of_resamples_is_the_callers(llama: Path, corpus: Path) -> None:

@@ -1,16 +1,224 @@
-"""What lm-eval records of the environment, against torch's own collection of it."""
+"""Each patch of another library: the behaviour without it, which fails once the patch is not needed, and with it."""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
+import torch
 import torch.utils.collect_env as collect_env
 import tqdm
+import transformers
 from lm_eval import evaluator
+from lm_eval.api import metrics
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.models.huggingface import HFLM
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
-from longshort.lmeval.compat import environment, quiet
+from longshort.errors import UserError
+from longshort.lmeval import compat, requests
+from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
+from longshort.lmeval.compat import environment, no_random_weights, quiet
+from longshort.lmeval.parallel import SharedGeneration
+from tests.lmeval.conftest import run, values
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    compat.install()
+
+
+def settings(corpus: Path) -> dict[str, Any]:
+    return {"corpus": str(corpus), "lengths": [16], "num_docs": 2}
+
+
+# ---- request types
+
+
+@pytest.mark.parametrize("task", [requests.PERPLEXITY, requests.MISALIGNMENT])
+def test_lm_eval_calls_the_method_named_like_the_request_type(
+    task: str, llama: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert values(run(llama, [task], settings(corpus)), task)
+    monkeypatch.delattr(LM, task)
+    with pytest.raises(AttributeError, match=task):
+        run(llama, [task], settings(corpus))
+
+
+# ---- standard error of a perplexity
+
+
+def test_lm_eval_has_no_standard_error_for_the_perplexity_of_another_package() -> None:
+    log_likelihoods = [0.5, 1.5, 1.0, 3.0]
+    assert metrics.stderr_for_metric.__wrapped__(perplexity, 300) is None
+    assert metrics.stderr_for_metric(perplexity, 300)(log_likelihoods) == perplexity_stderr(log_likelihoods, 300)
+    assert metrics.stderr_for_metric(perplexity, 1) is None
+
+
+def test_lm_eval_starts_a_pool_of_processes_for_its_own_perplexity(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pool(*_: Any) -> None:
+        raise ChildProcessError
+
+    monkeypatch.setattr(multiprocessing, "Pool", pool)
+    monkeypatch.delenv("DISABLE_MULTIPROC", raising=False)
+    with pytest.raises(ChildProcessError):
+        metrics.stderr_for_metric.__wrapped__(metrics.perplexity, 300)([0.5, 1.5])
+
+
+def test_the_standard_errors_of_other_metrics_are_lm_evals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    numbers = [0.5, 1.5, 1.0, 3.0]
+    own = metrics.stderr_for_metric(metrics.perplexity, 300)
+    assert own(numbers) == metrics.bootstrap_stderr(metrics.perplexity, numbers, 300)
+    assert own(numbers) != perplexity_stderr(numbers, 300)
+    median = metrics.stderr_for_metric(metrics.median, 300)
+    assert median(numbers) == metrics.bootstrap_stderr(metrics.median, numbers, 300)
+    assert metrics.stderr_for_metric(metrics.mean, 300) is metrics.mean_stderr
+    assert metrics.stderr_for_metric(max, 300) is None
+    assert metrics.stderr_for_metric(metrics.perplexity, 0) is None
+
+
+# ---- data parallel
+
+
+class FirstOfTwo(HFLM):
+    """The first of two processes; the second has no value of the first metric that is asked for."""
+
+    def all_gather(self, tensor: Any) -> Any:
+        return tensor.repeat(2)
+
+    def barrier(self) -> None:
+        pass
+
+
+@pytest.fixture
+def first_of_two(llama: Path, monkeypatch: pytest.MonkeyPatch) -> HFLM:
+    lm = FirstOfTwo(str(llama), device="cpu")
+    monkeypatch.setattr(lm, "_world_size", 2)
+
+    def gather(found: list[Any], answers: Any) -> None:
+        found[:] = [answers] * 2
+
+    def gather_object(obj: Any, object_gather_list: list[Any], dst: int) -> None:
+        object_gather_list[:] = [obj, {task: {} for task in obj}]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    monkeypatch.setattr("torch.distributed.gather_object", gather_object)
+    return lm
+
+
+def test_lm_eval_fails_if_another_process_lacks_a_metric(
+    first_of_two: HFLM, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = requests.MISALIGNMENT
+    one_document = settings(corpus) | {"num_docs": 1}
+    assert values(run(first_of_two, [task], one_document, log_samples=False), task)
+    monkeypatch.setattr(HFLM, "gather_object", HFLM.gather_object.__wrapped__)
+    with pytest.raises(KeyError, match="sce@16"):
+        run(first_of_two, [task], one_document, log_samples=False)
+
+
+# ---- generation
+
+
+class EndsAtComma(SharedGeneration):
+    def for_model(self, lm: Any) -> Instance:
+        prompt, options = self.arguments
+        ends = {"eos_token_id": lm.tokenizer.encode(",")}
+        return Instance("generate_until", self.doc, (prompt, options | ends), self.idx)
+
+
+def test_lm_eval_passes_on_no_token_settings_and_answers_every_request(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    generate = transformers.GenerationMixin.generate
+
+    def recorded(model: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(options.get("eos_token_id"))
+        return generate(model, *arguments, **options)
+
+    monkeypatch.setattr(transformers.GenerationMixin, "generate", recorded)
+    lm = HFLM(str(llama), device="cpu")
+    options = {"until": [], "max_gen_toks": 2, "do_sample": False}
+    own = [EndsAtComma("generate_until", {}, (text, dict(options)), 0) for text in ("one", "two")]
+    other = Instance("generate_until", {}, ("three", dict(options)), 0)
+    whole = HFLM.generate_until.__wrapped__(lm, [own[0], other, own[1]], disable_tqdm=True)
+    assert calls == [None, None, None]
+    calls.clear()
+    patched = lm.generate_until([own[0], other, own[1]], disable_tqdm=True)
+    comma = lm.tokenizer.encode(",")
+    assert calls == [comma, comma, None]
+    assert patched[1] == whole[1]
+
+    shared: list[dict[int, str]] = []
+    monkeypatch.setattr(lm, "_world_size", 2)
+    monkeypatch.setattr(compat, "share", lambda lm, answers: shared.append(answers) or answers | {2: "of the other"})
+    assert lm.generate_until([own[0], other, own[1]], disable_tqdm=True) == [patched[0], patched[1], "of the other"]
+    assert [list(answers) for answers in shared] == [[0]]
+
+
+def test_until_would_stop_at_a_leading_newline(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = HFLM(str(llama), device="cpu")
+    newline = lm.tokenizer.encode("\nab", return_tensors="pt")
+    monkeypatch.setattr(
+        transformers.GenerationMixin, "generate", lambda *_, input_ids, **__: torch.cat([input_ids, newline], dim=1)
+    )
+    request = Instance("generate_until", {}, ("one", {"until": ["\n"], "max_gen_toks": 3, "do_sample": False}), 0)
+    assert HFLM.generate_until.__wrapped__(lm, [request], disable_tqdm=True) == [""]
+
+
+# ---- quiet
+
+
+def test_lm_eval_lets_git_complain_outside_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    before = evaluator.get_git_commit_hash()
+    assert "not a git repository" in capfd.readouterr().err
+    with quiet():
+        assert evaluator.get_git_commit_hash() == before
+    assert capfd.readouterr().err == ""
+
+
+def test_lm_eval_warns_of_different_numbers_of_documents(
+    llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = tmp_path / "uneven"
+    corpus.mkdir()
+    for size in (20, 80):
+        (corpus / f"{size}.txt").write_text("x" * size)
+    uneven = {"corpus": f"{corpus}/*.txt", "lengths": [16, 32], "num_docs": 2}
+    logging.getLogger("lm_eval.evaluator_utils").setLevel(logging.NOTSET)
+    run(llama, [requests.PERPLEXITY], uneven)
+    assert any(record.name == "lm_eval.evaluator_utils" for record in caplog.records)
+    caplog.clear()
+    with quiet():
+        run(llama, [requests.PERPLEXITY], uneven)
+    assert not any(record.name == "lm_eval.evaluator_utils" for record in caplog.records)
+
+
+def test_lm_eval_prints_a_line_and_a_bar_for_a_bootstrap(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics.bootstrap_stderr(metrics.median, [0.5, 1.5, 1.0], 10)
+    loud = capsys.readouterr()
+    assert "median" in loud.out
+    assert "it/s" in loud.err
+    with quiet():
+        metrics.bootstrap_stderr(metrics.median, [0.5, 1.5, 1.0], 10)
+    still = capsys.readouterr()
+    assert (still.out, still.err) == ("", "")
 
 
 @pytest.fixture
@@ -20,41 +228,145 @@ def fresh() -> Iterator[None]:
     environment.cache_clear()
 
 
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands of the processes that were started."""
+    found: list[str] = []
+    popen = subprocess.Popen
+
+    def counting(command: object, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        found.append(str(command))
+        return popen(command, *arguments, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(subprocess, "Popen", counting)
+    return found
+
+
 def without_clock_rate(text: str) -> list[str]:
-    """Lines but for the processor's present frequency."""
+    """Lines other than the processor's present frequency."""
     return [line for line in text.splitlines() if "MHz" not in line and "scaling" not in line]
 
 
-def test_the_environment_is_told_as_torch_tells_it(fresh: None) -> None:
-    assert "[pip3] torch==" in environment()
-    assert without_clock_rate(environment()) == without_clock_rate(collect_env.get_pretty_env_info())
+def test_torch_starts_programs_at_every_call_pip_among_them(fresh: None, started: list[str]) -> None:
+    collect_env.get_pretty_env_info()
+    count = len(started)
+    assert any("pip" in command for command in started)
+    collect_env.get_pretty_env_info()
+    assert len(started) == 2 * count
 
 
-def test_it_is_collected_once_and_without_pip(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[object] = []
-    popen = subprocess.Popen
-
-    def counting(command: object, *arguments: object, **options: object) -> subprocess.Popen[str]:
-        started.append(command)
-        return popen(command, *arguments, **options)
-
-    monkeypatch.setattr(subprocess, "Popen", counting)
+def test_the_environment_is_collected_once_and_without_pip(fresh: None, started: list[str]) -> None:
     with quiet():
         first = collect_env.get_pretty_env_info()
         count = len(started)
         assert collect_env.get_pretty_env_info() == first
     assert 0 < count == len(started)
-    assert not any("pip" in str(command) for command in started)
+    assert not any("pip" in command for command in started)
+
+
+def test_the_environment_is_the_one_that_torch_reports(fresh: None) -> None:
+    assert "[pip3] torch==" in environment()
+    assert without_clock_rate(environment()) == without_clock_rate(collect_env.get_pretty_env_info())
 
 
 def test_everything_is_as_it_was_afterwards() -> None:
-    before = tqdm.tqdm, evaluator.get_git_commit_hash, collect_env.get_pretty_env_info, collect_env.get_pip_packages
-    with quiet():
+    def replaced() -> list[Any]:
+        functions = [collect_env.get_pretty_env_info, collect_env.get_pip_packages, evaluator.get_git_commit_hash]
+        return [tqdm.tqdm, *functions, transformers.PreTrainedModel.__dict__["from_pretrained"]]
+
+    before = replaced()
+    with quiet(), no_random_weights():
         assert tqdm.tqdm is not before[0]
+        assert transformers.PreTrainedModel.__dict__["from_pretrained"] is not before[-1]
     environment()
-    assert before == (
-        tqdm.tqdm,
-        evaluator.get_git_commit_hash,
-        collect_env.get_pretty_env_info,
-        collect_env.get_pip_packages,
+    assert replaced() == before
+
+
+# ---- weights
+
+
+def without(folder: Path, to: Path, is_lost: Callable[[str], bool], file: str = "model.safetensors") -> Path:
+    """A copy whose file lacks some tensors."""
+    shutil.copytree(folder, to)
+    kept = {name: value for name, value in load_file(to / file).items() if not is_lost(name)}
+    save_file(kept, to / file, metadata={"format": "pt"})
+    return to
+
+
+def refused(load: Callable[[], Any]) -> UserError:
+    with pytest.raises(UserError) as caught, no_random_weights():
+        load()
+    assert caught.value.kind == "broken"
+    return caught.value
+
+
+@pytest.fixture(params=[transformers.logging.WARNING, transformers.logging.ERROR], ids=["warning", "error"])
+def verbosity(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As TRANSFORMERS_VERBOSITY sets it."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(request.param)
+    yield
+    transformers.logging.set_verbosity(before)
+
+
+@pytest.mark.parametrize(
+    ("lost", "count", "first"),
+    [
+        ("lm_head", 1, "lm_head.weight"),
+        ("up_proj", 2, "model.layers.0.mlp.up_proj.weight"),  # of every layer
+        ("model.layers.1.", 9, "model.layers.1.input_layernorm.weight"),
+    ],
+)
+def test_transformers_initializes_missing_weights_at_random(
+    llama: Path, tmp_path: Path, verbosity: None, lost: str, count: int, first: str
+) -> None:
+    folder = without(llama, tmp_path / "lacking", lambda name: lost in name)
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    assert first in load(folder).state_dict()
+    message = refused(lambda: load(folder)).message
+    assert all(fact in message for fact in (str(folder), f" {count} ", first))
+
+
+def test_whole_checkpoints_and_shared_weights_are_loaded(llama: Path, gpt2: Path) -> None:
+    assert "lm_head.weight" not in load_file(gpt2 / "model.safetensors")  # the embedding's weight serves as it
+    with no_random_weights():
+        for folder in (llama, gpt2):
+            assert transformers.AutoModelForCausalLM.from_pretrained(folder) is not None
+        _, info = transformers.AutoModelForCausalLM.from_pretrained(llama, output_loading_info=True)
+    assert not info["missing_keys"]
+
+
+def test_peft_only_warns_of_missing_adapter_weights(llama: Path, tmp_path: Path) -> None:
+    def load(folder: Path) -> Any:
+        return peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(llama), folder)
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama)
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"], r=2)).save_pretrained(tmp_path / "adapter")
+    with no_random_weights():
+        assert load(tmp_path / "adapter") is not None
+    folder = without(
+        tmp_path / "adapter", tmp_path / "lacking", lambda name: "layers.1" in name, "adapter_model.safetensors"
     )
+    with pytest.warns(UserWarning, match="missing adapter keys"):
+        assert load(folder) is not None
+    assert "layers.1" in refused(lambda: load(folder)).message
+
+
+# ---- installation
+
+
+def test_patches_are_installed_once_and_not_by_an_import() -> None:
+    program = """
+from lm_eval.api.model import LM
+from lm_eval.models.huggingface import HFLM
+before = HFLM.generate_until
+import longshort.lmeval.evaluate, longshort.lmeval.tasks, longshort.longbench.tasks
+from longshort.lmeval.compat import install
+assert HFLM.generate_until is before and not hasattr(LM, "longshort_perplexity")
+install()
+once = HFLM.generate_until
+install()
+assert HFLM.generate_until is once is not before and hasattr(LM, "longshort_perplexity")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longshort.corpora import Document
-from longshort.lmeval.documents import encode, special_prefix
-from longshort.lmeval.offsets import draw_second_length
+from longshort.lmeval.documents import encode, special_tokens
 from longshort.testing import tiny_tokenizer
 from longshort.training.byte_tokenizer import byte_tokenizer
 
@@ -80,26 +79,12 @@ def test_half_a_surrogate_pair_is_read_as_a_question_mark(tokenizer: Any) -> Non
 
 
 @pytest.mark.parametrize(("bos", "expected"), [(False, []), (True, [1])])
-def test_special_prefix_is_what_the_tokenizer_adds(bos: bool, expected: list[int]) -> None:
-    assert special_prefix(Model(tiny_tokenizer(bos))) == expected
+def test_special_tokens_are_those_that_the_tokenizer_adds(bos: bool, expected: list[int]) -> None:
+    assert special_tokens(Model(tiny_tokenizer(bos))) == expected
 
 
-def test_special_prefix_of_several_tokens_and_none_after() -> None:
+def test_several_special_tokens_before_a_text_and_one_after_it() -> None:
     tokenizer = SimpleNamespace(
         encode=lambda text, add_special_tokens=True: [8, 9, 5, 7] if add_special_tokens else [5]
     )
-    assert special_prefix(Model(tokenizer)) == [8, 9]
-
-
-@given(st.integers(0, 5), st.integers(0, 100), st.integers(8, 5000))
-def test_second_length_is_half_to_one_less(seed: int, document: int, length: int) -> None:
-    second = draw_second_length(seed, document, length)
-    assert length / 2 <= second < length
-    assert second == draw_second_length(seed, document, length)
-
-
-def test_second_lengths_are_uniform() -> None:
-    extras = [16 - draw_second_length(0, document, 16) for document in range(4000)]
-    counts = [extras.count(extra) for extra in range(1, 9)]
-    assert sum(counts) == 4000
-    assert all(abs(count - 500) < 5 * 21 for count in counts)  # 5 standard deviations
+    assert special_tokens(Model(tokenizer)) == [8, 9]

@@ -1,4 +1,4 @@
-"""What a process that evaluates imports, in a process of its own."""
+"""The imports of a process that evaluates, tried in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def outcome(before: str = "") -> str:
     return done.stdout.strip()
 
 
-def test_libraries_are_left_out_of_garbage_collection_which_goes_on() -> None:
+def test_libraries_are_frozen_and_garbage_collection_continues() -> None:
     assert outcome() == "True True True"
 
 
-def test_the_collector_of_another_program_is_left_alone() -> None:
+def test_the_collector_of_another_program_stays_as_it_is() -> None:
     assert outcome("gc.disable()") == "False False False"
     assert outcome("import torch") == "True False False"

@@ -18,7 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from longshort.corpora import Document, fingerprint, open_corpus, select
 from longshort.errors import UserError
 from longshort.lmeval import requests
-from longshort.lmeval.offsets import draw_second_length
+from longshort.lmeval.offsets import draw_offset
 from longshort.testing import save_checkpoint
 from tests.lmeval.conftest import LENGTHS, run, values
 from tests.lmeval.reference import Reference
@@ -51,7 +51,7 @@ def test_every_metric_equals_the_dense_reference(checkpoint: str, corpus: Path, 
     measured = values(results, "longshort_misalignment")
     for length in LENGTHS:
         rows = [
-            reference.pair(text, LENGTHS[-1], length, draw_second_length(3, index, length))
+            reference.pair(text, LENGTHS[-1], length, length - draw_offset(3, index, length))
             for index, text in enumerate(texts)
         ]
         for name in rows[0]:
@@ -170,19 +170,26 @@ def test_both_tasks_tokenize_each_document_once(llama: Path, corpus: Path, monke
 # ---- what cannot be measured
 
 
-def left_out(results: dict[str, Any], task: str) -> dict[str, tuple[str, int]]:
-    gaps = results["configs"][task]["metadata"]["scored"]["left_out"]
-    return {gap["metric"]: (gap["reason"], gap["count"]) for gap in gaps}
+def gaps(results: dict[str, Any], task: str) -> dict[str, tuple[str, int]]:
+    """Metric to the failure category and the number of documents without a value."""
+    found = results["configs"][task]["metadata"]["scored"]["left_out"]
+    assert all(gap["reason"] and len(gap["names"]) == gap["count"] for gap in found)
+    return {gap["metric"]: (gap["kind"], gap["count"]) for gap in found}
+
+
+def reasons(results: dict[str, Any], task: str) -> set[str]:
+    return {gap["reason"] for gap in results["configs"][task]["metadata"]["scored"]["left_out"]}
 
 
 def test_lengths_beyond_the_position_table(gpt2: Path, corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
     results = run(gpt2, BOTH, metadata(corpus, lengths=[16, 64, 128]))
     for task in BOTH:
         assert not any(metric.endswith("@128") for metric in values(results, task))
-        gaps = left_out(results, task)
-        assert {metric.partition("@")[2] for metric in gaps} == {"128"}
-        assert set(gaps.values()) == {("beyond the 64 positions the model can address", 4)}
-    assert "left out sce@128" in caplog.text
+        found = gaps(results, task)
+        assert {metric.partition("@")[2] for metric in found} == {"128"}
+        assert set(found.values()) == {("length", 4)}
+        assert all("64 positions" in reason for reason in reasons(results, task))
+    assert "sce@128" in caplog.text
     assert "4 of 4 documents" in caplog.text
     # The fixed-target view keeps its targets: those after the 128 tokens that this model cannot read.
     reference = Reference(gpt2)
@@ -198,7 +205,8 @@ def test_lengths_beyond_a_given_max_length(llama: Path, corpus: Path) -> None:
         beyond = ("@64", "-64")
         expected = {metric: value for metric, value in values(whole, task).items() if not metric.endswith(beyond)}
         assert values(results, task) == pytest.approx(expected)
-        assert set(left_out(results, task).values()) == {("beyond max_length=32", 4)}
+        assert set(gaps(results, task).values()) == {("length", 4)}
+        assert all("max_length=32" in reason for reason in reasons(results, task))
 
 
 @pytest.fixture
@@ -215,9 +223,9 @@ def test_documents_too_short(llama: Path, uneven: Path, caplog: pytest.LogCaptur
     assert (scored["ppl@16"], scored["ppl@32"], scored["ppl@64"], scored["ppl_tail@16"]) == (4, 3, 2, 1)
     scored = results["configs"][BOTH[1]]["metadata"]["scored"]["documents"]
     assert (scored["sce@16"], scored["sce@32"], scored["sce@64"]) == (4, 3, 1)
-    assert left_out(results, BOTH[0])["ppl@64"] == ("document too short", 2)
-    assert left_out(results, BOTH[1])["sce@64"] == ("document too short", 3)
-    assert "left out ppl@32, bpb@32 for 1 of 4 documents (uneven.jsonl:1): document too short" in caplog.text
+    assert gaps(results, BOTH[0])["ppl@64"] == ("text", 2)
+    assert gaps(results, BOTH[1])["sce@64"] == ("text", 3)
+    assert "ppl@32, bpb@32 for 1 of 4 documents (uneven.jsonl:1): " in caplog.text
     alone = Reference(llama).prefix("x" * 65, 64)[0], Reference(llama).prefix("x" * 64, 64)[0]
     assert values(results, BOTH[0])["ppl@64"] == pytest.approx(math.exp(sum(alone) / 2), **CLOSE)
 
@@ -239,8 +247,7 @@ def test_nan_weights_give_no_value(corpus: Path, tmp_path: Path) -> None:
     results = run(folder, BOTH, metadata(corpus))
     for task in BOTH:
         assert values(results, task) == {}
-        assert {reason for reason, _ in left_out(results, task).values()} == {"non-finite logits"}
-        assert {count for _, count in left_out(results, task).values()} == {4}
+        assert set(gaps(results, task).values()) == {("non_finite", 4)}
 
 
 def test_nll_too_great_for_a_perplexity(corpus: Path, tmp_path: Path) -> None:
@@ -253,7 +260,7 @@ def test_nll_too_great_for_a_perplexity(corpus: Path, tmp_path: Path) -> None:
     measured = values(results, BOTH[0])
     assert not any(metric.startswith("ppl") for metric in measured)
     assert measured["bpb@64"] > 1000
-    assert left_out(results, BOTH[0])["ppl@64"] == ("NLL too great for a perplexity", 4)
+    assert gaps(results, BOTH[0])["ppl@64"] == ("error", 4)
 
 
 def test_positions_that_depend_on_length_get_a_pass_each(corpus: Path, tmp_path: Path) -> None:
@@ -293,14 +300,15 @@ def test_out_of_memory_halves_the_batch(
     expected = values(run(llama, BOTH[:1], metadata(corpus)), BOTH[0])
     monkeypatch.setattr(requests, "_perplexity", scarce)
     assert values(run(llama, BOTH[:1], metadata(corpus), batch_size=4), BOTH[0]) == pytest.approx(expected)
-    assert "going on with 2" in caplog.text
+    assert "batch size 4" in caplog.text
 
     def none(backend: Any, jobs: Any, documents: Any) -> Any:
         raise RuntimeError("CUDA out of memory.")
 
     monkeypatch.setattr(requests, "_perplexity", none)
-    with pytest.raises(UserError, match="out of memory at 65 tokens and batch size 1"):
+    with pytest.raises(UserError, match="65 tokens") as caught:
         run(llama, BOTH[:1], metadata(corpus))
+    assert caught.value.kind == "out_of_memory"
 
 
 # ---- who cannot answer, and what is asked wrongly
@@ -308,28 +316,29 @@ def test_out_of_memory_halves_the_batch(
 
 @pytest.mark.parametrize("task", BOTH)
 def test_another_backend_says_which_request_it_cannot_answer(task: str, corpus: Path) -> None:
-    with pytest.raises(UserError, match=f"DummyLM cannot answer '{task}' requests.*--model hf"):
+    with pytest.raises(UserError, match=f"DummyLM.*{task}.*--model hf") as caught:
         run("dummy", [task], metadata(corpus))
+    assert caught.value.kind == "unsupported"
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("wrong", "facts"),
     [
-        ({"corpus": "nowhere.txt"}, "neither a file that exists"),
-        ({"lengths": []}, "lengths: .* is empty"),
-        ({"lengths": [4, 64]}, "lengths: '?4'? is not a whole number of at least 8"),
-        ({"lengths": "32,long"}, "lengths: 'long' is not"),
-        ({"lengths": [32.5]}, "lengths: '?32.5'? is not"),
-        ({"num_docs": 0}, "num_docs: 0 is not a whole number of at least 1"),
-        ({"tail_tokens": 16}, "tail_tokens=16 must be below the smallest length, 16"),
-        ({"seed": -1}, "seed: -1 is not"),
+        ({"corpus": "nowhere.txt"}, "nowhere.txt"),
+        ({"lengths": []}, "lengths"),
+        ({"lengths": [4, 64]}, "lengths.*4.*8"),
+        ({"lengths": "32,long"}, "lengths.*long"),
+        ({"lengths": [32.5]}, "lengths.*32.5"),
+        ({"num_docs": 0}, "num_docs.*0.*1"),
+        ({"tail_tokens": 16}, "tail_tokens.*16"),
+        ({"seed": -1}, "seed.*-1"),
     ],
 )
-def test_wrong_settings_are_told(llama: Path, corpus: Path, wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_wrong_settings_are_refused(llama: Path, corpus: Path, wrong: dict[str, Any], facts: str) -> None:
+    with pytest.raises(UserError, match=facts):
         run(llama, BOTH[:1], metadata(corpus) | wrong)
 
 
 def test_a_misspelled_setting_is_pointed_out(llama: Path, corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(llama, BOTH[:1], metadata(corpus) | {"num_doc": 2}, limit=1)
-    assert "metadata key 'num_doc' is not known and has no effect; did you mean 'num_docs'?" in caplog.text
+    assert any("'num_doc'" in line and "'num_docs'" in line for line in caplog.messages)

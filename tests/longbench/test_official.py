@@ -204,17 +204,17 @@ def test_the_official_name_counts_first(tmp_path, caplog):
     assert f"samples_longshort-longbench-e-qasper_{DATE}.jsonl" in caplog.text
 
 
-def test_samples_are_read_and_the_newest_counts(tmp_path, caplog):
+def test_the_newest_samples_are_read(tmp_path, caplog):
     save_samples(tmp_path, "repobench-p", [row("repobench-p", 1)] * 2, date="2024-12-31T00-00-00.000000")
     save_samples(tmp_path, "repobench-p", [row("repobench-p", 0)] * 3, date="2025-01-01T00-00-00.000000")
     with caplog.at_level(logging.WARNING):
         predictions = read_predictions(tmp_path)
     assert predictions.rows == {"repobench-p": [Row("seven cats", ["seven cats"], None, 100)] * 3}
-    assert "2025-01-01T00-00-00.000000.jsonl counts" in caplog.text
+    assert "2025-01-01T00-00-00.000000.jsonl is used" in caplog.text
     assert predictions.problems == []
 
 
-def test_samples_of_other_tasks_are_passed_over(tmp_path):
+def test_samples_of_other_tasks_are_skipped(tmp_path):
     save(tmp_path, "qasper")
     save_samples(tmp_path, "trec", [row("trec", 0)], task="longbench_")  # lm-eval's own, with other prompts
     write_lines(tmp_path / f"samples_longshort_perplexity_{DATE}.jsonl", [{"doc": {}}])
@@ -240,8 +240,9 @@ def test_samples_become_official_files_with_the_same_scores(tmp_path):
 
 def test_the_conversion_does_not_write_over_predictions(tmp_path):
     save(tmp_path, "qasper")
-    with pytest.raises(UserError, match="another folder"):
+    with pytest.raises(UserError, match=str(tmp_path)) as caught:
         write_official_predictions(tmp_path, tmp_path)
+    assert caught.value.kind == "conflict"
 
 
 def bad(**changes):
@@ -256,8 +257,8 @@ def bad(**changes):
         (bad(answers=[]), "`answers` is missing, empty"),
         (bad(answers="seven cats"), "`answers`"),
         (bad(pred=...), "the prediction is missing"),
-        (bad(pred=None), "the prediction is missing or no text"),
-        (bad(pred=["seven cats"]), "no text"),
+        (bad(pred=None), "the prediction is missing"),
+        (bad(pred=["seven cats"]), "the prediction"),
         (bad(length="100"), "`length`"),
         (bad(length=True), "`length`"),
         (bad(length=...), "`length`"),
@@ -328,7 +329,7 @@ def test_an_empty_file_is_named(tmp_path, content):
     save(tmp_path, "qasper")
     (tmp_path / "trec.jsonl").write_text(content)
     summary = score_folder(tmp_path)
-    assert summary.problems[0].startswith(f"{tmp_path / 'trec.jsonl'} is empty")
+    assert summary.problems[0].startswith(str(tmp_path / "trec.jsonl"))
     assert list(summary.official) == ["qasper"]
     assert "trec" in summary.missing
 
@@ -337,14 +338,14 @@ def test_an_unknown_dataset_is_named(tmp_path):
     save(tmp_path, "qasper")
     save(tmp_path, "narrativeqa", [row("qasper", 0)])
     (problem,) = score_folder(tmp_path).problems
-    assert "narrativeqa.jsonl: LongBench-E has no dataset narrativeqa" in problem
+    assert "narrativeqa.jsonl" in problem
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     save(tmp_path, "qasper")
     (tmp_path / "trec.jsonl").mkdir()
     (problem,) = read_predictions(tmp_path).problems
-    assert "trec.jsonl cannot be read" in problem
+    assert "trec.jsonl" in problem
 
 
 def test_a_folder_of_bad_rows_alone_has_no_scores_but_problems(tmp_path):
@@ -356,11 +357,10 @@ def test_a_folder_of_bad_rows_alone_has_no_scores_but_problems(tmp_path):
 
 
 def test_no_folder_or_nothing_in_it(tmp_path):
-    with pytest.raises(UserError, match="is not a folder"):
-        score_folder(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no predictions.*Datasets: qasper"):
-        score_folder(tmp_path)
-    save(tmp_path / "org__model", "qasper")
-    with pytest.raises(UserError, match="subfolders org__model"):
-        score_folder(tmp_path)
-    assert not (tmp_path / "result.json").exists()
+    save(tmp_path / "with" / "org__model", "qasper")
+    (tmp_path / "empty").mkdir()
+    for folder, fact in (("nowhere", "nowhere"), ("empty", "qasper"), ("with", "org__model")):
+        with pytest.raises(UserError, match=fact) as caught:
+            score_folder(tmp_path / folder)
+        assert caught.value.kind == "not_found"
+    assert not list(tmp_path.rglob("result.json"))

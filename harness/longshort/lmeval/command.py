@@ -95,7 +95,7 @@ def _report(results: dict[str, Any], output: Path) -> None:
         UserError: some values are missing.
     """
     from longshort.lmeval.evaluate import problems
-    from longshort.show import results_table
+    from longshort.lmeval.table import results_table
 
     results_table(results)
     typer.echo(f"{output / results['model_name_sanitized']} has the results.")

@@ -1,4 +1,10 @@
-"""What lm-eval does around an evaluation, without its noise and its idle seconds."""
+"""Every patch of another library that an evaluation needs.
+
+`install` changes lm-eval for the rest of the process. longshort's tasks call it when they are constructed, so that
+they also work under the stock ``lm_eval`` command. `quiet` and `no_random_weights` change libraries only while they
+are open. Each patch names the versions it was checked with and the behaviour it mends; for each, a test in
+``tests/lmeval/test_compat.py`` fails once the library no longer behaves so.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +13,132 @@ import io
 import logging
 import re
 import subprocess
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial, wraps
 from importlib.metadata import distributions
 from types import ModuleType
 from typing import Any
 
+import lm_eval.api.metrics
+import lm_eval.evaluator_utils
 import tqdm
 from lm_eval import evaluator
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.models.huggingface import HFLM
 from torch.utils import collect_env
+from transformers import PreTrainedModel
+
+from longshort.errors import UserError, one_line_for_user_errors
+from longshort.lmeval import requests
+from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
+from longshort.lmeval.parallel import SharedGeneration, share
+
+Statistic = Callable[[Sequence[float]], float]
+
+
+@cache
+def install() -> None:
+    """Let lm-eval run longshort's tasks; once per process."""
+    _add_request_types()
+    _add_stderr_of_perplexity()
+    _let_processes_lack_metrics()
+    _share_generation()
+    one_line_for_user_errors()  # the stock lm_eval command lets exceptions through to the interpreter
+
+
+def _add_request_types() -> None:
+    """Let every lm-eval model answer the two request types of longshort, or say why it cannot.
+
+    Versions: lm-eval 0.4.13.
+    Why: lm-eval calls the method of a model that is named like the request type; it has no registry of request types.
+    """
+    setattr(LM, requests.PERPLEXITY, requests.answer_perplexity)
+    setattr(LM, requests.MISALIGNMENT, requests.answer_misalignment)
+
+
+def _add_stderr_of_perplexity() -> None:
+    """Give `bootstrap.perplexity` its standard error; lm-eval computes all others as before.
+
+    Versions: lm-eval 0.4.13.
+    Why: the standard error is chosen from a fixed list of aggregating functions. Its own bootstrap of a perplexity
+    starts a pool of processes for each metric and takes seconds.
+    """
+    of_lm_eval = lm_eval.api.metrics.stderr_for_metric
+
+    @wraps(of_lm_eval)
+    def stderr_for_metric(metric: Statistic, bootstrap_iters: int) -> Statistic | None:
+        if metric is not perplexity:
+            return of_lm_eval(metric, bootstrap_iters)  # type: ignore[no-any-return]  # lm-eval has no types here
+        if bootstrap_iters < 2:
+            return None
+        return lambda values: perplexity_stderr(values, bootstrap_iters)
+
+    for module in (lm_eval.api.metrics, lm_eval.evaluator_utils):  # where it is defined, and where it is imported
+        module.stderr_for_metric = stderr_for_metric
+
+
+def _let_processes_lack_metrics() -> None:
+    """Aggregate a metric that only some of the data-parallel processes have.
+
+    Versions: lm-eval 0.4.13.
+    Why: `evaluator.evaluate` raises a KeyError where another process lacks a metric that the first process has.
+    """
+    original = HFLM.gather_object
+
+    @wraps(original)
+    def gather_object(self: Any, obj: Any, dst: int = 0) -> Any:
+        gathered = original(self, obj, dst)
+        for by_task in gathered or ():
+            for task, metrics in by_task.items():
+                if isinstance(metrics, dict):
+                    by_task[task] = defaultdict(list, metrics)
+        return gathered
+
+    HFLM.gather_object = gather_object
+
+
+def _share_generation() -> None:
+    """Let the ``hf`` backend share `SharedGeneration` requests among processes, each with its own token settings.
+
+    Versions: lm-eval 0.4.13.
+    Why: `generate_until` answers every request on every process, and passes each request's settings on without asking
+    the tokenizer: a *token* that ends an answer cannot be named, because `until` compares text.
+    """
+    original = HFLM.generate_until
+
+    @wraps(original)
+    def generate_until(self: Any, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        shared = [index for index, request in enumerate(requests) if isinstance(request, SharedGeneration)]
+        others = [index for index, request in enumerate(requests) if not isinstance(request, SharedGeneration)]
+        answers: dict[int, str] = {}
+        if shared:
+            mine = shared[self.rank :: self.world_size]  # empty where there are more processes than requests
+            batch = [requests[index].for_model(self) for index in mine]
+            generated = original(self, batch, disable_tqdm=disable_tqdm) if batch else []
+            answers |= share(self, dict(zip(mine, generated, strict=True)))
+        if others:
+            generated = original(self, [requests[index] for index in others], disable_tqdm=disable_tqdm)
+            answers |= zip(others, generated, strict=True)
+        return [answers[index] for index in range(len(requests))]
+
+    HFLM.generate_until = generate_until
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without a line and a bar for each bootstrapped standard error, and git's complaint outside a repository.
+    """Evaluate or load without lm-eval's noise, and collect what it records of the environment once per process.
 
-    What lm-eval records of the environment is collected once per process: it starts half a dozen programs.
+    Versions: lm-eval 0.4.13, torch 2.13, tqdm 4.70.
+    Why: lm-eval prints a line and a bar for each standard error by bootstrap, warns that metrics have different
+    numbers of documents (longshort reports that itself, by reason), lets git complain outside a repository, and for
+    every evaluation starts pip and half a dozen other programs through torch's `get_pretty_env_info`.
     """
-    # That metrics differ in their number of documents is told by us, by reason, and kept in the results.
     logging.getLogger("lm_eval.evaluator_utils").setLevel(logging.ERROR)
     with (
-        _replaced(tqdm, tqdm=partial(tqdm.tqdm, disable=True)),  # seen by those that import it late
+        _replaced(tqdm, tqdm=partial(tqdm.tqdm, disable=True)),  # seen by functions that import it when called
         _replaced(evaluator, get_git_commit_hash=_git_commit),
         _replaced(collect_env, get_pretty_env_info=environment),
         contextlib.redirect_stdout(io.StringIO()),
@@ -40,36 +151,75 @@ _collect: Callable[[], str] = collect_env.get_pretty_env_info
 
 @cache
 def environment() -> str:
-    """The text of torch's `get_pretty_env_info`, the list of packages read without a process of pip."""
+    """Return the text of torch's `get_pretty_env_info`, with the list of packages read without starting pip."""
     with _replaced(collect_env, get_pip_packages=_packages):
         return _collect()
 
 
 def _packages(_run: Any, patterns: Any = None) -> tuple[str, str]:
-    """As torch's `get_pip_packages`: the lines of ``pip list --format=freeze`` that it deems relevant."""
+    """As torch's `get_pip_packages`: the relevant lines of ``pip list --format=freeze``."""
     found: dict[str, str] = {}
     for distribution in distributions():
         metadata = distribution.metadata  # read from its file at every access
         name = metadata["Name"]
         found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={metadata['Version']}")
     if patterns is None:
-        kinds = ("PIP", "COMMON", "NVIDIA", "ONEAPI")
-        patterns = [pattern for kind in kinds for pattern in getattr(collect_env, f"{kind}_PATTERNS")]
+        groups = ("PIP", "COMMON", "NVIDIA", "ONEAPI")
+        patterns = [pattern for group in groups for pattern in getattr(collect_env, f"{group}_PATTERNS")]
     return "pip3", "\n".join(line for _, line in sorted(found.items()) if any(name in line for name in patterns))
 
 
 def _git_commit() -> str | None:
-    """As lm-eval's: what git says of the working directory."""
+    """As lm-eval's function: what git reports of the working directory."""
     try:
         done = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True)
-    except OSError:  # no git
+    except OSError:  # git is not installed
         return None
     return done.stdout.strip() or None
 
 
 @contextlib.contextmanager
+def no_random_weights() -> Iterator[None]:
+    """Refuse every checkpoint or adapter that is loaded meanwhile and lacks weights.
+
+    Versions: transformers 5.23, PEFT 0.21.
+    Why: transformers initializes missing weights at random, PEFT leaves out missing adapter weights, and both only
+    log or warn. The missing names come from transformers' ``output_loading_info``: TRANSFORMERS_VERBOSITY may silence
+    the log, and weights that several layers lack share a line in it.
+
+    Raises:
+        UserError: weights are missing ("broken"); the first one is named.
+    """
+    original = PreTrainedModel.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: type[PreTrainedModel], *arguments: Any, **options: Any) -> Any:
+        is_asked_for = options.pop("output_loading_info", False)
+        loaded = original.__func__(cls, *arguments, output_loading_info=True, **options)
+        model, info = loaded
+        if missing := info["missing_keys"]:
+            name = arguments[0] if arguments else options.get("pretrained_model_name_or_path")
+            raise UserError(
+                f"checkpoint '{name}' lacks {len(missing)} of its weights (the first: {min(missing)}), which would be "
+                "random. Download or save it again.",
+                "broken",
+            )
+        return loaded if is_asked_for else model
+
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*missing adapter keys")  # PEFT's text: it has no class for it
+            yield
+    except UserWarning as warning:
+        cause = " ".join(str(warning).split())[:300]
+        raise UserError(f"an adapter lacks some of its weights: {cause} Save it again.", "broken") from warning
+    finally:
+        PreTrainedModel.from_pretrained = original
+
+
+@contextlib.contextmanager
 def _replaced(module: ModuleType, **functions: Any) -> Iterator[None]:
-    """A module's functions by others, for a while; what another version does not have stays away."""
+    """Replace functions of a module while open; those that this version of it does not have are skipped."""
     before = {name: getattr(module, name) for name in functions if hasattr(module, name)}
     for name in before:
         setattr(module, name, functions[name])

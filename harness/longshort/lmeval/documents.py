@@ -1,4 +1,4 @@
-"""Documents as a model's own tokenizer sees them, tokenized once for all tasks of a run."""
+"""Documents as token ids of a model's own tokenizer, tokenized once for all tasks of a run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from longshort.corpora import Document
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """A document's tokens without special ones.
+    """A document's tokens, without special tokens.
 
     Attributes:
-        name: the document's.
+        name: name of the document.
         tokens: token ids, [N].
         byte_ends: UTF-8 bytes of text up to the end of each token, [N].
     """
@@ -29,7 +29,7 @@ class EncodedDocument:
     byte_ends: NDArray[np.float64]
 
     def num_bytes(self, start: int, stop: int) -> float:
-        """UTF-8 bytes of the text of tokens[start:stop]."""
+        """Return the UTF-8 bytes of the text of tokens[start:stop]."""
         before = self.byte_ends[start - 1] if start else 0.0
         return float(self.byte_ends[stop - 1] - before)
 
@@ -38,7 +38,7 @@ _encoded: WeakKeyDictionary[Any, dict[tuple[Document, int], EncodedDocument]] = 
 
 
 def encode(lm: Any, document: Document, num_tokens: int) -> EncodedDocument:
-    """The first `num_tokens` tokens of a document (fewer if it is shorter), from the cache of this `lm`."""
+    """Return the first `num_tokens` tokens of a document (fewer if it is shorter), from the cache of this `lm`."""
     cache = _encoded.setdefault(lm, {})
     key = (document, num_tokens)
     if key not in cache:
@@ -46,8 +46,8 @@ def encode(lm: Any, document: Document, num_tokens: int) -> EncodedDocument:
     return cache[key]
 
 
-def special_prefix(lm: Any) -> list[int]:
-    """The ids that the tokenizer puts before a text by default (or as `add_bos_token` says): usually BOS or none."""
+def special_tokens(lm: Any) -> list[int]:
+    """Return the ids that the tokenizer puts before a text by default (or by `add_bos_token`): usually BOS or none."""
     plain = lm.tokenizer.encode("a", add_special_tokens=False)
     whole = lm.tok_encode("a")
     for count in range(len(whole) - len(plain) + 1):
@@ -72,13 +72,13 @@ def _encode(tokenizer: Any, document: Document, num_tokens: int) -> EncodedDocum
         character_ends = np.array([end for _, end in encoding["offset_mapping"][:num_tokens]], dtype=np.int64)
         ends = _bytes_up_to(text, character_ends)
     else:
-        starts = (tokenizer.decode(encoding["input_ids"][: count + 1]) for count in range(len(tokens)))
-        ends = np.array([len(start.encode("utf-8", "replace")) for start in starts], dtype=np.float64)
+        texts = (tokenizer.decode(encoding["input_ids"][: count + 1]) for count in range(len(tokens)))
+        ends = np.array([len(text.encode("utf-8", "replace")) for text in texts], dtype=np.float64)
     return EncodedDocument(document.name, tokens, ends)
 
 
 def _bytes_up_to(text: str, character_ends: NDArray[np.int64]) -> NDArray[np.float64]:
-    """UTF-8 bytes up to each token's last character; tokens that share a character share its bytes."""
+    """Return the UTF-8 bytes up to each token's last character; tokens that share a character share its bytes."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     sizes = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF)
     byte_ends = np.concatenate([[0], np.cumsum(sizes)])[character_ends].astype(np.float64)

@@ -1,34 +1,31 @@
-"""One checkpoint through lm-eval, without its scan of all its own task files; same results JSON."""
+"""Evaluates one checkpoint through lm-eval, without its scan of all its own task files; same results JSON."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from lm_eval import simple_evaluate
+from lm_eval.api.group import Group
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import handle_non_serializable, hash_string, sanitize_list
+from lm_eval.utils import hash_string
 
 from longshort.devices import require_device
-from longshort.errors import Kind, UserError
-from longshort.lmeval.compat import quiet
+from longshort.errors import UserError
+from longshort.lmeval.compat import no_random_weights, quiet
+from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.task_folder import tasks_folder
-from longshort.lmeval.weights import no_random_weights
-from longshort.load_errors import why_not_loaded
-from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
-from longshort.results import write_atomically
+from longshort.load_errors import load_error
 from longshort.scoring.lm_head import smaller_chunks
-from longshort.settings import DEFAULT_TASKS
+from longshort.settings import ADDED, DEFAULT_TASKS
+
+OWN_PREFIX = "longshort_"  # of the names that a user is offered
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,8 @@ class Prepared:
     """Tasks that are read and checked, for one model after another.
 
     Attributes:
-        manager: lm-eval's, which knows their names.
-        specs: what `simple_evaluate` takes for them.
+        manager: lm-eval's task manager.
+        specs: what `simple_evaluate` takes: task and group objects, or the name of a tag.
     """
 
     manager: TaskManager
@@ -55,44 +52,48 @@ def evaluate_checkpoint(
     limit: float | None = None,
     log_samples: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate one checkpoint; return, and where `output` is given write, what ``lm_eval run`` would.
+    """Evaluate one checkpoint; return, and if `output` is given write, what ``lm_eval run`` would.
 
     Args:
         model_args: as lm-eval's ``--model_args`` for its ``hf`` backend; at least ``pretrained``.
         tasks: names or globs, of longshort's tasks or any other of lm-eval's.
-        metadata: the settings of `longshort.settings.EvalSettings`.
-        output: folder; the file is ``<output>/<model name>/results_<time>.json``.
-        batch_size: documents per forward, or "auto".
-        device: "cpu", "cuda:0", …; by default a GPU where there is one.
-        limit: documents (or, below 1, the share of them) per task.
+        metadata: values of `longshort.settings.EvalSettings`.
+        output: folder; the results file is ``<output>/<model name>/results_<time>.json``.
+        batch_size: documents per forward pass, or "auto".
+        device: "cpu", "cuda:0", …; by default a GPU if one is available.
+        limit: number of documents (or, below 1, share of them) per task.
         log_samples: also write each task's per-document values.
 
+    Returns:
+        lm-eval's results, with what `evaluate_loaded` adds; empty on other than the first process.
+
     Raises:
-        UserError: an unknown task or corpus, a device that is not there, a checkpoint that cannot be loaded, a
-            folder that cannot be written (found before any work is done).
+        UserError: an unknown task or corpus, a device that is not available, a checkpoint that cannot be loaded, a
+            folder that cannot be written (checked before any work is done).
     """
-    for what in ("pretrained", "tokenizer", "peft", "delta"):
+    for what in ("pretrained", "tokenizer", *ADDED):
         if what in model_args:
             require_checkpoint(str(model_args[what]), "checkpoint" if what == "pretrained" else what)
     if device:
         require_device(device)
     if output:
-        _require_writable(output)
-    prepared = prepare_tasks(tasks, dict(model_args) | dict(metadata or {}))  # a wrong setting costs no loading
+        require_writable(output)
+    prepared = prepare_tasks(tasks, dict(model_args) | dict(metadata or {}))  # before loading, which takes longer
     lm = load_checkpoint(model_args, batch_size=batch_size, device=device)
     results = evaluate_loaded(
         lm, model_args, prepared, batch_size=batch_size, device=device, limit=limit, log_samples=log_samples
     )
-    if not results:  # not the first process
-        return {}
-    samples = results.pop("samples", None)
-    if output:
-        _write(results, samples, output)
+    if output and results:
+        write_results(results, output)
     return results
 
 
 def prepare_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> Prepared:
-    """Read and check tasks; `metadata` holds their settings and, as lm-eval has it, the model's arguments.
+    """Read and check tasks.
+
+    Args:
+        names: names or globs.
+        metadata: settings of the tasks and, as in lm-eval, the model's arguments.
 
     Raises:
         UserError: an unknown task or corpus, a wrong setting.
@@ -102,7 +103,7 @@ def prepare_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> Prepared
     built: dict[str, Any] = {}
     for entry in [manager.load(name) for name in matching]:
         built |= entry["tasks"] | entry.get("groups", {})
-    return Prepared(manager, [built.get(name, name) for name in matching])  # a tag names tasks, not one
+    return Prepared(manager, [built.get(name, name) for name in matching])  # a tag has no object of its own
 
 
 def load_checkpoint(
@@ -113,20 +114,22 @@ def load_checkpoint(
 ) -> LM:
     """Load a checkpoint as lm-eval's ``hf`` backend does, but never with random weights in place of missing ones.
 
+    Args:
+        model_args: as in `evaluate_checkpoint`.
+        batch_size: documents per forward pass, or "auto".
+        device: "cpu", "cuda:0", …; by default a GPU if one is available.
+
     Raises:
-        UserError: it cannot be loaded, or lacks weights.
-            Its kind is `out_of_memory` where it does not fit.
+        UserError: it cannot be loaded, or lacks weights; the kind says why.
     """
     others = {"batch_size": batch_size, "max_batch_size": None, "device": device or _default_device()}
-    name = model_args["pretrained"]
     try:
         with quiet(), no_random_weights():
             return get_model("hf").create_from_arg_obj(dict(model_args), others)
     except UserError:
         raise
-    except Exception as error:  # whatever loading a damaged checkpoint raises
-        kind: Kind = "out_of_memory" if should_reduce_batch_size(error) else "broken"
-        raise UserError(f"checkpoint '{name}' cannot be loaded: {why_not_loaded(name, error)}", kind) from error
+    except Exception as error:  # a damaged checkpoint raises whatever its reader does
+        raise load_error(model_args["pretrained"], error) from error
 
 
 def evaluate_loaded(
@@ -140,10 +143,11 @@ def evaluate_loaded(
     log_samples: bool = False,
     chunk_divisor: int = 1,
 ) -> dict[str, Any]:
-    """Evaluate a loaded checkpoint; return what ``lm_eval run`` writes (empty on other than the first process).
+    """Evaluate a loaded checkpoint; logits take 1 / `chunk_divisor` of their usual memory.
 
-    With `log_samples` the per-document values are returned as ``samples``. Logits take 1 / `chunk_divisor` of their
-    usual memory.
+    Returns:
+        What ``lm_eval run`` writes; with `log_samples` also the per-document values, as ``samples``; and what the
+        tasks report of their data, as ``problems``. Empty on other than the first process.
     """
     tracker = EvaluationTracker()
     with quiet(), smaller_chunks(chunk_divisor):
@@ -166,31 +170,36 @@ def evaluate_loaded(
         task: hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows))
         for task, rows in (results.get("samples") or {}).items()
     }
-    return results | {"task_hashes": hashes} | asdict(tracker.general_config_tracker)
-
-
-def to_json(results: Mapping[str, Any]) -> str:
-    """The text of a results file, as lm-eval writes it."""
-    return json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    return (
+        results
+        | {"task_hashes": hashes}
+        | asdict(tracker.general_config_tracker)
+        | {"problems": list(_problems_of_tasks(prepared.specs))}
+    )
 
 
 def problems(results: Mapping[str, Any]) -> list[str]:
-    """What a result lacks: tasks without any value, LongBench-E rows or datasets that could not be read."""
-    found = []
+    """Return what is missing from the result of an evaluation, one line each.
+
+    These are tasks without any value, and what tasks report themselves, as data that could not be read.
+    """
     empty = [task for task, values in results["results"].items() if not any("," in key for key in values)]
-    if empty:
-        found.append(f"nothing could be measured for {', '.join(empty)}")
-    for task, config in results["configs"].items():
-        if task.startswith(LONGBENCH_PREFIX) and config["metadata"]["scored"]["left_out"]:
-            found.append(f"rows of {task} were left out")
-    measured = [task for task in results["configs"] if task.startswith(LONGBENCH_PREFIX)]
-    if LONGBENCH in results["results"] and len(measured) < len(DATASETS):
-        found.append(f"{len(DATASETS) - len(measured)} of {len(DATASETS)} LongBench-E datasets could not be read")
-    return found
+    found = [f"nothing could be measured for {', '.join(empty)}"] if empty else []
+    return found + list(results.get("problems", ()))
+
+
+def _problems_of_tasks(specs: Sequence[Any]) -> Iterator[str]:
+    """What tasks, and then groups, report as their `problems`; those of other packages have none."""
+    groups = [spec for spec in specs if isinstance(spec, Group)]
+    tasks = [spec for spec in specs if not isinstance(spec, Group)]
+    for group in groups:
+        tasks += [task for task in group.get_all_tasks() if task not in tasks]
+    for reporter in (*tasks, *groups):
+        yield from getattr(reporter, "problems", ())
 
 
 def _task_manager(tasks: Sequence[str], metadata: dict[str, Any]) -> TaskManager:
-    """Longshort's tasks alone, unless others are asked for: reading all of lm-eval's takes seconds."""
+    """A manager of longshort's tasks alone, unless others are requested: reading all of lm-eval's takes seconds."""
     ours = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata)
     if all(ours.match_tasks([task]) for task in tasks):
         return ours
@@ -202,50 +211,22 @@ def _matching(manager: TaskManager, tasks: Sequence[str]) -> list[str]:
     for task in tasks:
         matches = manager.match_tasks([task])
         if not matches:
-            known = ", ".join(name for name in manager.all_tasks if name.startswith("longshort_"))
-            raise UserError(f"task '{task}' is not known to lm-eval or longshort. Longshort's: {known}.")
+            known = ", ".join(name for name in manager.all_tasks if name.startswith(OWN_PREFIX))
+            raise UserError(
+                f"task '{task}' is not known to lm-eval or longshort. Longshort's tasks: {known}.", "setting", "tasks"
+            )
         names.extend(name for name in matches if name not in names)
     return names
 
 
 def require_checkpoint(name: str, what: str = "checkpoint") -> None:
-    """Tell at once a path that is none; what may be a name on the hub is looked for there.
+    """Refuse a path that does not exist; what may be a name on the hub is left to the loader.
 
     Raises:
-        UserError: no such folder.
+        UserError: there is no such folder ("not_found").
     """
     if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
-        raise UserError(f"{what} '{name}': no such folder. Name a folder or a model on the hub.")
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output folder {folder} cannot be made: {error.strerror}. Choose another with -o.") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"output folder {folder} is not writable. Choose another with -o.")
-
-
-def _write(results: dict[str, Any], samples: dict[str, list[Any]] | None, output: Path) -> None:
-    """What lm-eval's tracker writes, where it writes it, but atomically and with errors told."""
-    date = datetime.now().isoformat().replace(":", "-")
-    name = str(results["model_name_sanitized"])
-    _require_writable(output / name)
-    write_atomically(output / name / f"results_{date}.json", to_json(results))
-    for task, rows in (samples or {}).items():
-        write_atomically(output / name / f"samples_{task}_{date}.jsonl", "".join(map(_sample_line, rows)))
-
-
-def _sample_line(row: Mapping[str, Any]) -> str:
-    """One document's values, as lm-eval's tracker writes them."""
-    arguments = {
-        f"gen_args_{index}": {f"arg_{part}": value for part, value in enumerate(values)}
-        for index, values in enumerate(row["arguments"])
-    }
-    lists = {name: sanitize_list(row[name]) for name in ("resps", "filtered_resps")}
-    row = {**row, **lists, "target": str(row["target"]), "arguments": arguments}
-    return json.dumps(row, default=handle_non_serializable, ensure_ascii=False) + "\n"
+        raise UserError(f"{what} '{name}': no such folder. Give a folder or a model on the hub.", "not_found")
 
 
 def _default_device() -> str:

@@ -1,4 +1,4 @@
-"""Imports torch, transformers and lm-eval for a process that is there to evaluate."""
+"""Imports torch, transformers and lm-eval in a process that only evaluates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ LIBRARIES = ("transformers.modeling_utils", "longshort.lmeval.evaluate", "longsh
 
 
 def import_libraries() -> None:
-    """Import at once what an evaluation needs, without looking for garbage among it.
+    """Import everything that an evaluation needs, without garbage collection meanwhile.
 
-    The imports make 700,000 objects that all stay. Python's collector would go through them again and again while
-    they come, a fifth of the time, and once more at each full collection; so it waits, and leaves them out for good.
-    Where torch is there already the process is another's, and its collector is left alone.
+    The imports create 700,000 objects that all live on. Python's collector would visit them repeatedly during the
+    imports, a fifth of their time, and at each full collection after them; so it is paused, and they are frozen.
+    Where torch is already imported the process has another purpose, and its collector stays as it is.
     """
     if "torch" in sys.modules or not gc.isenabled():
         return

@@ -1,6 +1,6 @@
 """Per-document values of every metric, from a model and encoded documents.
 
-A value that cannot be measured is left out with the reason why; nothing stands in its place.
+A value that cannot be measured is skipped and its reason recorded; no other value takes its place.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, combinations_with_replacement
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from longshort.errors import Kind
 from longshort.lmeval.documents import EncodedDocument
 from longshort.scoring import score_prefix, score_suffixes
 from longshort.scoring.positions import depends_on_length
@@ -26,69 +27,82 @@ TAIL_METRICS = ("ppl_tail", "bpb_tail")
 MATRIX_METRICS = ("sce_between", "jeffreys_between")
 PAIR_METRICS = ("sce", "entropy", "jeffreys", "js", "agreement", "sce_last", "sce_overlap")
 
-TOO_SHORT = "document too short"
-NON_FINITE = "non-finite logits"
-OVERFLOW = "NLL too great for a perplexity"
 MAX_NLL = 700.0  # nats per token; exp of more overflows
+
+
+class Gap(NamedTuple):
+    """Why a value is missing: the failure category, and the reason in words."""
+
+    kind: Kind
+    reason: str
+
+
+TOO_SHORT = Gap("text", "document too short")
+NON_FINITE = Gap("non_finite", "non-finite logits")
+OVERFLOW = Gap("error", "NLL too great for a perplexity")
 
 
 @dataclass
 class Measured:
-    """What one document gave.
+    """The values of one document.
 
     Attributes:
         values: metric, as `ppl@4096`, to value. Perplexities are mean log-likelihoods (nats per token, not yet
             exponentiated), as lm-eval's `perplexity` aggregation takes them.
-        left_out: metric to the reason why it has no value.
-        passes: how prefixes were read, where they were.
-        second_lengths: length L to the drawn l2 = L - e.
+        gaps: metric to the reason why it has no value.
+        passes: how prefixes were read, if any were.
+        second_lengths: length L to L - e, the length of the shorter context.
     """
 
     values: dict[str, float] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    gaps: dict[str, Gap] = field(default_factory=dict)
     passes: str | None = None
     second_lengths: dict[int, int] = field(default_factory=dict)
 
     def __str__(self) -> str:  # what lm-eval logs as the response; the values are logged as metrics
-        return f"passes: {self.passes}, second lengths: {self.second_lengths}, left out: {self.left_out}"
+        reasons = {metric: gap.reason for metric, gap in self.gaps.items()}
+        return f"passes: {self.passes}, second lengths: {self.second_lengths}, left out: {reasons}"
 
-    def add(self, metric: str, value: float, unless: str = NON_FINITE) -> None:
-        """Keep a value if it is one."""
+    def add(self, metric: str, value: float, gap: Gap = NON_FINITE) -> None:
+        """Keep a value if it is finite, else record the gap."""
         if math.isfinite(value):
             self.values[metric] = value
         else:
-            self.left_out[metric] = unless
+            self.gaps[metric] = gap
 
-    def leave_out(self, names: Sequence[str], length: int, reason: str) -> None:
-        """Name metrics of one length that have no value."""
-        self.left_out |= {f"{name}@{length}": reason for name in names}
+    def skip(self, names: Sequence[str], length: int, gap: Gap) -> None:
+        """Record that metrics of one length have no value."""
+        self.gaps |= {f"{name}@{length}": gap for name in names}
 
 
 def measure_prefixes(
     model: nn.Module,
     documents: Sequence[EncodedDocument],
     lengths: Sequence[int],
-    prefix: list[int],
+    special_tokens: list[int],
     passes: str | None,
 ) -> list[Measured]:
-    """`ppl@L` and `bpb@L`: the first L tokens of each document (method of lm-eval's rolling NLL, without windows).
+    """Measure `ppl@L` and `bpb@L`: the first L tokens of each document, as lm-eval's rolling NLL without windows.
 
     Args:
         model: any `AutoModelForCausalLM`.
-        documents: B of them with equally many tokens, all with at least `max(lengths)` counting the prefix.
+        documents: B documents with equally many tokens, at least `max(lengths)` including the special tokens.
         lengths: ascending.
-        prefix: the tokenizer's special tokens before a text; they count towards the length.
+        special_tokens: ids that the tokenizer puts before a text; they count towards the length.
         passes: SINGLE_PASS, PASS_PER_LENGTH, or None: probe the model on the first document.
+
+    Returns:
+        One result per document.
     """
     longest = lengths[-1]
-    text = torch.stack([document.tokens[: longest - len(prefix)] for document in documents])  # [B, longest - P]
-    tokens = torch.cat([torch.tensor(prefix, dtype=text.dtype).expand(len(text), -1), text], dim=1)
+    text = torch.stack([document.tokens[: longest - len(special_tokens)] for document in documents])  # [B, longest - S]
+    tokens = torch.cat([torch.tensor(special_tokens, dtype=text.dtype).expand(len(text), -1), text], dim=1)
     nll = score_prefix(model, tokens).cpu()  # [B, longest - 1]
     if passes is None:
         dependent = depends_on_length(model, tokens[:1], lengths, nll[:1])
         passes = PASS_PER_LENGTH if dependent else SINGLE_PASS
     results = [Measured(passes=passes) for _ in documents]
-    first_target = max(1, len(prefix))  # special tokens are read, never scored
+    first_target = max(1, len(special_tokens))  # special tokens are read, never scored
     for length in lengths:
         if passes == PASS_PER_LENGTH and length != longest:
             scores = score_prefix(model, tokens[:, :length]).cpu()
@@ -96,7 +110,7 @@ def measure_prefixes(
             scores = nll
         targets = scores[:, first_target - 1 : length - 1].double()  # [B, length - first_target]
         for result, document, row in zip(results, documents, targets, strict=True):
-            num_bytes = document.num_bytes(first_target - len(prefix), length - len(prefix))
+            num_bytes = document.num_bytes(first_target - len(special_tokens), length - len(special_tokens))
             _add_perplexity(result, PREFIX_METRICS, length, row, num_bytes)
     return results
 
@@ -107,15 +121,26 @@ def measure_tails(
     lengths: Sequence[int],
     num_tokens: int,
     num_targets: int,
-    prefix: list[int],
+    special_tokens: list[int],
 ) -> list[Measured]:
-    """`ppl_tail@L` and `bpb_tail@L`: the same last targets of `num_tokens` tokens, read with contexts of each L.
+    """Measure `ppl_tail@L` and `bpb_tail@L`: the same fixed targets, the last of `num_tokens` tokens, at each L.
 
-    From the same passes the misalignment of any two of these contexts, mean over the targets: `sce_between@L1-L2`
+    The same passes give the misalignment of any two of these contexts, mean over the targets: `sce_between@L1-L2`
     and, as its excess over both entropies, `jeffreys_between@L1-L2`. `sce_between@L-L` is twice the entropy.
+
+    Args:
+        model: any `AutoModelForCausalLM`.
+        documents: B documents with at least `num_tokens` tokens.
+        lengths: context lengths in tokens, ascending.
+        num_tokens: one more than the longest context.
+        num_targets: number of targets, below the shortest context.
+        special_tokens: ids that the tokenizer puts before a text; they count towards the length.
+
+    Returns:
+        One result per document.
     """
     tokens = torch.stack([document.tokens[:num_tokens] for document in documents])  # [B, num_tokens]
-    scores = score_suffixes(model, tokens, lengths, num_targets, special_tokens=prefix)
+    scores = score_suffixes(model, tokens, lengths, num_targets, special_tokens=special_tokens)
     results = [Measured() for _ in documents]
     for index, length in enumerate(lengths):
         for row, (result, document) in enumerate(zip(results, documents, strict=True)):
@@ -133,19 +158,27 @@ def measure_tails(
     return results
 
 
-def measure_pair(model: nn.Module, tokens: Tensor, length: int, second: int, prefix: list[int]) -> Measured:
-    """The misalignment metrics at one length: contexts of `length` and `second` tokens with one end.
+def measure_pair(model: nn.Module, tokens: Tensor, length: int, second: int, special_tokens: list[int]) -> Measured:
+    """Measure the misalignment at one length: contexts of `length` and `second` tokens with the same end.
 
-    Positions (index j of the shorter context, its context j + 1, the longer one's j + 1 + length - second):
-    `sce_overlap` all that both share, `sce_last` the end alone, the others `in_range`: both contexts in
-    [length/2, length] (Du et al., ICML 2025, define the end; the other two readings are ours).
+    Which positions are averaged (index j of the shorter context: it has j + 1 tokens there, the longer context
+    j + 1 + length - second): `sce_overlap` all that both share, `sce_last` the last one, the others `in_range`, where
+    both contexts lie in [length/2, length].
 
     Args:
+        model: any `AutoModelForCausalLM`.
         tokens: one document, [N]; both contexts end just before its last token.
+        length: the longer context, in tokens.
+        second: the shorter context, in tokens: the length minus the offset.
+        special_tokens: ids that the tokenizer puts before a text; they count towards the length.
+
+    Source: Du et al., ICML 2025, define the last position; the other two choices of positions are ours.
     """
-    shared = second - len(prefix)  # before it the two contexts end in different tokens
+    shared = second - len(special_tokens)  # at earlier positions the two contexts end in different tokens
     in_range = second - math.ceil(length / 2) + 1
-    scores = score_suffixes(model, tokens[None], [length, second], shared, special_tokens=prefix, pairs=[(0, 1)])
+    scores = score_suffixes(
+        model, tokens[None], [length, second], shared, special_tokens=special_tokens, pairs=[(0, 1)]
+    )
     sce = (scores.cross_entropy[0, 0, 1] + scores.cross_entropy[0, 1, 0]).cpu().double()  # [K]
     by_position = {
         "sce": sce,
@@ -163,14 +196,14 @@ def measure_pair(model: nn.Module, tokens: Tensor, length: int, second: int, pre
 
 
 def between(name: str, lengths: Sequence[int]) -> list[tuple[str, int, int]]:
-    """A matrix metric's names with their two lengths: L1 < L2, and L1 = L2 too where that is not always 0."""
+    """Return a matrix metric's names with their lengths L1 < L2, and L1 = L2 where that is not always 0."""
     pairs = combinations(lengths, 2) if name == "jeffreys_between" else combinations_with_replacement(lengths, 2)
     return [(f"{name}@{first}-{second}", first, second) for first, second in pairs]
 
 
 def merge(parts: Sequence[Measured]) -> Measured:
-    """All that several measurements of one document gave."""
-    whole: dict[str, Any] = {"values": {}, "left_out": {}, "second_lengths": {}}
+    """Combine several measurements of one document."""
+    whole: dict[str, Any] = {"values": {}, "gaps": {}, "second_lengths": {}}
     for part in parts:
         for name, entries in whole.items():
             entries |= getattr(part, name)

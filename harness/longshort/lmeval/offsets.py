@@ -1,11 +1,17 @@
-"""The second context length of a misalignment, drawn; needs no torch, so that a plan can count its tokens."""
+"""Sampling of the offset between the two contexts of a misalignment; without torch, so that a plan can count tokens."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def draw_second_length(seed: int, document: int, length: int) -> int:
-    """l2 = L - e with e uniform on {1 .. L/2}, in tokens, one draw per document and length."""
+def draw_offset(seed: int, document: int, length: int) -> int:
+    """Return e, uniform on {1 .. L/2}, for one document and length L: the contexts have L and L - e tokens.
+
+    Args:
+        seed: of the evaluation's settings.
+        document: index of the document.
+        length: the longer context, in tokens.
+    """
     generator = np.random.default_rng([seed, document, length])
-    return length - int(generator.integers(1, length // 2, endpoint=True))
+    return int(generator.integers(1, length // 2, endpoint=True))

@@ -12,10 +12,10 @@ from lm_eval.api.instance import Instance
 
 import longshort
 from longshort.corpora import Corpus, Document, fingerprint, open_corpus, select
-from longshort.lmeval import measure, requests
+from longshort.lmeval import compat, measure, requests
 from longshort.lmeval.base import LongShortTask
 from longshort.lmeval.bootstrap import perplexity
-from longshort.lmeval.measure import Measured
+from longshort.lmeval.measure import Gap, Measured
 from longshort.settings import settings_from
 
 logger = logging.getLogger(__name__)
@@ -23,28 +23,29 @@ logger = logging.getLogger(__name__)
 
 @lru_cache(maxsize=4)
 def _read(spec: str, num_docs: int, max_length: int) -> tuple[Corpus, list[Document]]:
-    """The documents to score; tasks of one run share them."""
+    """Return the documents to score; the tasks of a run share them."""
     corpus = open_corpus(spec)
     documents = select(corpus, num_docs, max_length)
     if len(documents) < num_docs:
-        logger.warning("corpus '%s' has %d of the %d documents asked for", spec, len(documents), num_docs)
+        logger.warning("corpus '%s' has only %d of the %d requested documents", spec, len(documents), num_docs)
     return corpus, documents
 
 
 class DocumentTask(LongShortTask):
-    """Scores whole documents, by a request type of ours."""
+    """A task that scores whole documents, through a request type of longshort's."""
 
     METRICS: ClassVar[tuple[str, ...]] = ()
     HIGHER_IS_BETTER = ("agreement",)
 
     def __init__(self, config: dict[str, Any]) -> None:
+        compat.install()  # the stock lm_eval command calls nothing else of longshort's
         self.settings = settings_from(config.get("metadata") or {})
         self.corpus, self.documents = _read(self.settings.corpus, self.settings.num_docs, self.settings.lengths[-1] + 1)
         super().__init__(config, self.settings.to_metadata())
         self._measured: dict[int, Measured] = {}
 
     def test_docs(self) -> list[dict[str, Any]]:
-        """What lm-eval logs of each document: its text is found by the hash."""
+        """Return what lm-eval logs of each document; its hash identifies the text."""
         return [
             {
                 "index": index,
@@ -56,7 +57,7 @@ class DocumentTask(LongShortTask):
         ]
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **arguments: Any) -> Instance:
-        """Ask for one document's measurements."""
+        """Request the measurements of one document."""
         job = requests.Job(self.documents[doc["index"]], doc["index"], self.settings)
         return Instance(
             request_type=self.OUTPUT_TYPE,
@@ -69,12 +70,12 @@ class DocumentTask(LongShortTask):
     # ---- metrics
 
     def process_results(self, doc: dict[str, Any], results: list[Measured]) -> dict[str, float]:
-        """One document's value of each metric; what could not be measured is absent."""
+        """Return one document's value of each metric; a metric that could not be measured is absent."""
         self._measured[doc["index"]] = results[0]
         return results[0].values
 
     def metrics(self) -> list[str]:
-        """Every metric at every length."""
+        """Return every metric at every length."""
         return [f"{metric}@{length}" for metric in self.METRICS for length in self.settings.lengths]
 
     def aggregation(self) -> dict[str, Callable[[list[float]], float]]:
@@ -82,13 +83,13 @@ class DocumentTask(LongShortTask):
         return super().aggregation() | {name: perplexity for name in self.metrics() if name.startswith("ppl")}
 
     def scored(self) -> dict[str, Any]:
-        """The documents and their hash, how many gave each metric, and what was left out, why, of which."""
+        """Return the documents and their hash, how many have each metric, and which metrics were skipped and why."""
         scored = [self.documents[index] for index, answer in sorted(self._measured.items()) if answer.values]
         counts = Counter(metric for answer in self._measured.values() for metric in answer.values)
-        gaps: dict[tuple[str, str], list[str]] = defaultdict(list)
+        gaps: dict[tuple[str, Gap], list[str]] = defaultdict(list)
         for index, answer in sorted(self._measured.items()):
-            for metric, reason in answer.left_out.items():
-                gaps[metric, reason].append(self.documents[index].name)
+            for metric, gap in answer.gaps.items():
+                gaps[metric, gap].append(self.documents[index].name)
         passes = sorted({answer.passes for answer in self._measured.values() if answer.passes})
         return {
             "source": self.corpus.source,
@@ -98,24 +99,24 @@ class DocumentTask(LongShortTask):
             "names": [document.name for document in scored],
             "documents": {metric: counts[metric] for metric in self.metrics() if metric in counts},
             "left_out": [
-                {"metric": metric, "reason": reason, "count": len(names), "names": names}
-                for (metric, reason), names in gaps.items()
+                {"metric": metric, "kind": gap.kind, "reason": gap.reason, "count": len(names), "names": names}
+                for (metric, gap), names in gaps.items()
             ],
             "longshort": longshort.__version__,
         } | ({"passes": " and ".join(passes)} if passes else {})
 
 
 class PerplexityTask(DocumentTask):
-    """`longshort_perplexity`: perplexity and bits per byte by length, of prefixes and of one set of targets.
+    """`longshort_perplexity`: perplexity and bits per byte by length, of prefixes and of fixed targets.
 
-    For those targets also the misalignment between all lengths, which the same passes give.
+    Of the fixed targets also the misalignment between all lengths, which the same passes give.
     """
 
     OUTPUT_TYPE = requests.PERPLEXITY
     METRICS = measure.PREFIX_METRICS + measure.TAIL_METRICS
 
     def metrics(self) -> list[str]:
-        """Every metric at every length, and the matrices between lengths."""
+        """Return every metric at every length, and the matrices between lengths."""
         matrices = (measure.between(name, self.settings.lengths) for name in measure.MATRIX_METRICS)
         return super().metrics() + [metric for matrix in matrices for metric, _, _ in matrix]
 

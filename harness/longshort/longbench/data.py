@@ -21,14 +21,14 @@ ARCHIVE = "data.zip"
 
 @dataclass(frozen=True)
 class Rows:
-    """One dataset's rows and where they came from.
+    """One dataset's rows and their provenance.
 
     Attributes:
         rows: the official fields `input`, `context`, `answers`, `length` (words), `all_classes`, `_id`.
         source: file, or archive and member.
         revision: commit on the hub, None for local files.
-        sha256: of the dataset's file, whole.
-        problems: one line for each row that was left out.
+        sha256: of the dataset's whole file.
+        problems: one line for each row that was skipped.
     """
 
     rows: list[dict[str, Any]]
@@ -47,22 +47,31 @@ def read_rows(dataset: str, location: str | None) -> Rows:
         location: folder or zip with the official files (`qasper_e.jsonl`, also below `data/`); None: the hub.
 
     Raises:
-        UserError: no such folder, file or member; a damaged archive; a hub out of reach; no valid row.
+        UserError: there is no such folder, file or member ("not_found"); the archive is damaged or no row is valid
+            ("data"); the hub cannot be reached ("hub").
     """
     file = f"{dataset}_e.jsonl"
     path = Path(location).expanduser() if location else _download()
     if path.is_dir():
         found = [candidate for candidate in (path / file, path / "data" / file) if candidate.is_file()]
         if not found:
-            raise UserError(f"LongBench-E dataset '{dataset}': no {file} in {path}. Put the official file there.")
+            raise UserError(
+                f"LongBench-E dataset '{dataset}': there is no {file} in {path}. Put the official file there.",
+                "not_found",
+                "longbench_dir",
+            )
         source, content = str(found[0]), _read_file(found[0])
     elif path.is_file():
         source, content = _read_member(path, file)
     else:
-        raise UserError(f"longbench_dir {path} does not exist. Name a folder or zip with the official JSONL files.")
+        raise UserError(
+            f"longbench_dir {path} does not exist. Give a folder or zip with the official JSONL files.",
+            "not_found",
+            "longbench_dir",
+        )
     rows, problems = _parse(dataset, source, content)
     if not rows:
-        raise UserError(f"{source} holds no valid row. " + (problems[0] if problems else "It is empty."))
+        raise UserError(f"{source} has no valid row. " + (problems[0] if problems else "It is empty."), "data")
     revision = None if location else REVISION
     return Rows(rows, source, revision, hashlib.sha256(content).hexdigest(), problems)
 
@@ -71,7 +80,7 @@ def _read_file(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}. Make it readable.") from error
+        raise UserError(f"{file} cannot be read: {error.strerror or error}. Make it readable.", "data") from error
 
 
 def _read_member(archive: Path, file: str) -> tuple[str, bytes]:
@@ -79,10 +88,14 @@ def _read_member(archive: Path, file: str) -> tuple[str, bytes]:
         with zipfile.ZipFile(archive) as opened:
             member = next((name for name in opened.namelist() if name.rpartition("/")[2] == file), None)
             if member is None:
-                raise UserError(f"{archive} holds no {file}. It must be the official LongBench data.zip.")
+                raise UserError(
+                    f"{archive} does not contain {file}. Give the official LongBench data.zip.",
+                    "not_found",
+                    "longbench_dir",
+                )
             return f"{archive}:{member}", opened.read(member)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # the last: with a password
-        raise UserError(f"{archive} is damaged or no zip file ({error}). Download it again.") from error
+        raise UserError(f"{archive} is damaged or not a zip file ({error}). Download it again.", "data") from error
 
 
 def _download() -> Path:
@@ -94,7 +107,8 @@ def _download() -> Path:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"LongBench-E ({ARCHIVE} of the hub dataset {REPOSITORY}) cannot be downloaded: {cause} "
-            "Offline, give longbench_dir: a folder or zip with the official JSONL files."
+            "Offline, set longbench_dir to a folder or zip with the official JSONL files.",
+            "hub",
         ) from error
 
 
@@ -112,7 +126,7 @@ def _parse(dataset: str, source: str, content: bytes) -> tuple[list[dict[str, An
                     raise ValueError(f"'{field}' is not text")
             check_row(dataset, row)
         except (ValueError, RecursionError) as error:  # also JSONDecodeError and UnicodeDecodeError
-            problems.append(f"{source}, line {number}: {error}; left out.")
+            problems.append(f"{source}, line {number}: {error}; skipped.")
         else:
             rows.append(row)
     return rows, problems

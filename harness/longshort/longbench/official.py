@@ -1,4 +1,4 @@
-"""Scores folders of LongBench-E predictions as the official scorer does; categories and overall beside it.
+"""Scores folders of LongBench-E predictions as the official scorer does, with means by category and overall.
 
 Source: `THUDM/LongBench`, `LongBench/eval.py --e`.
 """
@@ -21,7 +21,7 @@ FEW_ROWS = 30
 
 @dataclass(frozen=True)
 class Score:
-    """A mean in percent, its standard error (None below two rows), its rows, and the datasets it lacks."""
+    """A mean in percent, its standard error (None below two rows), its number of rows, and the missing datasets."""
 
     value: float
     stderr: float | None
@@ -31,11 +31,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of one folder. Every table maps a name, then "all" or a bucket, to a score; what has no rows is absent.
+    """Scores of one folder. Every table maps a name, then "all" or a bucket, to a score, which is absent without rows.
 
-    `official` is the content of the official ``result.json``. `categories` are means over their datasets, `overall`
-    the mean over the categories and `plain` the mean over the datasets. `missing` are datasets without any row,
-    `notes` what a reader of the numbers should know, `problems` what was left out and has to be mended.
+    Attributes:
+        official: content of the official ``result.json``.
+        datasets: scores of each dataset.
+        categories: means over the datasets of each category.
+        overall: mean over the categories.
+        plain: mean over the datasets.
+        missing: datasets without any row.
+        notes: what a reader of the numbers should know.
+        problems: what was skipped and has to be corrected.
     """
 
     official: dict[str, dict[str, float]]
@@ -52,11 +58,11 @@ def score_folder(folder: Path, output: Path | None = None) -> Summary:
     """Score a folder of predictions; write ``result.json``, the official content, and ``summary.json``.
 
     Args:
-        folder: holds official prediction files, or lm-eval's samples of our tasks.
-        output: folder for the two files; without it, `folder`, as the official scorer does.
+        folder: has official prediction files, or lm-eval's samples of LongBench-E.
+        output: folder for the two files; by default `folder`, as the official scorer does.
 
     Raises:
-        UserError: the folder holds no dataset of LongBench-E, or the files cannot be written.
+        UserError: the folder has no dataset of LongBench-E, or the files cannot be written.
     """
     predictions = read_predictions(folder)
     summary = summarize(row_scores(predictions.rows), predictions.problems)
@@ -68,11 +74,11 @@ def score_folder(folder: Path, output: Path | None = None) -> Summary:
 
 
 def row_scores(rows: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, list[float]]]:
-    """The score of every row, in [0, 1], by dataset and bucket. A bucket without rows is absent."""
+    """Return the score of every row, in [0, 1], by dataset and bucket. A bucket without rows is absent."""
     scores: dict[str, dict[str, list[float]]] = {}
-    for dataset, of_dataset in rows.items():
+    for dataset, rows_of_dataset in rows.items():
         buckets: dict[str, list[float]] = {name: [] for name in BUCKETS}
-        for row in of_dataset:
+        for row in rows_of_dataset:
             score = score_row(dataset, row.prediction, row.answers, row.all_classes)
             buckets[bucket(row.length)].append(score)
         scores[dataset] = {name: values for name, values in buckets.items() if values}
@@ -80,9 +86,9 @@ def row_scores(rows: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, list[fl
 
 
 def official_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, float]]:
-    """What the official scorer writes: percent by dataset and bucket, rounded to two decimals.
+    """Return what the official scorer writes: percent by dataset and bucket, rounded to two decimals.
 
-    numpy takes the mean and rounds, as there: Python's own rounding differs where a value lies half-way.
+    numpy takes the mean and rounds, as it does there: Python's own rounding differs for values half-way.
     """
     import numpy as np
 
@@ -93,7 +99,7 @@ def official_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict
 
 
 def summarize(scores: Mapping[str, Mapping[str, Sequence[float]]], problems: Iterable[str] = ()) -> Summary:
-    """Means and standard errors by dataset, category and overall, from the scores of `row_scores`."""
+    """Return means and standard errors by dataset, category and overall, from the scores of `row_scores`."""
     datasets: dict[str, dict[str, Score]] = {}
     for name, buckets in scores.items():
         values = {"all": [value for column in buckets.values() for value in column], **buckets}
@@ -104,7 +110,7 @@ def summarize(scores: Mapping[str, Mapping[str, Sequence[float]]], problems: Ite
     }
     categories = {category: means(tables) for category, tables in members.items() if any(tables.values())}
     plain = means({name: datasets.get(name, {}) for name in DATASETS})
-    # A category with no rows lacks all its datasets, which only the plain mean can say.
+    # A category without rows misses all its datasets, which only the plain mean knows.
     overall = {
         column: Score(score.value, score.stderr, score.n, plain[column].missing)
         for column, score in means(categories).items()
@@ -130,7 +136,7 @@ def _mean_of_rows(values: Sequence[float]) -> Score:
 
 
 def means(tables: Mapping[str, Mapping[str, Score]]) -> dict[str, Score]:
-    """Per column the mean over what has that column; names of what has not are kept as missing."""
+    """Return per column the mean over the tables that have it, and the names of those that do not as missing."""
     by_column = {}
     for column in COLUMNS:
         parts = [table[column] for table in tables.values() if column in table]
@@ -164,9 +170,9 @@ def _notes(datasets: Mapping[str, Mapping[str, Score]]) -> list[str]:
 
 
 def table_rows(summary: Summary) -> dict[str, list[tuple[str, ...]]]:
-    """The summary as text, by section: name, all rows, and each bucket.
+    """Return the summary as text, by section: name, all rows, and each bucket.
 
-    A star marks fewer than 30 rows, a dagger a mean that lacks datasets, a dash no rows.
+    A star marks fewer than 30 rows, a dagger a mean with missing datasets, a dash no rows.
     """
     sections = {
         "dataset": summary.datasets,

@@ -1,4 +1,4 @@
-"""Reads folders of LongBench-E predictions, official files or lm-eval's samples, and writes official ones.
+"""Reads folders of LongBench-E predictions, official files or lm-eval's samples, and writes official files.
 
 Official prediction files are `DATASET.jsonl` with the fields `pred`, `answers`, `all_classes` and `length` per line.
 """
@@ -23,7 +23,7 @@ _SAMPLES = re.compile(r"samples_(longshort.+)_(\d{4}-\d\d-\d\dT.+)\.jsonl")
 
 @dataclass(frozen=True)
 class Row:
-    """One prediction with its right answers; `length` in words, `all_classes` only where the dataset has classes."""
+    """One prediction with its right answers; `length` in words, `all_classes` only if the dataset has classes."""
 
     prediction: str
     answers: list[str]
@@ -33,23 +33,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Rows per dataset, in the files' order, and one line for each thing that was left out."""
+    """Rows per dataset, in the files' order, and one line for each problem: what was skipped and why."""
 
     rows: dict[str, list[Row]]
     problems: list[str]
 
 
 def write_official_predictions(folder: Path, output: Path) -> list[str]:
-    """Write predictions, lm-eval's samples above all, as the files that the official scorer reads.
+    """Write predictions, mainly lm-eval's samples, as the files that the official scorer reads.
 
     Returns:
-        One line for each thing that was left out.
+        One line for each problem: what was skipped and why.
 
     Raises:
-        UserError: the folder holds no dataset of LongBench-E, or the files cannot be written.
+        UserError: the folder has no dataset of LongBench-E, or the files cannot be written.
     """
     if output.resolve() == folder.resolve():
-        raise UserError(f"{output} holds the predictions themselves. Choose another folder for the official files.")
+        raise UserError(
+            f"{output} is the folder of the predictions. Choose another folder for the official files.", "conflict"
+        )
     predictions = read_predictions(folder)
     for dataset, rows in predictions.rows.items():
         lines = (
@@ -61,16 +63,18 @@ def write_official_predictions(folder: Path, output: Path) -> list[str]:
 
 
 def read_predictions(folder: Path) -> Predictions:
-    """Read official prediction files, and of lm-eval's samples of our tasks the newest of each dataset.
+    """Read official prediction files, or lm-eval's newest samples of each dataset.
 
-    ``DATASET.jsonl`` counts before ``DATASET_e.jsonl``, and both before samples; what does not count is told through
-    `logging`. Rows that cannot be scored, files without rows and unknown datasets are left out as problems.
+    ``DATASET.jsonl`` is preferred to ``DATASET_e.jsonl``, and both to samples; files that are not used are logged.
+    Rows that cannot be scored, files without rows and unknown datasets are skipped and reported as problems.
 
     Raises:
-        UserError: the folder holds no file of a dataset of LongBench-E.
+        UserError: there is no such folder, or it has no file of a dataset of LongBench-E ("not_found").
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder. Name one with files DATASET.jsonl, or samples of lm-eval.")
+        raise UserError(
+            f"{folder} is not a folder. Give one with files DATASET.jsonl, or with samples of lm-eval.", "not_found"
+        )
     problems: list[str] = []
     files: dict[str, list[tuple[int, str, Path]]] = {}
     for file in sorted(folder.glob("*.jsonl")):
@@ -85,18 +89,18 @@ def read_predictions(folder: Path) -> Predictions:
                 files.setdefault(name, []).append((2 if name == file.stem else 1, "", file))
             else:
                 problems.append(
-                    f"{file}: LongBench-E has no dataset {file.stem}. The file is left out; name it after one of "
-                    f"{', '.join(DATASETS)}, or take it away."
+                    f"{file}: LongBench-E has no dataset {file.stem}. The file is skipped; name it after one of "
+                    f"{', '.join(DATASETS)}, or remove it."
                 )
     if not files:
-        raise UserError(_nothing_in(folder))
+        raise UserError(_nothing_in(folder), "not_found")
     rows = {}
     for name in DATASETS:
         if name not in files:
             continue
         *others, chosen = [file for _, _, file in sorted(files[name])]
         for other in others:
-            logger.warning("%s: %s counts, %s does not.", name, chosen, other)
+            logger.warning("%s: %s is used, %s is not.", name, chosen, other)
         found = _read_rows(chosen, name, problems)
         if found:
             rows[name] = found
@@ -104,17 +108,17 @@ def read_predictions(folder: Path) -> Predictions:
 
 
 def _nothing_in(folder: Path) -> str:
-    inner = sorted({file.parent.name for file in folder.glob("*/*.jsonl")})  # lm-eval writes into one per model
-    remedy = f"Name one of its subfolders {', '.join(inner[:5])}." if inner else f"Datasets: {', '.join(DATASETS)}."
-    return f"{folder} holds no predictions, neither DATASET.jsonl nor lm-eval's samples of our tasks. {remedy}"
+    inner = sorted({file.parent.name for file in folder.glob("*/*.jsonl")})  # lm-eval writes one per model
+    remedy = f"Give one of its subfolders {', '.join(inner[:5])}." if inner else f"Datasets: {', '.join(DATASETS)}."
+    return f"{folder} has no predictions, neither DATASET.jsonl nor lm-eval's samples of LongBench-E. {remedy}"
 
 
 def _read_rows(file: Path, dataset: str, problems: list[str]) -> list[Row]:
-    """The rows that can be scored; the others become one problem per cause."""
+    """Return the rows that can be scored; the others become one problem per cause."""
     try:
         lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
-        problems.append(f"{file} cannot be read: {error.strerror or error}. It is left out; make it readable.")
+        problems.append(f"{file} cannot be read: {error.strerror or error}. It is skipped; make it readable.")
         return []
     rows: list[Row] = []
     faults: dict[str, list[int]] = {}
@@ -126,16 +130,16 @@ def _read_rows(file: Path, dataset: str, problems: list[str]) -> list[Row]:
         except ValueError as error:
             faults.setdefault(str(error), []).append(number)
     if not rows and not faults:
-        problems.append(f"{file} is empty. {dataset} is left out; write its predictions again.")
+        problems.append(f"{file} is empty. {dataset} is skipped; write its predictions again.")
     for cause, numbers in faults.items():
         more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
         where = f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:5]))}{more}"
-        problems.append(f"{file}, {where}: {cause}. Left out of the scores; mend or write again, then score again.")
+        problems.append(f"{file}, {where}: {cause}. Skipped; correct the file or write it again, then score again.")
     return rows
 
 
 def _row(line: bytes, dataset: str, *, samples: bool) -> Row:
-    """Raises ValueError with the cause in a few words."""
+    """Parse one line; raise a ValueError with the cause in a few words."""
     try:
         data = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -152,6 +156,6 @@ def _row(line: bytes, dataset: str, *, samples: bool) -> Row:
     else:
         fields, prediction = data, data.get("pred")
     if not isinstance(prediction, str):
-        raise ValueError("the prediction is missing or no text")
+        raise ValueError("the prediction is missing or not a string")
     check_row(dataset, fields)
     return Row(prediction, fields["answers"], fields.get("all_classes"), fields["length"])

@@ -30,10 +30,10 @@ OFFICIAL = {
 
 @cache
 def template(dataset: str) -> str:
-    """The official prompt with `{context}` and `{input}`, from the installed lm-eval.
+    """Return the official prompt with `{context}` and `{input}`, from the installed lm-eval.
 
     Raises:
-        UserError: lm-eval's text has changed and is no longer the official one.
+        UserError: lm-eval's text has changed and is no longer the official one ("dependency").
     """
     import lm_eval
     from lm_eval.tasks._yaml_loader import load_yaml
@@ -51,24 +51,29 @@ def template(dataset: str) -> str:
     if digest != OFFICIAL[dataset]:
         raise UserError(
             f"the prompt of LongBench-E '{dataset}' in the installed lm-eval is not the official one "
-            f"({digest}, not {OFFICIAL[dataset]}). Install a version whose prompt is, as lm-eval 0.4.13."
+            f"({digest}, not {OFFICIAL[dataset]}). Install a version with the official prompt, as lm-eval 0.4.13.",
+            "dependency",
         )
     return text
 
 
 def prompt(dataset: str, row: dict[str, Any]) -> str:
-    """The prompt of one row, whole."""
+    """Return the prompt of one row, not truncated."""
     return re.sub(r"\{(context|input)\}", lambda match: str(row[match[1]]), template(dataset))
 
 
 def prompt_limit(window: int, max_new_tokens: int) -> int:
-    """How many tokens a prompt may have in a window of so many.
+    """Return the maximum number of tokens of a prompt.
 
     The official values are 3500, 7500, 15500, 31500 for windows of 4k, 8k, 16k, 32k: 500 below the window with k
-    taken as a thousand. Below 1k tokens, where that leaves nothing: the window less the answer.
+    taken as a thousand. Below 1k tokens, where that leaves nothing, it is the window minus the answer.
+
+    Args:
+        window: context length of the model, in tokens.
+        max_new_tokens: length of the answer, in tokens.
 
     Raises:
-        UserError: the window has no room for the answer.
+        UserError: the window has no room for the answer ("setting").
     """
     limit = window // 1024 * 1000 - 500
     if limit <= 0:
@@ -76,15 +81,19 @@ def prompt_limit(window: int, max_new_tokens: int) -> int:
     if limit < 2 or limit + max_new_tokens > window:
         raise UserError(
             f"max_length={window} leaves no room for an answer of {max_new_tokens} tokens. Raise it "
-            "(--model-args max_length=TOKENS), or leave out the datasets with long answers."
+            "(--model-args max_length=TOKENS), or omit the datasets with long answers.",
+            "setting",
         )
     return limit
 
 
 def truncate_middle(text: str, tokenizer: Any, limit: int) -> tuple[str, bool]:
-    """Keep int(limit / 2) tokens at each end of a text of more than `limit` tokens; whether it had more.
+    """Keep int(limit / 2) tokens at each end of a text of more than `limit` tokens, as the official script does.
 
-    As the official script: special tokens that the tokenizer adds are counted, and skipped in decoding.
+    Special tokens that the tokenizer adds are counted, and skipped in decoding.
+
+    Returns:
+        The text, and whether it was truncated.
     """
     tokens = tokenizer(text, truncation=False, verbose=False)["input_ids"]
     if len(tokens) <= limit:

@@ -1,8 +1,8 @@
 """The official LongBench metrics, and the table of the 13 datasets of LongBench-E.
 
 Source: `THUDM/LongBench`, `LongBench/metrics.py` and `eval.py`. Every metric takes a prediction, one right answer and
-the names of all classes (read by classification alone) and gives a score in [0, 1]. Their quirks are part of the
-benchmark: published numbers hold them.
+the names of all classes (which only classification reads) and returns a score in [0, 1]. Their quirks are part of the
+benchmark: published numbers contain them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 BUCKETS = ("0-4k", "4-8k", "8k+")
 
-# The `rouge` package walks back through its table by recursion and the official scorer gives 0 where that fails.
+# The `rouge` package walks back through its table by recursion; the official scorer returns 0 if that fails.
 # Under Python's recursion limit of 1000, called as the official scorer calls it, the longest walk that succeeds:
 LONGEST_WALK = 990
 
@@ -69,12 +69,12 @@ def rouge_l(prediction: str, answer: str, all_classes: Sequence[str] = ()) -> fl
 
 
 def _sentences(text: str) -> list[list[str]]:
-    """A sentence of white space alone counts as one empty word."""
+    """Split at full stops; a sentence of white space alone counts as one empty word."""
     return [sentence.split() or [""] for sentence in text.split(".") if sentence]
 
 
 def _places(sentence: list[str]) -> dict[str, int]:
-    """Where each word stands, as bits."""
+    """The positions of each word, as bits."""
     places: dict[str, int] = {}
     for index, word in enumerate(sentence):
         places[word] = places.get(word, 0) | 1 << index
@@ -149,7 +149,7 @@ def code_similarity(prediction: str, answer: str, all_classes: Sequence[str] = (
 
 
 LONGBENCH = "longshort_longbench_e"  # the group's name in lm-eval
-# A dataset's and a category's. Not longshort_…: that glob names the group, and a task may come up only once.
+# Of datasets and categories. Not longshort_…: that glob matches the group, and a task may match only once.
 LONGBENCH_PREFIX = "longshort-longbench-e-"
 
 
@@ -192,18 +192,18 @@ CATEGORIES = tuple(dict.fromkeys(dataset.category for dataset in DATASETS.values
 
 
 def bucket(length: float) -> str:
-    """The bucket of a row by its `length`, in words."""
+    """Return the bucket of a row by its `length`, in words."""
     return "0-4k" if length < 4000 else "4-8k" if length < 8000 else "8k+"
 
 
 def score_row(dataset: str, prediction: str, answers: Sequence[str], all_classes: Sequence[str] | None) -> float:
-    """The official score of one prediction: the best over the right answers.
+    """Return the official score of one prediction: the best over the right answers.
 
     Args:
         dataset: a name in `DATASETS`.
-        prediction: what the model wrote, not stripped.
+        prediction: text of the model, not stripped.
         answers: the right answers, at least one.
-        all_classes: names of all classes; needed for trec alone.
+        all_classes: names of all classes; needed only for trec.
 
     Returns:
         A score in [0, 1].
@@ -215,7 +215,7 @@ def score_row(dataset: str, prediction: str, answers: Sequence[str], all_classes
 
 
 def check_row(dataset: str, row: Mapping[str, Any]) -> None:
-    """Raise a ValueError that says what keeps a row from being scored, in a few words.
+    """Raise a ValueError that says in a few words why a row cannot be scored.
 
     Args:
         dataset: a name in `DATASETS`.

@@ -11,12 +11,15 @@ from typing import Any
 from lm_eval.api.group import Group
 from lm_eval.api.instance import Instance
 from lm_eval.config.group import AggMetricConfig
+from typing_extensions import override
 
 import longshort
 from longshort.errors import UserError
+from longshort.lmeval import compat
 from longshort.lmeval.base import LongShortTask
-from longshort.longbench import generation
+from longshort.lmeval.table import GroupLabels, label_group
 from longshort.longbench.data import read_rows
+from longshort.longbench.generation import DATASET_KEY, LongBenchRequest
 from longshort.longbench.official import Score, means
 from longshort.longbench.prompts import prompt, prompt_limit, truncate_middle
 from longshort.longbench.scores import (
@@ -33,19 +36,24 @@ from longshort.settings.definition import Role, names_of
 
 logger = logging.getLogger(__name__)
 
-generation.register()
-
 COLUMNS = {"all": "score"} | {name: f"score@{name}" for name in BUCKETS}
 ABOUT_CHECKPOINT = names_of(EvalSettings, Role.ABOUT)
+OF_CORPUS_TASKS = names_of(EvalSettings, Role.NUMBERS)
+LABELS = GroupLabels(
+    "LongBench-E, percent",
+    {"score": "mean of categories", "score_datasets": "mean of datasets"},
+    LONGBENCH_PREFIX,
+)
 
 
 class LongBenchTask(LongShortTask):
-    """One dataset; the YAML's `dataset_name` says which."""
+    """One dataset; `dataset_name` in the YAML names it."""
 
     OUTPUT_TYPE = "generate_until"
     HIGHER_IS_BETTER = ("score",)
 
     def __init__(self, config: dict[str, Any]) -> None:
+        compat.install()  # the stock lm_eval command calls nothing else of longshort's
         self.dataset_name = str(config["dataset_name"])
         self.official = DATASETS[self.dataset_name]
         metadata = dict(config.get("metadata") or {})
@@ -55,21 +63,20 @@ class LongBenchTask(LongShortTask):
             logger.warning(problem)
         self.model = metadata
         self.truncated = 0
-        self._asked: list[int] = []
-        # The corpus and lengths that this run's other tasks are given are not ours.
+        self._requested: list[int] = []
+        # The corpus and lengths that other tasks of this run are given do not concern this one.
         about = settings_from({key: metadata[key] for key in ABOUT_CHECKPOINT if key in metadata}).to_metadata()
-        theirs = names_of(EvalSettings, Role.NUMBERS)
-        kept = {key: value for key, value in metadata.items() if key not in theirs}
+        kept = {key: value for key, value in metadata.items() if key not in OF_CORPUS_TASKS}
         kept |= {key: about[key] for key in ABOUT_CHECKPOINT if key in about} | {"corpus": "longbench_e"}
         settings = {"until": [], "max_gen_toks": self.official.max_new_tokens, "do_sample": False}
         super().__init__(dict(config) | {"metadata": kept, "generation_kwargs": settings}, {})
 
     def test_docs(self) -> list[dict[str, Any]]:
-        """The fields of official prediction files; the context is part of the prompt, which lm-eval logs."""
+        """Return the fields of official prediction files; the context is in the prompt, which lm-eval logs."""
         return [
             {
                 "index": index,
-                generation.MARK: self.dataset_name,
+                DATASET_KEY: self.dataset_name,
                 "_id": row.get("_id"),
                 "answers": row["answers"],
                 "all_classes": row.get("all_classes"),
@@ -78,8 +85,8 @@ class LongBenchTask(LongShortTask):
             for index, row in enumerate(self.data.rows)
         ]
 
+    @override
     def doc_to_target(self, doc: dict[str, Any]) -> str:
-        """The first right answer."""
         return str(doc["answers"][0])
 
     def build_all_requests(
@@ -92,22 +99,22 @@ class LongBenchTask(LongShortTask):
         chat_template: Callable[[list[dict[str, str]]], str] | None = None,
         **_: Any,
     ) -> None:
-        """Prompts, truncated in the middle and then, where the protocol has it, put into the chat template."""
+        """Build prompts, truncated in the middle and then, if the protocol says so, put into the chat template."""
         tokenizer, window = _tokenizer_and_window(self.model)
-        cut = prompt_limit(window, self.official.max_new_tokens) if window else 0
+        limit_of_prompt = prompt_limit(window, self.official.max_new_tokens) if window else 0
         settings = dict(self.config.generation_kwargs or {})
-        self._instances, self._asked, self.truncated = [], [], 0
+        self._instances, self._requested, self.truncated = [], [], 0
         for doc_id, doc in self.doc_iterator(limit=limit, samples=samples):
             text = prompt(self.dataset_name, self.data.rows[doc["index"]])
-            if cut:
-                text, shortened = truncate_middle(text, tokenizer, cut)
-                self.truncated += shortened
+            if limit_of_prompt:
+                text, is_truncated = truncate_middle(text, tokenizer, limit_of_prompt)
+                self.truncated += is_truncated
             if apply_chat_template and chat_template and self.official.chat:
                 system = [{"role": "system", "content": system_instruction}] if system_instruction else []
                 text = chat_template([*system, {"role": "user", "content": text}])
-            self._asked.append(doc["index"])
+            self._requested.append(doc["index"])
             self._instances.append(
-                Instance(
+                LongBenchRequest(
                     request_type="generate_until",
                     doc=doc,
                     arguments=(text, dict(settings)),
@@ -121,40 +128,45 @@ class LongBenchTask(LongShortTask):
                 self.dataset_name,
                 self.truncated,
                 len(self._instances),
-                cut,
+                limit_of_prompt,
             )
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **arguments: Any) -> Instance:
-        """See `build_all_requests`."""
+        """Not used: see `build_all_requests`."""
         raise NotImplementedError
 
     def process_results(self, doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-        """Percent, once for all rows and once for the row's bucket of length."""
+        """Return the score in percent, once for all rows and once for the row's bucket of length."""
         value = 100 * score_row(self.dataset_name, results[0], doc["answers"], doc["all_classes"])
         return {"score": value, f"score@{bucket(doc['length'])}": value}
 
     def metrics(self) -> list[str]:
-        """The score of all rows and of each bucket."""
+        """Return the names of the score of all rows and of each bucket."""
         return list(COLUMNS.values())
 
     def scored(self) -> dict[str, Any]:
-        """The file and its hash, rows per bucket, truncated prompts, and rows that were left out."""
-        buckets = Counter(f"score@{bucket(self.data.rows[index]['length'])}" for index in self._asked)
+        """Return the file and its hash, rows per bucket, truncated prompts, and rows that were skipped."""
+        buckets = Counter(f"score@{bucket(self.data.rows[index]['length'])}" for index in self._requested)
         return {
             "source": self.data.source,
             "revision": self.data.revision,
             "sha256": self.data.sha256,
-            "documents": {"score": len(self._asked), **buckets},
+            "documents": {"score": len(self._requested), **buckets},
             "truncated_prompts": self.truncated,
-            "left_out": list(self.data.problems),
+            "left_out": [{"kind": "data", "reason": problem} for problem in self.data.problems],
             "longshort": longshort.__version__,
         }
 
+    @property
+    def problems(self) -> list[str]:
+        """Whether rows were skipped; the log and `scored` say which."""
+        return [f"{len(self.data.problems)} rows of {self.config.task} were skipped"] if self.data.problems else []
+
 
 class LongBenchGroup(Group):
-    """Means over datasets; over everything, the mean of categories and the plain mean of datasets.
+    """Means over the datasets of a category; over all datasets, the mean of categories and the plain mean.
 
-    lm-eval's own groups know only the mean over all tasks below them.
+    lm-eval's own groups compute only the mean over all tasks below them.
     """
 
     def __init__(self, name: str, alias: str, children: list[Any]) -> None:
@@ -164,7 +176,7 @@ class LongBenchGroup(Group):
             self.add(child)
 
     def aggregate(self, task_metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """The group's row of results: value, standard error, and rows behind each (`sample_count`)."""
+        """Return the group's results: values, standard errors, and the number of rows of each (`sample_count`)."""
         by_dataset = {task.dataset_name: _columns(task, task_metrics) for task in self.get_all_tasks()}
         categories = [
             {name: columns for name, columns in by_dataset.items() if DATASETS[name].category == category}
@@ -185,23 +197,10 @@ class LongBenchGroup(Group):
 
 
 class LongBenchE(LongBenchGroup):
-    """`longshort_longbench_e`: the six categories and what they hold."""
+    """`longshort_longbench_e`: the six categories and their datasets."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        tasks: dict[str, LongBenchTask] = {}
-        problems = []
-        for dataset in DATASETS:
-            try:
-                tasks[dataset] = LongBenchTask(
-                    {**config, "task": LONGBENCH_PREFIX + dataset, "dataset_name": dataset, "task_alias": dataset}
-                )
-            except UserError as error:
-                problems.append(str(error))
-        if not tasks:
-            logger.error("%s is left out: %s", LONGBENCH, problems[0])
-        else:
-            for problem in problems:  # told, and the other datasets are measured
-                logger.warning("left out of %s: %s", LONGBENCH, problem)
+        tasks, self.unreadable = _read_tasks(config)
         groups = []
         for category in CATEGORIES:
             members = [task for dataset, task in tasks.items() if DATASETS[dataset].category == category]
@@ -209,21 +208,46 @@ class LongBenchE(LongBenchGroup):
                 slug = category.lower().replace(" ", "-")
                 groups.append(LongBenchGroup(LONGBENCH_PREFIX + slug, category, members))
         super().__init__(LONGBENCH, LONGBENCH, groups)
-        self.problems = problems
+        label_group(LONGBENCH, LABELS)
         if not groups:
             self.aggregate_metric_list = None  # no empty table of groups
 
-    def aggregate(self, task_metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """As any group's. Without data it is an error only now, and only if nothing else was measured.
+    @property
+    def problems(self) -> list[str]:
+        """How many datasets could not be read; the log says which and why."""
+        count = len(self.unreadable)
+        return [f"{count} of {len(DATASETS)} LongBench-E datasets could not be read"] if count else []
 
-        The glob `longshort_*` names this group too, and shall not fail for those who want the other tasks.
+    def aggregate(self, task_metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """As for any group, but without data it raises an error if no other task was measured.
+
+        The glob ``longshort_*`` matches this group too, and must not fail for users who want the other tasks.
 
         Raises:
             UserError: no dataset could be read and no other task was measured.
         """
         if not len(self) and not task_metrics:
-            raise UserError(self.problems[0])
+            raise self.unreadable[0]
         return super().aggregate(task_metrics)
+
+
+def _read_tasks(config: dict[str, Any]) -> tuple[dict[str, LongBenchTask], list[UserError]]:
+    """The tasks of all datasets that can be read, and why the others cannot; the latter is logged as well."""
+    tasks: dict[str, LongBenchTask] = {}
+    unreadable: list[UserError] = []
+    for dataset in DATASETS:
+        try:
+            tasks[dataset] = LongBenchTask(
+                {**config, "task": LONGBENCH_PREFIX + dataset, "dataset_name": dataset, "task_alias": dataset}
+            )
+        except UserError as error:
+            unreadable.append(error)
+    if not tasks:
+        logger.error("%s is skipped: %s", LONGBENCH, unreadable[0])
+    else:
+        for reason in unreadable:
+            logger.warning("skipped in %s: %s", LONGBENCH, reason)
+    return tasks, unreadable
 
 
 def _columns(task: LongBenchTask, task_metrics: Mapping[str, Any]) -> dict[str, Score]:
@@ -239,7 +263,7 @@ def _columns(task: LongBenchTask, task_metrics: Mapping[str, Any]) -> dict[str, 
 
 
 def _tokenizer_and_window(model: Mapping[str, Any]) -> tuple[Any, int | None]:
-    """The model's own tokenizer and window by the run's model arguments; nothing, and a warning, if not known."""
+    """The model's tokenizer and window by the run's model arguments; None for both, and a warning, if unknown."""
     key = tuple((name, model.get(name)) for name in ("tokenizer", "pretrained", "revision", "trust_remote_code"))
     return _load(key, model.get("max_length") or model.get("max_model_len"))
 
@@ -257,14 +281,14 @@ def _load(key: tuple[tuple[str, Any], ...], max_length: Any) -> tuple[Any, int |
         elif isinstance(given["pretrained"], str):
             tokenizer = AutoTokenizer.from_pretrained(given["pretrained"], **hub)
         else:
-            raise ValueError("the model arguments name no tokenizer")
+            raise ValueError("the model arguments do not name a tokenizer")
         if not max_length:
             config = AutoConfig.from_pretrained(given["pretrained"] or given["tokenizer"], **hub)
             max_length = resolve_max_length(config, tokenizer)
         return tokenizer, int(max_length)
     except (OSError, ValueError) as error:
         logger.warning(
-            "LongBench-E prompts are left whole, however long: %s. For the official truncation give "
+            "LongBench-E prompts are not truncated, however long: %s. For the official truncation set "
             "--model_args tokenizer=…,max_length=….",
             " ".join(str(error).split())[:200],
         )

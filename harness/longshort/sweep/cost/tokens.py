@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from longshort.errors import UserError
-from longshort.lmeval.offsets import draw_second_length
+from longshort.lmeval.offsets import draw_offset
 from longshort.longbench.prompts import prompt_limit
 from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.settings import Checkpoint, settings_from
@@ -125,7 +125,7 @@ def _misalignment(seed: int, documents: int, lengths: Sequence[int]) -> Work:
 def _drawn(seed: int, documents: int, lengths: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Pairs of lengths, of every document."""
     return tuple(
-        (length, draw_second_length(seed, document, length)) for document in range(documents) for length in lengths
+        (length, length - draw_offset(seed, document, length)) for document in range(documents) for length in lengths
     )
 
 

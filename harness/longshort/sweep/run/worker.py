@@ -78,6 +78,7 @@ def evaluate(job: Job, say: Say) -> None:
         import_libraries()
         imports = time.monotonic() - start
         from longshort.lmeval import evaluate as lmeval
+        from longshort.lmeval.output import to_json
 
         arguments = job.model_args | (_offload() if job.memory == "offload" else {})
         batch_size, divisor = (job.batch_size, 1) if job.memory == "usual" else (1, SMALLER_CHUNKS)
@@ -104,7 +105,7 @@ def evaluate(job: Job, say: Say) -> None:
             say("failed", task=task, **asdict(failure))
             continue
         _name_revision(results, job)
-        text = lmeval.to_json(results)
+        text = to_json(results)
         problems = lmeval.problems(results)
         say("result", task=task, seconds=round(time.monotonic() - start, 3), text=text, notes=problems + gaps(results))
 

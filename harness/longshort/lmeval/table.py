@@ -1,0 +1,115 @@
+"""Prints a result of lm-eval on the terminal: a row per metric and a column per length."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Rows = dict[str, dict[str, str]]  # row → column → text
+
+
+@dataclass(frozen=True)
+class GroupLabels:
+    """How a group is shown.
+
+    Attributes:
+        title: of its table.
+        rows: names of its own rows, by metric.
+        prefix: removed from its members' names.
+    """
+
+    title: str
+    rows: Mapping[str, str]
+    prefix: str = ""
+
+
+_labels: dict[str, GroupLabels] = {}  # of what is printed, by group; no result depends on it
+
+
+def label_group(group: str, labels: GroupLabels) -> None:
+    """Show a group under these labels; without them, under lm-eval's names."""
+    _labels[group] = labels
+
+
+def results_table(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print a result of lm-eval: a table per task, and one for a group with all its members.
+
+    Args:
+        results: ``results`` and, where there are groups, ``group_subtasks`` of lm-eval's results.
+        console: by default the terminal.
+    """
+    console = console or Console()
+    groups = results.get("group_subtasks") or {}
+    of_group = {member: group for group in _outermost(groups) for member in _members(group, groups)}
+    tables: dict[str, Rows] = {}
+    for task, values in results["results"].items():
+        cells = _cells(values)
+        if task not in of_group:
+            tables[task] = cells
+        else:
+            tables.setdefault(of_group[task], {}).update(_rows_in_group(task, of_group[task], values, cells))
+    for name in sorted(tables, key=lambda name: name in groups):  # groups last
+        if any(tables[name].values()):
+            title = _labels[name].title if name in _labels else name
+            _print_table(console, title, "" if name in groups else "metric @ length", tables[name])
+
+
+def _outermost(groups: Mapping[str, list[str]]) -> list[str]:
+    inner = {member for members in groups.values() for member in members}
+    return [group for group in groups if group not in inner]
+
+
+def _members(name: str, groups: Mapping[str, list[str]]) -> list[str]:
+    """A group and everything below it."""
+    return [name, *(member for child in groups.get(name, ()) for member in _members(child, groups))]
+
+
+def _cells(values: Mapping[str, Any]) -> Rows:
+    """A task's values, by metric and length or bucket; without the matrices between lengths."""
+    cells: Rows = {}
+    for key, value in values.items():
+        name, comma, filter_name = key.partition(",")
+        if not comma or name.endswith("_stderr") or "_between@" in name or not isinstance(value, int | float):
+            continue
+        metric, _, column = name.partition("@")
+        cells.setdefault(metric, {})[column] = _cell(value, values.get(f"{name}_stderr,{filter_name}"))
+    return cells
+
+
+def _rows_in_group(task: str, group: str, values: Mapping[str, Any], cells: Rows) -> Rows:
+    """One member's rows: under its own name where it has one metric, else with the name of each metric."""
+    labels = _labels.get(group, GroupLabels(group, {}))
+    if task == group:
+        return {labels.rows.get(metric, f"{task} {metric}"): row for metric, row in cells.items()}
+    name = str(values.get("alias", task)).removeprefix(labels.prefix)
+    if len(cells) > 1:
+        return {f"{name} {metric}": row for metric, row in cells.items()}
+    return {name: next(iter(cells.values()), {})}
+
+
+def _print_table(console: Console, title: str, first: str, rows: Rows) -> None:
+    console.print(f"{title}, value ±standard error", highlight=False)
+    table = Table(pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    columns = sorted({column for row in rows.values() for column in row}, key=_numeric)
+    for column in columns:
+        table.add_column(column or "all", justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *(row.get(column, "–") for column in columns))
+    console.print(table)
+
+
+def _cell(value: float, stderr: Any) -> str:
+    if not isinstance(stderr, int | float):
+        return f"{value:.4g}"
+    return f"{value:.4g} ±{stderr:.2g}"
+
+
+def _numeric(column: str) -> tuple[float, str]:
+    number = re.match(r"\d+", column)
+    return (float(number[0]) if number else -1.0, column)
