@@ -38,7 +38,7 @@ def test_a_plan_fits_the_terminal_and_tells_what_does_not_fit_a_gpu(tmp_path: Pa
     )
     done = dry_run(tmp_path, SMALL + entries, "--gpu", "a100", columns=columns)
     assert done.exit_code == 0
-    *table, _ = done.stdout.split("5 checkpoints: 0 results there, 10 to do; ")
+    *table, _ = done.stdout.split("5 checkpoints: 0 results exist, 10 to do; ")
     assert max(len(line) for line in table[0].splitlines() if "│" in line) <= columns
     notes = re.findall(r"^(\S+): needs (\d+) GB, (\d) × a100 has (\d+) GB$", done.stdout, re.MULTILINE)
     too_great = [(name, "1", "80") for name in ("owner/model-70b", "owner/model-70b@step1")]
@@ -100,4 +100,4 @@ def test_a_sweep_is_watched_on_a_terminal(tmp_path: Path) -> None:
     for name in ("a/step50", "b/step50"):
         assert re.search(rf"{name} +│ *(·|loading|running)", text)
         assert re.search(rf"{name} +│ *done", text)
-    assert "2 results new, 0 there before, 0 failed" in text
+    assert "2 new results, 0 existing, 0 failed" in text

@@ -67,8 +67,8 @@ def sweep_command(
     is missing.
     """
     from longshort.sweep.cost.estimate import GPUS
-    from longshort.sweep.plan_table import show_plan
     from longshort.sweep.manifest.load import load_manifest
+    from longshort.sweep.plan_table import show_plan
     from longshort.sweep.store.folder import Folder
     from longshort.sweep.store.plan import make_plan
 

@@ -88,7 +88,8 @@ def _require_listener(address: str) -> None:
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise UserError(
-            f"No Ray cluster listens at --address {address} ({cause}). Use the HOST:PORT that 'ray start --head' printed.",
+            f"No Ray cluster listens at --address {address} ({cause}). Use the HOST:PORT that "
+            "'ray start --head' printed.",
             "cluster",
             "address",
         ) from error
@@ -118,8 +119,8 @@ def _cluster_error(address: str, error: BaseException) -> UserError:
         return UserError(f"Cannot start Ray on this machine: {line}. Run the same command again.", "cluster")
     if _mentions(error, "AuthenticationError"):
         return UserError(
-            f"Ray at {address} requires its token. Copy the head's ~/.ray/auth_token to the same place on this machine, "
-            "set RAY_AUTH_MODE=token, then run the same command.",
+            f"Ray at {address} requires its token. Copy the head's ~/.ray/auth_token to the same place on this "
+            "machine, set RAY_AUTH_MODE=token, then run the same command.",
             "cluster",
         )
     if _mentions(error, *NOT_IMPORTED):
