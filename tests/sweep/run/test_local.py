@@ -44,7 +44,7 @@ class Held:
         """End it, and let the engine learn of it."""
         del self.running[self.line]
         self.ended.set()
-        assert (self.line, Exit(0)) in list(engine.events(5))
+        assert (self.line, Exit(0)) in engine.events(5)
 
 
 @pytest.fixture(autouse=True)
