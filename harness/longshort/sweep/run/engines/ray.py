@@ -179,7 +179,8 @@ def run_worker(line: str, environment: dict[str, str], hours: float | None) -> I
     yield to_line(Starting())
     process = WorkerProcess(line, environment, hours)
     try:
-        yield from map(to_line, process)
+        for event in process:  # not `yield from map`: Ray sends into the generator
+            yield to_line(event)
     finally:
         process.stop()
 
