@@ -144,7 +144,7 @@ def check_sweep(manifest: str, words: list[str]) -> None:
     assert f"{len(checkpoints)} checkpoints: " in longshort([*words, "--dry-run"])
     words = ["own.yaml" if word == manifest else word for word in words]
     if "ray" not in words:
-        assert "2 results there" in longshort(words) if "--dry-run" in words else "2 there before" in longshort(words)
+        assert "2 results exist" in longshort(words) if "--dry-run" in words else "2 existing" in longshort(words)
 
 
 def check_lm_eval(words: list[str]) -> None:

@@ -38,7 +38,7 @@ def test_a_plan_fits_the_terminal_and_tells_what_does_not_fit_a_gpu(tmp_path: Pa
     )
     done = dry_run(tmp_path, SMALL + entries, "--gpu", "a100", columns=columns)
     assert done.exit_code == 0
-    *table, _ = done.stdout.split("5 checkpoints: 0 results there, 10 to do; ")
+    *table, _ = done.stdout.split("5 checkpoints: 0 results exist, 10 to do; ")
     assert max(len(line) for line in table[0].splitlines() if "│" in line) <= columns
     notes = re.findall(r"^(\S+): needs (\d+) GB, (\d) × a100 has (\d+) GB$", done.stdout, re.MULTILINE)
     too_great = [(name, "1", "80") for name in ("owner/model-70b", "owner/model-70b@step1")]
@@ -53,24 +53,47 @@ def test_a_plan_fits_the_terminal_and_tells_what_does_not_fit_a_gpu(tmp_path: Pa
     ]
 
 
-def test_a_mistake_is_one_line_with_its_line_and_field(tmp_path: Path) -> None:
-    for entry, told in {
-        "tasks: longshort_perplexty": "line 3, checkpoints[0].tasks: there is no such task of longshort; did you "
-        "mean 'longshort_perplexity'?",
-        "corpus: none.jsonl": "line 3 of the manifest, corpus 'none.jsonl' is no file, folder or glob that matches one",
-        "length: [2]": "line 3, checkpoints[0].length: there is no such field; did you mean 'lengths'?",
-    }.items():
-        done = dry_run(tmp_path, SMALL + f"  - {{pretrained: owner/model-7b, {entry}}}\n")
-        assert done.exit_code == 1
-        assert isinstance(done.exception, UserError)
-        assert told in str(done.exception)
-        assert "\n" not in str(done.exception)
+@pytest.mark.parametrize(
+    ("entry", "facts"),
+    [
+        ("tasks: longshort_perplexty", ["line 3", "checkpoints[0].tasks", "'longshort_perplexity'"]),
+        ("corpus: none.jsonl", ["ine 3", "'none.jsonl'"]),
+        ("length: [2]", ["line 3", "checkpoints[0].length", "'lengths'"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_line_and_field(tmp_path: Path, entry: str, facts: list[str]) -> None:
+    done = dry_run(tmp_path, SMALL + f"  - {{pretrained: owner/model-7b, {entry}}}\n")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, UserError)
+    assert all(fact in str(done.exception) for fact in facts)
+    assert "\n" not in str(done.exception)
+
+
+@pytest.mark.parametrize(("arguments", "option"), [(("--gpu", "none"), "--gpu"), (("--address", "a:1"), "--address")])
+def test_wrong_usage_has_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], option: str) -> None:
+    done = dry_run(tmp_path, SMALL + "  - {pretrained: owner/model-7b}\n", *arguments)
+    assert done.exit_code == 2
+    assert option in done.output
+
+
+def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path) -> None:
+    done = dry_run(tmp_path, SMALL + "  - {pretrained: owner/model-7b}\n", "--only", "none*")
+    assert isinstance(done.exception, UserError)
+    assert (done.exception.kind, done.exception.field) == ("setting", "only")
+    assert "none*" in str(done.exception)
+
+
+def test_status_of_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["status", str(tmp_path / "none")])
+    assert isinstance(done.exception, UserError)
+    assert done.exception.kind == "not_found"
 
 
 def test_the_list_of_the_demo_tells_what_to_run_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["sweep", "demo", "--dry-run"])
-    assert str(done.exception).endswith("Run `longshort demo` in this folder first.")
+    assert isinstance(done.exception, UserError)
+    assert "`longshort demo`" in str(done.exception)
 
 
 def test_a_sweep_is_watched_on_a_terminal(tmp_path: Path) -> None:
@@ -100,4 +123,4 @@ def test_a_sweep_is_watched_on_a_terminal(tmp_path: Path) -> None:
     for name in ("a/step50", "b/step50"):
         assert re.search(rf"{name} +│ *(·|loading|running)", text)
         assert re.search(rf"{name} +│ *done", text)
-    assert "2 results new, 0 there before, 0 failed" in text
+    assert "2 new results, 0 existing, 0 failed" in text

@@ -14,6 +14,9 @@ from lm_eval.models import huggingface
 from lm_eval.models.huggingface import HFLM
 
 from longshort.sweep.manifest.load import load_manifest
+from longshort.sweep.run.events import Event
+from longshort.sweep.run.job import job_for
+from longshort.sweep.run.retry import Memory
 from longshort.sweep.run.worker import evaluate
 from longshort.sweep.store.folder import Folder
 from longshort.sweep.store.plan import make_plan
@@ -50,15 +53,15 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface, "get_max_memory", lambda: dict(free))
 
 
-def run(tmp_path: Path, entry: str, memory: str = "usual") -> list[dict[str, Any]]:
-    """Plan a manifest of one entry and hand its job to a worker's code; return what that told."""
+def run(tmp_path: Path, entry: str, memory: Memory = "usual") -> list[Event]:
+    """Plan a manifest of one entry and hand its job to a worker's code; return its events."""
     save_checkpoint(tmp_path / "model")
     manifest = tmp_path / "m.yaml"
     manifest.write_text(f"checkpoints: [{{pretrained: ./model, corpus: builtin, {entry}}}]")
     (item,) = make_plan(load_manifest(str(manifest)), Folder(tmp_path / "out"))
-    told: list[dict[str, Any]] = []
-    evaluate(item.job(memory), lambda event, **values: told.append({"event": event} | values))
-    return told
+    events: list[Event] = []
+    evaluate(job_for(item, tuple(item.missing), memory), events.append)
+    return events
 
 
 def test_parallelize_reaches_the_backend(tmp_path: Path, reached: list[dict[str, Any]], two_gpus: None) -> None:

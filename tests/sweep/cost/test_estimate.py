@@ -230,7 +230,7 @@ def test_parameters_are_those_of_the_model(tmp_path, kind, settings):
     assert (shape.hidden, shape.layers, shape.vocabulary) == (64, 3, 500)
     assert shape.parameters == pytest.approx(model.num_parameters() - positions, rel=0.03)  # biases and norms aside
     if "moe_intermediate_size" in settings:  # a token goes through two of the eight experts
-        assert shape.body == 3 * (4 * 64 * 64 + 2 * 3 * 64 * 48)
+        assert shape.backbone == 3 * (4 * 64 * 64 + 2 * 3 * 64 * 48)
         assert shape.intermediate == 2 * 48
 
 
@@ -243,7 +243,7 @@ def test_a_nested_text_config_counts(tmp_path):
 def test_given_parameters_win(tmp_path):
     shape = shape_of(replace(folder(tmp_path, LLAMA_2_7B), params=7_000_000_000))
     assert shape.parameters == 7_000_000_000
-    assert shape.body == 7_000_000_000 - 2 * 32000 * 4096
+    assert shape.backbone == 7_000_000_000 - 2 * 32000 * 4096
 
 
 def test_the_hub_cache_is_read_of_any_revision(tmp_path, monkeypatch):
@@ -264,12 +264,12 @@ def test_the_hub_cache_is_read_of_any_revision(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "params", "parameters", "told"),
     [
-        ("owner/a-model", 6_738_415_616, 6_738_415_616, "its params"),
-        ("owner/model-1.4b-chat", None, 1_400_000_000, "its name claims"),
-        ("owner/pythia-70m", None, 70_000_000, "its name claims"),
-        ("owner/a-model-x7", None, 7_000_000_000, "nothing is known"),
-        ("no name / of the hub", None, 7_000_000_000, "nothing is known"),
-        ("/no/such/folder", None, 7_000_000_000, "nothing is known"),
+        ("owner/a-model", 6_738_415_616, 6_738_415_616, "its `params`"),
+        ("owner/model-1.4b-chat", None, 1_400_000_000, "its name"),
+        ("owner/pythia-70m", None, 70_000_000, "its name"),
+        ("owner/a-model-x7", None, 7_000_000_000, "7B parameters"),
+        ("no name / of the hub", None, 7_000_000_000, "7B parameters"),
+        ("/no/such/folder", None, 7_000_000_000, "7B parameters"),
     ],
 )
 def test_without_a_config_the_shape_is_the_usual_one(name, params, parameters, told):

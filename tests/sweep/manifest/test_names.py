@@ -77,4 +77,4 @@ def test_only_takes_the_names_that_are_shown_and_the_short_ones(tmp_path: Path, 
     arguments = ["sweep", str(tmp_path / "m.yaml"), "-o", str(tmp_path / "out"), "--dry-run", "--only", pattern]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0
-    assert f"{1 if '/' in pattern else 2} checkpoints: 0 results there" in done.stdout
+    assert f"{1 if '/' in pattern else 2} checkpoints: 0 results exist" in done.stdout

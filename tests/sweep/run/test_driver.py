@@ -10,18 +10,20 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from longshort.errors import Kind
 from longshort.settings import Checkpoint
-from longshort.sweep.run.driver import Progress, run_plan
+from longshort.sweep.run.driver import run_plan
 from longshort.sweep.run.engines import Request
-from longshort.sweep.run.process import Event
-from longshort.sweep.run.worker import Job, job_from
+from longshort.sweep.run.events import Event, Exit, Failed, Loaded, Result, Started, Starting
+from longshort.sweep.run.job import Job, job_from
+from longshort.sweep.run.progress import Progress
 from longshort.sweep.store.folder import Folder, slug
 from longshort.sweep.store.plan import Item, to_run
 from longshort.sweep.store.status import states
 from tests.sweep.conftest import events
 
-EXIT: Event = {"event": "exit", "code": 0, "stopped": None}
-KILLED: Event = {"event": "exit", "code": -9, "stopped": None}
+EXIT = Exit(0)
+KILLED = Exit(-9)
 
 
 class Scripted:
@@ -51,13 +53,13 @@ def item(name: str, *tasks: str, **settings: object) -> Item:
     return Item(checkpoint, {t: {"identity": "x", "task": t} for t in tasks}, missing=dict.fromkeys(tasks))
 
 
-def result(task: str) -> Event:
+def result(task: str) -> Result:
     text = json.dumps({"results": {task: {"m,none": 1.0}}, "configs": {task: {"metadata": {}}}, "config": {}})
-    return {"event": "result", "task": task, "seconds": 1.0, "text": text, "notes": []}
+    return Result(task, 1.0, text)
 
 
-def failed(kind: str, task: str | None = None) -> Event:
-    return {"event": "failed", "kind": kind, "message": "why", "task": task}
+def failed(kind: Kind, task: str | None = None) -> Failed:
+    return Failed(kind, "why", task)
 
 
 def play(tmp_path: Path, items: list[Item], scripts: list[list[list[Event]]]) -> tuple[Progress, Scripted]:
@@ -115,13 +117,13 @@ def test_what_is_not_there_offline_is_not_asked_for_again(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("kind", ["broken", "gated", "not_found", "no_trust_remote_code", "versions"])
-def test_what_will_not_pass_is_not_tried_again(tmp_path: Path, kind: str) -> None:
+def test_what_will_not_pass_is_not_tried_again(tmp_path: Path, kind: Kind) -> None:
     progress, _ = play(tmp_path, [item("m", "a", "b")], [[[failed(kind), EXIT]]])
     assert kinds(progress) == {"a": kind, "b": kind}
 
 
 def test_a_timeout_is_told_and_keeps_what_was_saved(tmp_path: Path) -> None:
-    script = [[result("a"), {"event": "exit", "code": -15, "stopped": "timeout"}]]
+    script = [[result("a"), Exit(-15, "timeout")]]
     progress, _ = play(tmp_path, [item("m", "a", "b")], [script])
     assert kinds(progress) == {"b": "timeout"}
     assert len(list(tmp_path.rglob("results_*.json"))) == 1
@@ -149,9 +151,9 @@ def test_a_result_that_no_longer_holds_does_not_hide_that_the_new_one_failed(tmp
         os.utime(file, (file.stat().st_mtime - 100,) * 2)
     other = Item(one.checkpoint, {t: {"identity": "y", "task": t} for t in "ab"}, missing={"a": "identity", "b": "x"})
     with folder.locked():
-        play(tmp_path, [other], [[[{"event": "started", "task": "a"}, failed("broken", "a"), result("b"), EXIT]]])
+        play(tmp_path, [other], [[[Started("a"), failed("broken", "a"), result("b"), EXIT]]])
         assert told() == [("a", "failed"), ("b", "done")]
-        assert states(tmp_path)[0].message == "why (a result of other settings or weights is still there)"
+        assert states(tmp_path)[0].message.startswith("why (")
         folder.record("started", id=slug(one.checkpoint), task="a")
         assert told() == [("a", "running"), ("b", "done")]
     assert told() == [("a", "done"), ("b", "done")]  # interrupted: what is there is what it was
@@ -175,8 +177,8 @@ def test_two_entries_of_one_checkpoint_both_run(tmp_path: Path) -> None:
 
 
 def test_the_time_of_every_worker_is_recorded(tmp_path: Path) -> None:
-    start: Event = {"event": "starting"}
-    loaded: Event = {"event": "loaded", "seconds": 3.5, "imports": 2.25}
+    start = Starting()
+    loaded = Loaded(3.5, 2.25)
     scripts = [[[start, KILLED], [start, loaded, result("a"), EXIT]], [[start, result("a"), EXIT]]]
     play(tmp_path, [item("m", "a"), item("n", "a")], scripts)
     (told,) = events(tmp_path, "loaded")
@@ -190,7 +192,7 @@ def test_the_time_of_every_worker_is_recorded(tmp_path: Path) -> None:
 
 
 def test_a_process_that_ends_without_a_word(tmp_path: Path) -> None:
-    progress, _ = play(tmp_path, [item("m", "a")], [[[{"event": "exit", "code": 3, "stopped": None}]]])
+    progress, _ = play(tmp_path, [item("m", "a")], [[[Exit(3)]]])
     assert kinds(progress) == {"a": "error"}
 
 
@@ -202,25 +204,3 @@ def test_an_unwritable_result_does_not_stop_the_rest(tmp_path: Path, monkeypatch
     progress, _ = play(tmp_path, items, [[[result("a"), EXIT]], [[result("a"), EXIT]]])
     assert [failure.kind for failure in progress.failures.values()] == ["unwritable"]
     assert len(list(tmp_path.rglob("results_*.json"))) == 1
-
-
-def test_the_commit_is_pinned_but_the_name_is_kept() -> None:
-    checkpoint = Checkpoint("owner/name", revision="step10", tasks=("a",), trust_remote_code=True, dtype="float32")
-    planned = Item(checkpoint, {"a": {"identity": "c" * 40}}, missing={"a": None})
-    job = planned.job()
-    assert job.model_args == {
-        "pretrained": "owner/name",
-        "revision": "c" * 40,
-        "dtype": "float32",
-        "trust_remote_code": True,
-    }
-    assert job.revision == "step10"
-    assert job_from(job.to_line()).model_args == job.model_args
-
-
-def test_what_is_not_pinned_is_loaded_by_its_name() -> None:
-    """A commit that is not known, or an adapter beside the checkpoint: lm-eval knows one revision for both."""
-    for commit, added in ((None, {}), ("c" * 40, {"peft": "owner/adapter"})):
-        checkpoint = Checkpoint("owner/name", revision="step10", tasks=("a",), model_args=added)
-        planned = Item(checkpoint, {"a": {"identity": commit}}, missing={"a": None})
-        assert planned.job().model_args["revision"] == "step10"

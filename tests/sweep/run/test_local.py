@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from longshort.settings import Resources
 from longshort.sweep.run.engines import Request, local
 from longshort.sweep.run.engines.local import LocalEngine, visible_gpus
-from longshort.sweep.run.process import Event
+from longshort.sweep.run.events import Event, Exit, Failed
 from longshort.testing import save_corpus
 from tests.sweep.conftest import reports, save_reporting, sweep, write_manifest
 
@@ -35,7 +35,7 @@ class Held:
 
     def __iter__(self) -> Iterator[Event]:
         self.ended.wait(30)
-        yield {"event": "exit", "code": 0, "stopped": None}
+        yield Exit(0)
 
     def stop(self, reason: str = "interrupted") -> None:
         self.ended.set()
@@ -44,7 +44,7 @@ class Held:
         """End it, and let the engine learn of it."""
         del self.running[self.line]
         self.ended.set()
-        assert (self.line, "exit") in ((name, event["event"]) for name, event in engine.events(5))
+        assert (self.line, Exit(0)) in engine.events(5)
 
 
 @pytest.fixture(autouse=True)
@@ -90,10 +90,11 @@ def test_more_than_there_is_is_refused_by_name_and_the_rest_runs() -> None:
     submit(engine, "wide", gpus=4)
     submit(engine, "big", memory=10**18)
     submit(engine, "one")
-    told = {name: event for name, event in engine.events(0.01) if event["event"] == "failed"}
-    assert told["wide"]["message"] == "it asks for 4 GPUs, more than this machine has (3)"
-    assert told["big"]["message"].startswith("it asks for 1e+09 GB, more than this machine has (")
-    assert {event["kind"] for event in told.values()} == {"setting"}
+    refused = {name: event for name, event in engine.events(0.01) if isinstance(event, Failed)}
+    assert "4 GPUs" in refused["wide"].message
+    assert "(3)" in refused["wide"].message
+    assert "1e+09 GB" in refused["big"].message
+    assert {event.kind for event in refused.values()} == {"setting"}
     assert set(devices()) == {"one"}
 
 

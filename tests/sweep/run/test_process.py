@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from longshort.sweep.run.process import Event, WorkerProcess
+from longshort.sweep.run.events import Event, Exit, Loading, Log
+from longshort.sweep.run.process import WorkerProcess
 from tests.sweep.conftest import wait_for
 
 
@@ -31,16 +32,13 @@ def is_alive(pid: int) -> bool:
 
 
 def logged(events: list[Event]) -> str:
-    return "".join(event["text"] for event in events if event["event"] == "log")
+    return "".join(event.text for event in events if isinstance(event, Log))
 
 
 def test_the_job_reaches_it_and_events_and_log_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = 'read job\necho \'{"event": "loading"}\'\necho \'half a li\'\necho "$job on $DEVICE" >&2\nexit 3'
     events = list(start(tmp_path, monkeypatch, script, DEVICE="gpu 7"))
-    assert [event for event in events if event["event"] != "log"] == [
-        {"event": "loading"},
-        {"event": "exit", "code": 3, "stopped": None},
-    ]
+    assert [event for event in events if not isinstance(event, Log)] == [Loading(), Exit(3)]
     assert logged(events) == "a job on gpu 7\n"
 
 
@@ -49,7 +47,7 @@ def test_when_its_hours_are_over_it_ends_though_it_will_not(tmp_path: Path, monk
     child, survived = tmp_path / "child", tmp_path / "survived"
     script = f"trap '' TERM\n(sleep 300; touch {survived}) & echo $! > {child}\nwhile :; do sleep 0.1; done"
     *_, last = start(tmp_path, monkeypatch, script, hours=0.3 / 3600)
-    assert last == {"event": "exit", "code": -9, "stopped": "timeout"}
+    assert last == Exit(-9, "timeout")
     assert not survived.exists()  # nobody waited for the child
     wait_for(lambda: not is_alive(int(child.read_text())), 10)
 
@@ -57,13 +55,13 @@ def test_when_its_hours_are_over_it_ends_though_it_will_not(tmp_path: Path, monk
 def test_what_it_has_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child = tmp_path / "child"
     events = list(start(tmp_path, monkeypatch, f"sleep 300 & echo $! > {child}\necho crashed >&2\nkill -SEGV $$"))
-    assert events[-1] == {"event": "exit", "code": -11, "stopped": None}
+    assert events[-1] == Exit(-11)
     wait_for(lambda: not is_alive(int(child.read_text())), 10)
 
 
 def test_a_stopped_one_tells_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start(tmp_path, monkeypatch, "exec sleep 60")
     process.stop()
-    assert list(process)[-1] == {"event": "exit", "code": -15, "stopped": "interrupted"}
+    assert list(process)[-1] == Exit(-15, "interrupted")
     assert not is_alive(process.pid)
     assert process.pid != os.getpid()

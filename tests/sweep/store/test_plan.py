@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +30,7 @@ from longshort.sweep.manifest.load import load_manifest
 from longshort.sweep.store import plan
 from longshort.sweep.store.fingerprint import Hashes, identify_corpus, resolve_all
 from longshort.sweep.store.folder import Folder, key_of, slug
-from longshort.sweep.store.plan import make_plan, relabel, why_not
+from longshort.sweep.store.plan import make_plan, relabel, why_invalid
 
 PLAIN = st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.integers(0, 2), st.text(max_size=2)))
 
@@ -139,8 +150,85 @@ def test_a_damaged_memory_of_hashes_is_no_obstacle(tmp_path: Path) -> None:
 
 
 def test_a_corpus_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no file, folder or glob"):
+    with pytest.raises(UserError, match=r"none\.txt") as raised:
         identify_corpus(str(tmp_path / "none.txt"), Hashes(tmp_path / "h"), None)
+    assert (raised.value.kind, raised.value.field) == ("not_found", "corpus")
+
+
+def test_a_manifest_s_line_is_added_to_a_corpus_that_is_not_there(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ine 7\b.*none\.txt") as raised:
+        make_plan([replace(checkpoint, corpus=str(tmp_path / "none.txt"), line=7)], Folder(tmp_path / "out"))
+    assert (raised.value.kind, raised.value.field) == ("not_found", "corpus")
+
+
+def test_a_corpus_file_with_brackets_in_its_name_can_be_swept(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """As a glob the name matches another file."""
+    (tmp_path / "my[1].txt").write_text("some text")
+    (tmp_path / "my1.txt").write_text("other text")
+    bracketed = replace(checkpoint, corpus=str(tmp_path / "my[1].txt"))
+    folder = Folder(tmp_path / "out")
+    measured(bracketed, folder)
+    (item,) = make_plan([bracketed], folder)
+    assert item.done == ["longshort_perplexity"]
+    line = f"my[1].txt\0{hashlib.sha256(b'some text').hexdigest()}\n"
+    expected = f"sha256:{hashlib.sha256(line.encode()).hexdigest()}"
+    assert item.inputs["longshort_perplexity"]["corpus_identity"] == expected
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "my[1].txt").write_text("some text")  # the hash is of the file's own name and its bytes
+    elsewhere = identify_corpus(str(tmp_path / "other" / "my[1].txt"), Hashes(tmp_path / "h"), None)
+    assert elsewhere == expected
+    assert identify_corpus(str(tmp_path / "my*.txt"), Hashes(tmp_path / "h"), None) != expected
+    assert identify_corpus(str(tmp_path / "my[1]*.txt"), Hashes(tmp_path / "h"), None) != expected
+
+
+@pytest.mark.parametrize("name", ["gone", "unreadable"])
+def test_a_folder_that_cannot_be_read_is_known_before_it_is_tried(
+    name: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "gone":
+        shutil.rmtree(checkpoint.pretrained)
+    else:
+        monkeypatch.setattr(Hashes, "file", denied)
+    found = resolve_all([checkpoint], Hashes(tmp_path / "h"), {})[checkpoint.pretrained, "main"]
+    assert found.identity is None
+    assert found.failure is not None
+    assert found.failure.kind == ("not_found" if name == "gone" else "broken")
+    assert checkpoint.pretrained in found.failure.message
+
+
+def denied(self: Hashes, path: Path) -> str:
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RepositoryNotFoundError, "not_found"),
+        (RevisionNotFoundError, "not_found"),
+        (GatedRepoError, "gated"),
+        (HFValidationError, "not_found"),
+        (LocalEntryNotFoundError, None),
+        (ConnectionError, None),
+        (RuntimeError, None),
+    ],
+)
+def test_what_the_hub_answers(
+    error: type[Exception], kind: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*_: object, **__: object) -> None:
+        response = SimpleNamespace(headers={}, request=None, status_code=404)
+        raise error("no", response=response) if issubclass(error, HfHubHTTPError) else error("no")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "repo_info", answer)
+    recorded = {("owner/name", "v1"): "c" * 40}
+    found = resolve_all([Checkpoint("owner/name", revision="v1")], Hashes(tmp_path / "h"), recorded)["owner/name", "v1"]
+    if kind is None:
+        assert (found.identity, found.failure) == ("c" * 40, None)
+    else:
+        assert found.failure is not None
+        assert found.failure.kind == kind
+        assert "'owner/name' at revision 'v1'" in found.failure.message
 
 
 def test_a_hub_that_cannot_be_asked_leaves_the_commit_of_before(tmp_path: Path) -> None:
@@ -154,7 +242,7 @@ def test_a_hub_that_cannot_be_asked_leaves_the_commit_of_before(tmp_path: Path) 
 def test_a_result_holds_exactly_where_its_key_does(before: dict[str, Any], now: dict[str, Any]) -> None:
     """None and nothing are the same: what was not asked for."""
     before, now = ({name: value for name, value in inputs.items() if value is not None} for inputs in (before, now))
-    assert (why_not(before, now) is None) == (key_of(before) == key_of(now))
+    assert (why_invalid(before, now) is None) == (key_of(before) == key_of(now))
 
 
 def test_a_folder_name_is_never_that_of_another() -> None:

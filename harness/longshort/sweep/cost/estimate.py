@@ -1,4 +1,4 @@
-"""What a checkpoint costs, told before it runs: tokens, FLOPs, memory, hours. Tokens are counted, the rest is rough."""
+"""Cost estimates of a checkpoint: tokens, FLOPs, memory, hours. Tokens are counted, the others are approximate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USUAL_BYTES = 2
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card: dense bf16 FLOP/s, bytes of memory, bytes per second from it."""
+    """A GPU: dense bf16 FLOP/s, bytes of memory, memory bandwidth in bytes per second."""
 
     flops_per_second: float
     memory: int
@@ -44,15 +44,15 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one checkpoint and some tasks.
+    """The cost of some tasks of one checkpoint.
 
     Attributes:
-        forward_tokens: read by the model, in all forwards.
-        flops: of all forwards and of the head.
+        forward_tokens: tokens read in all forward passes.
+        flops: of all forward passes and of the LM head.
         weight_bytes: of the loaded weights.
-        activation_bytes: beside the weights, at the most.
+        activation_bytes: maximum in addition to the weights.
         hours: on one GPU, with start-up and loading.
-        assumed: what was not known, a sentence each.
+        assumed: assumptions about what is not known, a sentence each.
     """
 
     forward_tokens: int
@@ -66,26 +66,26 @@ class Cost:
 def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     """Estimate some of a checkpoint's tasks on one GPU.
 
-    Tokens are those that our tasks read, documents taken for long enough; what a loaded model is probed with (some
-    tens of tokens) is left out. FLOPs: 2 · body · tokens + 4 · layers · hidden · pairs + 2 · hidden · vocabulary ·
-    scored positions, where a pass over T tokens attends T²/2 pairs (all of them: sliding windows are not known of).
+    Tokens: those that the longshort tasks read if all documents are long enough, without the tens of tokens with which
+    a loaded model is probed. FLOPs: 2 · backbone · tokens + 4 · layers · hidden · pairs + 2 · hidden · vocabulary ·
+    scored positions, where a pass over T tokens attends T²/2 pairs (sliding windows are not considered).
 
-    Activations: one forward of T tokens, the longest, at batch size 1, without a cache of keys and values, and a
-    chunk of the head after it: T · max(13 · hidden, 2 · hidden + 3 · intermediate) · bytes per number, attention's
-    and the MLP's share, of one layer, for nothing is kept of the others and attention holds no T² matrix;
+    Activations: the longest forward pass, of T tokens, at batch size 1, without a cache of keys and values, and a
+    chunk of the LM head after it: T · max(13 · hidden, 2 · hidden + 3 · intermediate) · bytes per number, the maximum
+    of attention and MLP in one layer, since other layers keep nothing and attention never holds a T² matrix;
     and min(1 GiB, T · vocabulary · 4) · (1 + bytes / 4), the logits in float32 and in the model's own dtype.
 
     Hours: FLOPs at UTILISATION of the peak (for float32, of FLOAT32_SHARE of it); generation at the greater of the
     time to read all weights and to launch the layers; weights at LOAD_BYTES_PER_SECOND; START_UP. A second GPU holds
-    weights but brings no speed: with lm-eval's `parallelize` they compute one after the other.
+    weights but adds no speed: with lm-eval's `parallelize` they compute one after the other.
 
     Args:
         checkpoint: with its settings.
-        tasks: names; those of lm-eval count as nothing, and are named in `assumed`.
+        tasks: names; those of lm-eval count as 0, and `assumed` names them.
         gpu: from GPUS.
 
     Raises:
-        UserError: settings out of range, which a manifest does not let through.
+        UserError: settings are out of range; a manifest rejects them earlier.
     """
     config = read_config(checkpoint)
     shape = shape_from(checkpoint, config)
@@ -99,7 +99,7 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     size = _bytes_per_number(checkpoint, str(config.get("dtype") or config.get("torch_dtype") or ""))
     weight_bytes = int(shape.parameters * _bytes_per_weight(checkpoint, size))
     flops = (
-        2.0 * shape.body * work.tokens
+        2.0 * shape.backbone * work.tokens
         + 4.0 * shape.layers * shape.hidden * work.pairs
         + 2.0 * shape.hidden * shape.vocabulary * work.scored
     )
@@ -119,16 +119,16 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
 
 def _guess(checkpoint: Checkpoint) -> str:
     """A sentence that many checkpoints can share."""
-    source = "the number of parameters its name claims"
+    source = "the number of parameters in its name"
     if checkpoint.params:
-        source = "its params"
+        source = "its `params`"
     elif not named_parameters(checkpoint):
-        source = f"{USUAL_PARAMETERS / 1e9:g}B parameters, since nothing is known of it"
-    return f"no config.json at hand: the usual shape for {source}"
+        source = f"{USUAL_PARAMETERS / 1e9:g}B parameters, since no size is known"
+    return f"no config.json is available: the usual shape for {source}"
 
 
 def _bytes_per_number(checkpoint: Checkpoint, own: str) -> int:
-    """Of activations; "auto" is the dtype in the config."""
+    """Bytes of one activation; "auto" is the dtype in the config."""
     dtype = own if checkpoint.dtype == "auto" else checkpoint.dtype
     return BYTES.get(dtype.removeprefix("torch."), USUAL_BYTES)
 

@@ -1,17 +1,19 @@
-"""How big a checkpoint is, from its config.json or, where that is not at hand, from its number of parameters."""
+"""The size of a checkpoint, from its config.json or, where that is not available, from its number of parameters."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longshort.errors import UserError
+from longshort.results import read_json
+from longshort.scoring.rope import DYNAMIC_ROPE_TYPES
 from longshort.settings import Checkpoint
 
-# The names of one thing in the configs of different models.
+# Names of the same setting in the configs of different models.
 HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 INTERMEDIATE = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "d_ff")
@@ -20,15 +22,14 @@ HEADS = ("num_attention_heads", "n_head", "n_heads")
 KEY_HEADS = ("num_key_value_heads", "multi_query_group_num")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 WINDOW = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length")
-GATED_MLP = ("silu", "swish", "swiglu")  # these activations come with three matrices, the others with two
-TIED = ("gpt2", "gpt_neo", "opt", "bloom", "mpt", "falcon", "gpt_bigcode", "gemma", "gemma2")  # unless they say
-LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gptj", "codegen", "opt", "gpt_bigcode")  # tables with an end
-DYNAMIC_ROPE_TYPES = ("dynamic", "longrope", "clex")  # as in longshort.scoring.positions
+GATED_MLP = ("silu", "swish", "swiglu")  # MLPs with these activations have three matrices, others two
+TIED = ("gpt2", "gpt_neo", "opt", "bloom", "mpt", "falcon", "gpt_bigcode", "gemma", "gemma2")  # by default
+LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gptj", "codegen", "opt", "gpt_bigcode")  # tables of limited length
 
 WIDTH_PER_LAYER = 128  # the usual form: hidden = 128 · layers, parameters = 12 · layers · hidden²
-USUAL_PARAMETERS = 7 * 10**9  # of a checkpoint of which nothing is known
+USUAL_PARAMETERS = 7 * 10**9  # assumed if nothing is known about a checkpoint
 USUAL_VOCABULARY = 64_000  # between Llama 2's 32,000 and Llama 3's 128,256
-MOST = 10**15  # a greater number in a config is damage
+MOST = 10**15  # a greater number means that the config is damaged
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Shape:
     Attributes:
         parameters: all of them, embeddings included.
         layers, hidden, intermediate, vocabulary: of the config; of a mixture of experts, `intermediate` is the
-            width of all experts that one token goes through.
-        known: False where they are guessed, from the number of parameters or from nothing.
-        body: parameters that every token is multiplied with, without embeddings and head.
+            width of all experts that process one token.
+        known: False where they are guessed.
+        backbone: parameters that every token is multiplied with, without embeddings and LM head.
     """
 
     parameters: int
@@ -49,16 +50,16 @@ class Shape:
     intermediate: int
     vocabulary: int
     known: bool
-    body: int
+    backbone: int
 
 
 def shape_of(checkpoint: Checkpoint) -> Shape:
-    """The shape in its config; without one, the usual shape of so many parameters. Never fails, never downloads."""
+    """Return the shape in its config, or else the usual shape for its number of parameters. Never downloads."""
     return shape_from(checkpoint, read_config(checkpoint))
 
 
 def shape_from(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shape:
-    """The same from a config that is read already; an empty one stands for none."""
+    """Return the same for a config that has been read; empty if there is none."""
     hidden, layers = whole(config, HIDDEN), whole(config, LAYERS)
     if not hidden or not layers:
         return _usual(checkpoint)
@@ -79,30 +80,28 @@ def shape_from(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shape:
 
     tied = config.get("tie_word_embeddings", kind in TIED) is True
     embeddings = vocabulary * hidden * (1 if tied else 2)
-    body = layers * (attention + matrices * hidden * width * used)
+    backbone = layers * (attention + matrices * hidden * width * used)
     stored = layers * (attention + matrices * hidden * width * experts) + embeddings
     if experts == 1 and checkpoint.params and checkpoint.params > embeddings:
-        body = checkpoint.params - embeddings
-    return Shape(checkpoint.params or stored, layers, hidden, width * used, vocabulary, True, body)
+        backbone = checkpoint.params - embeddings
+    return Shape(checkpoint.params or stored, layers, hidden, width * used, vocabulary, True, backbone)
 
 
 def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Its config.json, of the text model in it where there are several; empty if there is none at hand or no good."""
+    """Return its config.json, with the text model's settings where nested; empty if missing or damaged."""
     path = Path(checkpoint.pretrained) / "config.json" if checkpoint.is_local else _cached(checkpoint)
     if path is None:
         return {}
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(config, dict):
+        config = read_json(path)
+    except UserError:
         return {}
     text = config.get("text_config")
     return config | text if isinstance(text, dict) else config
 
 
 def whole(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    """The first of these entries that is a sensible size."""
+    """Return the first of these entries that is a plausible size."""
     for name in names:
         value = config.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST:
@@ -111,14 +110,14 @@ def whole(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
 
 
 def longest_addressable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int | None:
-    """Tokens beyond which lengths are left out: learned positions end, or the user says so; else None."""
+    """Return the number of tokens beyond which lengths are skipped, or None if there is no limit."""
     learned = whole(config, WINDOW) if config.get("model_type") in LEARNED_POSITIONS else None
     given = whole(checkpoint.model_args, ("max_length",))
     return min((limit for limit in (learned, given) if limit), default=None)
 
 
 def is_read_per_length(config: Mapping[str, Any], longest: int) -> bool:
-    """Whether its config says that positions depend on the length, so that every prefix takes a pass of its own."""
+    """Return whether positions depend on the length, so that every prefix needs a forward pass of its own."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         return False
@@ -139,7 +138,7 @@ def _usual(checkpoint: Checkpoint) -> Shape:
 
 
 def named_parameters(checkpoint: Checkpoint) -> int | None:
-    """How many parameters its name claims, as `-7b` or `-410m`."""
+    """Return the number of parameters in its name, as in `-7b` or `-410m`."""
     match = re.search(r"(?:^|[-_])(\d+(?:\.\d+)?)([bm])(?=$|[-_])", checkpoint.pretrained.split("/")[-1].lower())
     return int(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]]) or None if match else None
 
@@ -151,7 +150,7 @@ def _cached(checkpoint: Checkpoint) -> Path | None:
     for revision in (checkpoint.revision, "main"):
         try:
             path = try_to_load_from_cache(checkpoint.pretrained, "config.json", revision=revision)
-        except (OSError, ValueError):  # also a name that is none on the hub
+        except (OSError, ValueError):  # also an invalid hub name
             return None
         if isinstance(path, str):
             return Path(path)

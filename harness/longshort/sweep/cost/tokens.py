@@ -1,4 +1,4 @@
-"""How much a model reads for each task: tokens, pairs of tokens, positions put through the head."""
+"""How much a model computes for each task: tokens, pairs of tokens, positions through the LM head."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LONGBENCH_BYTES = {
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens read, pairs of tokens attended, positions put through the head, steps of generation."""
+    """Tokens read, pairs of tokens attended, positions through the LM head, steps of generation."""
 
     tokens: int = 0
     pairs: float = 0.0
@@ -58,12 +58,12 @@ class Work:
 
 
 def work_of(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Work, list[str]]:
-    """What one task reads of documents that are long enough, and what had to be assumed, a sentence each.
+    """Return the work of one task on documents that are long enough, and the assumptions, a sentence each.
 
-    What a loaded model is probed with, some tens of tokens, is left out.
+    The tens of tokens with which a loaded model is probed are not counted.
 
     Raises:
-        UserError: settings out of range, which a manifest does not let through.
+        UserError: settings are out of range; a manifest rejects them earlier.
     """
     settings = settings_from(checkpoint.metadata())
     documents = _count(checkpoint, settings.num_docs)
@@ -73,7 +73,7 @@ def work_of(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tup
         return _misalignment(settings.seed, documents, usable_lengths(checkpoint, config)), []
     datasets = _datasets(task)
     if not datasets:
-        return Work(), [f"{task}: its cost is not known and counts as nothing"]
+        return Work(), [f"{task}: its cost is not known and counts as 0"]
     assumed = [f"LongBench-E prompts of {BYTES_PER_TOKEN} bytes a token, answers of full length"]
     window = whole(checkpoint.model_args, ("max_length", "max_model_len")) or whole(config, WINDOW)
     if window is None:
@@ -83,13 +83,13 @@ def work_of(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tup
 
 
 def usable_lengths(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[int, ...]:
-    """The lengths that the model can address, ascending; the others are left out of a result."""
+    """Return the lengths that the model can address, ascending; the others are skipped."""
     limit = longest_addressable(checkpoint, config)
     return tuple(length for length in sorted(checkpoint.lengths) if limit is None or length <= limit)
 
 
 def _count(checkpoint: Checkpoint, documents: int) -> int:
-    """How many of so many documents are read, as lm-eval takes its limit."""
+    """Return how many documents are read; `limit` has the meaning it has in lm-eval."""
     limit = checkpoint.limit
     if limit is None:
         return documents
@@ -101,20 +101,20 @@ def _pass(length: int, scored: int) -> Work:
 
 
 def _perplexity(documents: int, lengths: Sequence[int], tail: int, config: Mapping[str, Any]) -> Work:
-    """Of each document the longest prefix, all shorter ones in it; then the tail at each length."""
+    """Of each document the longest prefix, which includes the shorter ones; then the fixed targets at each length."""
     if not lengths or not documents:
         return Work()
     per_length = len(lengths) > 1 and is_read_per_length(config, lengths[-1])
     prefixes = lengths if per_length else lengths[-1:]
     document = sum((_pass(length, length - 1) for length in prefixes), Work())
     document = sum((_pass(length, tail) for length in lengths), document)
-    # Whether one pass may stand for all lengths is tried once, on the first document.
+    # Whether one pass can serve all lengths is tested once, on the first document.
     trial = Work() if per_length or len(lengths) == 1 else _pass(lengths[0], lengths[0] - 1)
     return document * documents + trial
 
 
 def _misalignment(seed: int, documents: int, lengths: Sequence[int]) -> Work:
-    """Of each document and length two contexts, the second of a length that is drawn."""
+    """Of each document and length two contexts, the second of a sampled length."""
     work = Work()
     for length, second in _drawn(seed, documents, tuple(lengths)):
         work += _pass(length, second) + _pass(second, second)
@@ -144,11 +144,11 @@ def _slug(category: str) -> str:
 
 
 def _longbench(checkpoint: Checkpoint, dataset: str, window: int) -> Work:
-    """Every row's prompt, cut to the window, and its answer at full length."""
+    """Every row's prompt, truncated to the window, and its answer at full length."""
     entry = DATASETS[dataset]
     try:
         cut = prompt_limit(window, entry.max_new_tokens)
-    except UserError:  # the window has no room for an answer: the dataset will not be measured
+    except UserError:  # the window is too small for an answer: the dataset is skipped
         return Work()
     prompt, answer = min(LONGBENCH_BYTES[dataset] // BYTES_PER_TOKEN, cut), entry.max_new_tokens
     pairs = (prompt + answer) ** 2 / 2

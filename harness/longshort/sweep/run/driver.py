@@ -1,4 +1,4 @@
-"""The driver: submits what is missing, saves what comes back, tries again what may succeed."""
+"""The driver: submits what is missing, saves the results, and retries what may succeed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -16,41 +15,18 @@ from huggingface_hub import constants
 
 from longshort.errors import UserError
 from longshort.sweep.run.engines import Engine, Request
-from longshort.sweep.run.failures import Failure
-from longshort.sweep.run.process import Event
+from longshort.sweep.run.events import Event, Exit, Failed, Loaded, Loading, Log, Note, Result, Started, Starting
+from longshort.sweep.run.failures import classify
+from longshort.sweep.run.job import job_for
+from longshort.sweep.run.progress import CheckpointRun, Progress, TaskState, Watch, progress_of
+from longshort.sweep.run.retry import RETRIED, next_attempt
+from longshort.sweep.store.failure import Failure
 from longshort.sweep.store.folder import Folder, key_of, slug
-from longshort.sweep.store.plan import Item, relabel, to_run
+from longshort.sweep.store.plan import Item, relabel
 
 logger = logging.getLogger(__name__)
 
-WAIT = 0.5  # seconds between looks at the clock while nothing happens
-
-
-@dataclass
-class Progress:
-    """Where a sweep stands; what is watched.
-
-    Attributes:
-        items: by a name of their own, in the order in which they run.
-        states: of each checkpoint and task: waiting, loading, running, done, or failed with its kind.
-        failures: of each checkpoint and task that has no result.
-        seconds: how long each checkpoint's worker took, the last one.
-        notes: what was left out of results that are there.
-    """
-
-    items: dict[str, Item]
-    states: dict[tuple[str, str], str] = field(default_factory=dict)
-    failures: dict[tuple[str, str], Failure] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
-
-    def unfinished(self, name: str) -> list[str]:
-        """Tasks of a checkpoint that are neither done nor failed."""
-        return [task for task in self.items[name].missing if self.states[name, task] not in ("done", "failed")]
-
-
-Watch = Callable[[Progress, str | None], None]
+WAIT = 0.5  # seconds to wait for an event before the watch is updated
 
 
 def run_plan(items: Sequence[Item], folder: Folder, engine: Engine, watch: Watch) -> Progress:
@@ -59,24 +35,25 @@ def run_plan(items: Sequence[Item], folder: Folder, engine: Engine, watch: Watch
     Ctrl-C and SIGTERM end all workers within seconds and lose nothing that was saved.
 
     Args:
-        items: in the order in which they shall start.
-        folder: where results go.
-        engine: where workers run.
-        watch: told of every change, with a line for people or None.
+        items: in the order in which they start.
+        folder: for the results.
+        engine: runs the workers.
+        watch: called after every change, with a line for people or None.
 
     Raises:
         KeyboardInterrupt: interrupted.
+        UserError: the engine is lost (kind "cluster").
     """
-    progress = Progress(to_run(items))
+    progress = progress_of(items)
     driver = _Driver(progress, folder, engine, watch)
     try:
         relabelled = relabel(items, folder)
-    except UserError as error:  # no reason not to measure what can be
-        watch(progress, f"what the manifest says about checkpoints is not in all their results: {error}")
+    except UserError as error:  # does not prevent the rest from being measured
+        watch(progress, f"Results whose description of the checkpoint could not be updated: {error}")
     else:
         if relabelled:
-            watch(progress, f"{relabelled} results took over what the manifest says about their checkpoint")
-    folder.record("sweep", jobs=len(progress.items), engine=engine.describe())
+            watch(progress, f"Updated the description of the checkpoint in {relabelled} results.")
+    folder.record("sweep", jobs=len(progress.runs), engine=engine.describe())
     with _interrupts():
         try:
             driver.run()
@@ -94,158 +71,133 @@ def run_plan(items: Sequence[Item], folder: Folder, engine: Engine, watch: Watch
 class _Driver:
     def __init__(self, progress: Progress, folder: Folder, engine: Engine, watch: Watch) -> None:
         self.progress, self.folder, self.engine, self.watch = progress, folder, engine, watch
-        self.memory = dict.fromkeys(progress.items, "usual")
-        self.again: dict[str, set[str]] = {name: set() for name in progress.items}  # kinds retried once
-        self.last: dict[str, tuple[str | None, Failure]] = {}  # task, why the present attempt came to nothing
-        self.since: dict[str, float] = {}  # start of each worker that runs
-        self.most_at_once = 0
+        self.most_at_once = 0  # workers
 
     def run(self) -> None:
-        waiting = set()
-        for name, item in self.progress.items.items():
-            for task in item.missing:
-                self.progress.states[name, task] = "waiting"
-            if item.failure:
-                self._fail(name, list(item.missing), item.failure)
+        waiting: set[str] = set()
+        for name, run in self.progress.runs.items():
+            if run.item.failure:
+                self._fail(run, run.unfinished, run.item.failure)
             else:
-                self._submit(name)
+                self._submit(run)
                 waiting.add(name)
         while waiting:
             for name, event in self.engine.events(WAIT):
-                if name in waiting and self._handle(name, event):
+                if name in waiting and self._handle(self.progress.runs[name], event):
                     waiting.remove(name)
                 if not waiting:
                     break
             self.watch(self.progress, None)
 
-    def _submit(self, name: str) -> None:
-        item = self.progress.items[name]
-        item.missing = {task: item.missing[task] for task in self.progress.unfinished(name)}
-        self.last.pop(name, None)
-        checkpoint = item.checkpoint
-        line = item.job(self.memory[name]).to_line()
-        self.engine.submit(Request(name, line, checkpoint.resources, checkpoint.timeout))
+    def _submit(self, run: CheckpointRun) -> None:
+        run.undecided = None
+        checkpoint = run.item.checkpoint
+        line = job_for(run.item, tuple(run.unfinished), run.attempt.memory).to_line()
+        self.engine.submit(Request(run.name, line, checkpoint.resources, checkpoint.timeout))
 
-    def _handle(self, name: str, event: Event) -> bool:
-        """Act on an event; True when nothing more is to come of this checkpoint."""
-        item, kind = self.progress.items[name], event["event"]
-        if kind == "log":
-            self.folder.log(item.checkpoint, event["text"])
-        elif kind == "note":
-            self.watch(self.progress, f"{item.checkpoint.name}: {event['message']}")
-        elif kind == "starting":
-            self.since[name] = time.monotonic()
-            self.most_at_once = max(self.most_at_once, len(self.since))
-        elif kind == "loading":
-            self._set(name, self.progress.unfinished(name), "loading")
-        elif kind == "loaded":
-            self._record(name, "loaded", seconds=event["seconds"], imports=event.get("imports"))
-        elif kind == "started":
-            self._record(name, "started", task=event["task"])
-            self._set(name, [event["task"]], "running")
-        elif kind == "result":
-            self._save(name, event)
-        elif kind == "failed":
-            self._failed(name, event)
-        elif kind == "exit":
-            return self._exit(name, event)
+    def _handle(self, run: CheckpointRun, event: Event) -> bool:
+        """Act on an event; return True after the last one of the checkpoint."""
+        checkpoint = run.item.checkpoint
+        match event:
+            case Log(text):
+                self.folder.log(checkpoint, text)
+            case Note(message):
+                self.watch(self.progress, f"{checkpoint.name}: {message}")
+            case Starting():
+                run.started = time.monotonic()
+                running = sum(other.started is not None for other in self.progress.runs.values())
+                self.most_at_once = max(self.most_at_once, running)
+            case Loading():
+                self._set(run, run.unfinished, "loading")
+            case Loaded(seconds, imports):
+                self._record(run, "loaded", seconds=seconds, imports=imports)
+            case Started(task):
+                self._record(run, "started", task=task)
+                self._set(run, [task], "running")
+            case Result():
+                self._save(run, event)
+            case Failed(kind, message, task):
+                if task is None or kind in RETRIED:
+                    run.undecided = task, Failure(kind, message)
+                else:
+                    self._fail(run, [task], Failure(kind, message))
+            case Exit():
+                return self._exit(run, event)
         return False
 
-    def _set(self, name: str, tasks: Sequence[str], state: str) -> None:
-        for task in tasks:
-            self.progress.states[name, task] = state
+    def _set(self, run: CheckpointRun, tasks: Sequence[str], state: TaskState) -> None:
+        run.states |= dict.fromkeys(tasks, state)
         self.watch(self.progress, None)
 
-    def _save(self, name: str, event: Event) -> None:
-        item, task = self.progress.items[name], event["task"]
-        data = json.loads(event["text"])
-        inputs = item.inputs[task]
-        if inputs["identity"] is None:  # the hub did not tell before
+    def _save(self, run: CheckpointRun, result: Result) -> None:
+        checkpoint, task = run.item.checkpoint, result.task
+        data = json.loads(result.text)
+        inputs = run.item.inputs[task]
+        if inputs["identity"] is None:  # the hub did not answer when the sweep was planned
             inputs = inputs | {"identity": data["config"].get("model_sha") or None}
         try:
-            self.folder.save(item.checkpoint, task, inputs, data)
+            self.folder.save(checkpoint, task, inputs, data)
         except UserError as error:
-            self._fail(name, [task], Failure("unwritable", str(error)))
+            self._fail(run, [task], classify(error))
             return
-        self.progress.states[name, task] = "done"
-        self.progress.notes[name, task] = event["notes"]
-        self._record(
-            name, "done", task=task, key=key_of(inputs), seconds=event["seconds"], notes=event["notes"] or None
+        run.states[task] = "done"
+        seconds, notes = result.seconds, result.notes
+        self._record(run, "done", task=task, key=key_of(inputs), seconds=seconds, notes=notes or None)
+        missing = f" (missing values: {'; '.join(notes)})" if notes else ""
+        self.watch(self.progress, f"{checkpoint.name}: {task} done in {seconds:.0f} s{missing}")
+
+    def _exit(self, run: CheckpointRun, event: Exit) -> bool:
+        if run.started is not None:
+            run.seconds, run.started = time.monotonic() - run.started, None
+            self._record(run, "ended", seconds=round(run.seconds, 3))
+        unfinished = run.unfinished
+        if not unfinished:
+            return True
+        task, failure = run.undecided or (None, _failure_of_exit(event))
+        checkpoint = run.item.checkpoint
+        attempt = next_attempt(
+            failure.kind, run.attempt, cpu_offload=checkpoint.cpu_offload, is_offline=constants.HF_HUB_OFFLINE
         )
-        left_out = f" (left out: {'; '.join(event['notes'])})" if event["notes"] else ""
-        self.watch(self.progress, f"{item.checkpoint.name}: {task} done in {event['seconds']:.0f} s{left_out}")
-
-    def _failed(self, name: str, event: Event) -> None:
-        failure, task = Failure(event["kind"], event["message"]), event.get("task")
-        if task is None or failure.kind in ("out_of_memory", "hub"):
-            self.last[name] = task, failure  # decided at the exit: another attempt may do
+        if attempt:
+            run.attempt = attempt
+            self._record(run, "retry", kind=failure.kind, message=failure.message, memory=attempt.memory)
+            self.watch(self.progress, f"{checkpoint.name}: {failure.kind}, retrying")
+        elif task and unfinished != [task]:  # the other tasks may need less
+            self._fail(run, [task], failure)
         else:
-            self._fail(name, [task], failure)
-
-    def _exit(self, name: str, event: Event) -> bool:
-        left = self.progress.unfinished(name)
-        if name in self.since:
-            self.progress.seconds[name] = time.monotonic() - self.since.pop(name)
-            self._record(name, "ended", seconds=round(self.progress.seconds[name], 3))
-        if not left:
+            self._fail(run, unfinished, failure)
             return True
-        task, failure = self.last.get(name) or (None, _died(event))
-        again = self._may_try_again(name, failure)
-        if not again and task and left != [task]:  # the other tasks may need less
-            self._fail(name, [task], failure)
-            again = True
-        elif again:
-            self._record(name, "retry", kind=failure.kind, message=failure.message, memory=self.memory[name])
-            self.watch(self.progress, f"{self.progress.items[name].checkpoint.name}: {failure.kind}, tried again")
-        if again:
-            self._set(name, self.progress.unfinished(name), "waiting")
-            self._submit(name)
-            return False
-        self._fail(name, left, failure)
-        return True
-
-    def _may_try_again(self, name: str, failure: Failure) -> bool:
-        if failure.kind == "out_of_memory":
-            offload = self.progress.items[name].checkpoint.cpu_offload
-            following = {"usual": "small", "small": "offload" if offload else None}.get(self.memory[name])
-            self.memory[name] = following or self.memory[name]
-            return following is not None
-        if failure.kind == "hub" and constants.HF_HUB_OFFLINE:  # what is not here now will not be in a minute
-            return False
-        if failure.kind in ("killed", "hub") and failure.kind not in self.again[name]:
-            self.again[name].add(failure.kind)
-            return True
+        self._set(run, run.unfinished, "waiting")
+        self._submit(run)
         return False
 
-    def _fail(self, name: str, tasks: Sequence[str], failure: Failure) -> None:
+    def _fail(self, run: CheckpointRun, tasks: Sequence[str], failure: Failure) -> None:
         for task in tasks:
-            self.progress.states[name, task] = "failed"
-            self.progress.failures[name, task] = failure
-            self._record(name, "failed", task=task, kind=failure.kind, message=failure.message)
-        checkpoint = self.progress.items[name].checkpoint
-        self.watch(self.progress, f"{checkpoint.name}: failed, {failure.kind}: {failure.message}")
+            run.states[task] = "failed"
+            run.failures[task] = failure
+            self._record(run, "failed", task=task, kind=failure.kind, message=failure.message)
+        self.watch(self.progress, f"{run.item.checkpoint.name}: failed, {failure.kind}: {failure.message}")
 
-    def _record(self, name: str, event: str, **values: Any) -> None:
-        checkpoint = self.progress.items[name].checkpoint
+    def _record(self, run: CheckpointRun, event: str, **values: Any) -> None:
+        checkpoint = run.item.checkpoint
         about = {"checkpoint": checkpoint.name, "revision": checkpoint.revision, "id": slug(checkpoint)}
         self.folder.record(event, **about, **values)
 
 
-def _died(event: Event) -> Failure:
-    """The failure of a worker that ended without a word."""
-    if event.get("stopped") == "timeout":
-        return Failure("timeout", "it took longer than its timeout")
-    code = event.get("code")
-    if event.get("message"):
-        return Failure("killed", event["message"])
-    if isinstance(code, int) and code < 0:
-        return Failure("killed", f"its process ended by {signal.Signals(-code).name}")
-    return Failure("error", f"its process ended with code {code}; the log tells more")
+def _failure_of_exit(event: Exit) -> Failure:
+    """The failure of a worker that ended without reporting one."""
+    if event.stopped == "timeout":
+        return Failure("timeout", "It took longer than its timeout.")
+    if event.message:
+        return Failure("killed", event.message)
+    if event.code is not None and event.code < 0:
+        return Failure("killed", f"Its process was ended by {signal.Signals(-event.code).name}.")
+    return Failure("error", f"Its process ended with code {event.code}. See the log.")
 
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """SIGTERM, as a cluster sends it, ends a sweep as Ctrl-C does."""
+    """SIGTERM, as a cluster sends it, ends a sweep like Ctrl-C."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

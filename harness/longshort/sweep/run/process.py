@@ -1,9 +1,8 @@
-"""Runs a worker process and passes on what it tells; the same on every engine."""
+"""Runs a worker process and passes on its events; the same on every engine."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -11,21 +10,21 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import IO
+
+from longshort.sweep.run.events import Event, Exit, Log, parse
 
 SECONDS_TO_END = 2.0  # between the request to end and the kill
 LOG_BYTES = 4096
 
-Event = dict[str, Any]
-
 
 class WorkerProcess:
-    """A running worker. Iterate it for its events; the last one is ``exit``.
+    """A running worker. Iterate it for its events; the last one is `Exit`.
 
     Args:
-        line: the job, from `longshort.sweep.run.worker.Job.to_line`.
-        environment: variables besides the driver's own, such as the visible devices.
-        hours: it is killed when they are over.
+        line: the job, from `longshort.sweep.run.job.Job.to_line`.
+        environment: variables in addition to the driver's own, such as the visible devices.
+        hours: after which it is killed; None for no limit.
     """
 
     def __init__(self, line: str, environment: Mapping[str, str], hours: float | None) -> None:
@@ -40,7 +39,7 @@ class WorkerProcess:
         )
         self.pid = self._process.pid
         self._input = _given(self._process.stdin)
-        with contextlib.suppress(OSError):  # dead already: its exit tells
+        with contextlib.suppress(OSError):  # it is dead already, which its exit reports
             self._input.write(line.encode())
             self._input.flush()  # and left open, see the worker
         self._timer = threading.Timer(hours * 3600 if hours else threading.TIMEOUT_MAX, self.stop, ("timeout",))
@@ -63,10 +62,10 @@ class WorkerProcess:
         self._timer.cancel()
         with contextlib.suppress(OSError):
             self._input.close()
-        yield {"event": "exit", "code": code, "stopped": self._stopping}
+        yield Exit(code, self._stopping)
 
     def stop(self, reason: str = "interrupted") -> None:
-        """Ask it to end, and kill it where it does not."""
+        """Ask it to end, and kill it if it does not."""
         self._stopping = self._stopping or reason
         with contextlib.suppress(OSError):
             self._process.terminate()
@@ -87,15 +86,15 @@ class WorkerProcess:
 
 def _given(stream: IO[bytes] | None) -> IO[bytes]:
     if stream is None:
-        raise ValueError("the worker's pipes are always asked for")
+        raise ValueError("the worker was started without pipes")
     return stream
 
 
 def _read_events(stream: IO[bytes], put: Callable[[Event | None], None]) -> None:
     for line in stream:
         try:
-            event = json.loads(line)
-        except ValueError:  # cut off in the middle by a kill
+            event = parse(line)
+        except ValueError:  # cut off by a kill
             continue
         put(event)
     put(None)
@@ -103,5 +102,5 @@ def _read_events(stream: IO[bytes], put: Callable[[Event | None], None]) -> None
 
 def _read_log(stream: IO[bytes], put: Callable[[Event | None], None]) -> None:
     while chunk := os.read(stream.fileno(), LOG_BYTES):
-        put({"event": "log", "text": chunk.decode("utf-8", errors="replace")})
+        put(Log(chunk.decode("utf-8", errors="replace")))
     put(None)

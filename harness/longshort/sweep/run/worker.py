@@ -8,113 +8,101 @@ driver. A crash, a leak or a checkpoint's code ends with the process.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from typing import Any
 
-from longshort.sweep.run.failures import Failure, classify, gaps, lacking
+from longshort.sweep.run.events import Event, Failed, Loaded, Loading, Result, Started, to_line
+from longshort.sweep.run.failures import classify, gap_reasons, why_empty
+from longshort.sweep.run.job import Job, job_from
+from longshort.sweep.store.fingerprint import versions
 
-Say = Callable[..., None]
+Report = Callable[[Event], None]
 
 SMALLER_CHUNKS = 8
 SHARE_OF_GPU = 0.5  # for weights, where others are offloaded: the rest is for activations
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker is told.
+def evaluate(job: Job, report: Report) -> None:
+    """Evaluate a job's tasks.
 
-    Attributes:
-        model_args: of lm-eval's ``hf`` backend, with the commit to load as its revision.
-        tasks: names.
-        metadata: settings of longshort's tasks.
-        revision: the name that the results shall carry in place of the commit.
-        limit: documents per task.
-        batch_size: documents per forward.
-        memory: "usual"; "small": one document at a time and smaller chunks; "offload": also weights in main memory.
-        versions: of the driver's libraries; another version here would be another number.
+    Args:
+        job: what to evaluate.
+        report: called with each event, such as a task's result or failure.
     """
-
-    model_args: dict[str, Any]
-    tasks: tuple[str, ...]
-    metadata: dict[str, Any] = field(default_factory=dict)
-    revision: str = "main"
-    limit: float | None = None
-    batch_size: int | str = 1
-    memory: str = "usual"
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def to_line(self) -> str:
-        """As `job_from` reads it."""
-        return json.dumps(asdict(self)) + "\n"
-
-
-def job_from(line: str) -> Job:
-    """Read what `Job.to_line` wrote."""
-    values = json.loads(line)
-    return Job(**values | {"tasks": tuple(values["tasks"])})
-
-
-def evaluate(job: Job, say: Say) -> None:
-    """Evaluate a job's tasks; tell each result and failure through `say`."""
-    from longshort.sweep.store.fingerprint import versions
-
     mine = versions()
     others = [f"{name} {mine.get(name)} for {other}" for name, other in job.versions.items() if mine.get(name) != other]
     if others:
-        say("failed", **asdict(Failure("versions", f"this worker has {', '.join(others)}")))
+        report(Failed("versions", f"this worker has {', '.join(others)}"))
         return
-    say("loading")
+    if job.memory != "usual":
+        job = replace(job, batch_size=1)
+    report(Loading())
     start = time.monotonic()
     try:
         from longshort.lmeval.imports import import_libraries
 
         import_libraries()
         imports = time.monotonic() - start
-        from longshort.lmeval import evaluate as lmeval
-        from longshort.lmeval.output import to_json
-
-        arguments = job.model_args | (_offload() if job.memory == "offload" else {})
-        batch_size, divisor = (job.batch_size, 1) if job.memory == "usual" else (1, SMALLER_CHUNKS)
-        lmeval.require_checkpoint(str(arguments["pretrained"]))
-        lm = lmeval.load_checkpoint(arguments, batch_size=batch_size)
-    except Exception as error:  # anything may be wrong with a checkpoint; it is told, by kind
-        _tell(error, say)
+        lm, arguments = _load(job)
+    except Exception as error:  # anything may be wrong with a checkpoint
+        report(_failed(error))
         return
-    say("loaded", seconds=round(time.monotonic() - start, 3), imports=round(imports, 3))
+    report(Loaded(round(time.monotonic() - start, 3), round(imports, 3)))
     for task in job.tasks:
         start = time.monotonic()
-        say("started", task=task)
+        report(Started(task))
         try:
-            prepared = lmeval.prepare_tasks([task], dict(arguments) | job.metadata)
-            results = lmeval.evaluate_loaded(
-                lm, arguments, prepared, batch_size=batch_size, limit=job.limit, chunk_divisor=divisor
-            )
-        except Exception as error:  # the other tasks go on
-            if _tell(error, say, task).kind == "out_of_memory":
-                return  # in a new process, with less
+            results = _measure(lm, arguments, job, task)
+        except Exception as error:  # the other tasks are still evaluated
+            failed = _failed(error, task)
+            report(failed)
+            if failed.kind == "out_of_memory":
+                return  # a new process continues, with less
             continue
-        failure = lacking(results, task)
-        if failure:
-            say("failed", task=task, **asdict(failure))
-            continue
-        _name_revision(results, job)
-        text = to_json(results)
-        problems = lmeval.problems(results)
-        say("result", task=task, seconds=round(time.monotonic() - start, 3), text=text, notes=problems + gaps(results))
+        report(_outcome(results, job, task, time.monotonic() - start))
 
 
-def _tell(error: Exception, say: Say, task: str | None = None) -> Failure:
+def _load(job: Job) -> tuple[Any, dict[str, Any]]:
+    """The checkpoint as lm-eval's model, and the arguments it was loaded with."""
+    from longshort.lmeval import evaluate as lmeval
+
+    arguments = job.model_args | (_offload() if job.memory == "offload" else {})
+    lmeval.require_checkpoint(str(arguments["pretrained"]))
+    return lmeval.load_checkpoint(arguments, batch_size=job.batch_size), arguments
+
+
+def _measure(lm: Any, arguments: dict[str, Any], job: Job, task: str) -> dict[str, Any]:
+    from longshort.lmeval import evaluate as lmeval
+
+    prepared = lmeval.prepare_tasks([task], dict(arguments) | job.metadata)
+    divisor = 1 if job.memory == "usual" else SMALLER_CHUNKS
+    return lmeval.evaluate_loaded(
+        lm, arguments, prepared, batch_size=job.batch_size, limit=job.limit, chunk_divisor=divisor
+    )
+
+
+def _outcome(results: dict[str, Any], job: Job, task: str, seconds: float) -> Result | Failed:
+    from longshort.lmeval.evaluate import problems
+    from longshort.lmeval.output import to_json
+
+    failure = why_empty(results, task)
+    if failure:
+        return Failed(failure.kind, failure.message, task)
+    _name_revision(results, job)
+    notes = problems(results) + gap_reasons(results)
+    return Result(task, round(seconds, 3), to_json(results), notes)
+
+
+def _failed(error: Exception, task: str | None = None) -> Failed:
     traceback.print_exception(error)  # into the log
     failure = classify(error)
-    say("failed", task=task, **asdict(failure))
-    return failure
+    return Failed(failure.kind, failure.message, task)
 
 
 def _offload() -> dict[str, Any]:
@@ -128,12 +116,12 @@ def _offload() -> dict[str, Any]:
     return {
         "parallelize": True,
         "max_memory_per_gpu": int(total * SHARE_OF_GPU),
-        "max_cpu_memory": psutil.virtual_memory().available,  # unnamed, main memory would be passed over for the disk
+        "max_cpu_memory": psutil.virtual_memory().available,  # without it, lm-eval would offload to the disk
     }
 
 
 def _name_revision(results: dict[str, Any], job: Job) -> None:
-    """Record the revision by the name it was asked for; the commit stays as ``model_sha``."""
+    """Record the name of the revision; the commit stays as ``model_sha``."""
     config = results["config"]
     config["model_sha"] = config.get("model_sha") or job.model_args.get("revision", "")
     config["model_args"] = config["model_args"] | {"revision": job.revision}
@@ -143,20 +131,20 @@ def _name_revision(results: dict[str, Any], job: Job) -> None:
 def main() -> None:
     """Read a job, answer with events."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no event
+    os.dup2(2, 1)  # what libraries print is not an event
     sys.stdout = sys.stderr
     lock = threading.Lock()
 
-    def say(event: str, **values: Any) -> None:
+    def report(event: Event) -> None:
         with lock:
-            events.write(json.dumps({"event": event, **values}) + "\n")
+            events.write(to_line(event))
             events.flush()
 
     job = job_from(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    evaluate(job, say)
+    evaluate(job, report)
     events.close()
-    os._exit(0)  # threads of libraries, or a checkpoint's, do not hold up the next
+    os._exit(0)  # does not wait for threads of libraries or of a checkpoint's code
 
 
 def _end_with_parent() -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
-import logging
-import os
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -17,25 +14,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO
 
+from longshort.corpora import matching_files
 from longshort.errors import UserError
+from longshort.load_errors import kind_of
 from longshort.results import write_atomically
-from longshort.settings import Checkpoint
-from longshort.sweep.run.failures import Failure, classify
-
-logger = logging.getLogger(__name__)
+from longshort.settings import Checkpoint, loaded_from
+from longshort.sweep.store.failure import Failure
 
 LIBRARIES = ("longshort", "lm-eval", "torch", "transformers", "tokenizers", "datasets", "peft")
 CONNECTIONS = 16
-SECONDS = 20.0  # the hub has to answer within
-IGNORED = (".md", ".png", ".csv", ".gitattributes", ".lock", ".txt.tmp")  # beside a checkpoint, not of it
+SECONDS = 20.0  # time limit for an answer of the hub
+IGNORED = (".md", ".png", ".csv", ".gitattributes", ".lock", ".txt.tmp")  # not part of the checkpoint
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a name stands for now.
+    """What a name refers to now.
 
     Attributes:
-        identity: a commit of the hub, or ``sha256:…`` over a folder's files; None where it cannot be told.
+        identity: a commit of the hub, or ``sha256:…`` over a folder's files; None if it is not known.
         failure: why there is nothing to load, if that is known already.
     """
 
@@ -44,11 +41,11 @@ class Resolved:
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that can change a number."""
+    """Return the versions of Python and of the libraries that can change a number."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = version(name).partition("+")[0]  # torch's +cpu tells of the wheel
+            found[name] = version(name).partition("+")[0]  # +cpu only names the wheel of torch
         except PackageNotFoundError:
             continue
     return found
@@ -64,7 +61,7 @@ class Hashes:
             self.known = dict(json.loads(memory.read_text("utf-8")))
 
     def file(self, path: Path) -> str:
-        """Of one file's bytes."""
+        """Return the hash of one file's bytes."""
         stat = path.stat()
         stamp: list[object] = [stat.st_size, stat.st_mtime_ns]
         known = self.known.get(str(path))
@@ -76,7 +73,7 @@ class Hashes:
         return digest
 
     def files(self, paths: Iterable[tuple[str, Path]]) -> str:
-        """Of several files and their names."""
+        """Return the hash of several files and their names."""
         digest = hashlib.sha256()
         for name, path in sorted(paths):
             digest.update(f"{name}\0{self.file(path)}\n".encode())
@@ -97,12 +94,12 @@ def _digest(file: BinaryIO) -> str:  # hashlib.file_digest needs Python 3.11
 def resolve_all(
     checkpoints: Iterable[Checkpoint], hashes: Hashes, recorded: Mapping[tuple[str, str], str]
 ) -> dict[tuple[str, str], Resolved]:
-    """What each (name, revision) stands for: of checkpoints, and of adapters and delta weights on them.
+    """Return what each (name, revision) refers to: checkpoints, and adapters, delta weights and tokenizers for them.
 
     Args:
         checkpoints: of the manifest.
         hashes: of local files.
-        recorded: commits of earlier results, taken where the hub cannot be asked.
+        recorded: commits of earlier results, used where the hub cannot be asked.
     """
     wanted = {source for checkpoint in checkpoints for source in sources(checkpoint)}
     with ThreadPoolExecutor(CONNECTIONS) as pool:
@@ -111,21 +108,23 @@ def resolve_all(
 
 
 def sources(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    """Name and revision of everything that a checkpoint is loaded from; itself first."""
-    added = (checkpoint.model_args.get(key) for key in ("peft", "delta", "tokenizer"))
-    return [(checkpoint.pretrained, checkpoint.revision)] + [(str(name), "main") for name in added if name]
+    """Return name and revision of everything that a checkpoint is loaded from; itself first."""
+    _, *added = loaded_from(checkpoint)
+    tokenizer = checkpoint.model_args.get("tokenizer")
+    others = [*added, str(tokenizer)] if tokenizer else added
+    return [(checkpoint.pretrained, checkpoint.revision)] + [(name, "main") for name in others]
 
 
 def _resolve(name: str, revision: str, hashes: Hashes, recorded: str | None) -> Resolved:
     folder = Path(name)
     if folder.is_absolute() or folder.is_dir():
         if not folder.is_dir():
-            return Resolved(None, Failure("not_found", f"{name}: no such folder"))
+            return Resolved(None, Failure("not_found", f"{name}: There is no such folder."))
         try:
             files = [(path.relative_to(folder).as_posix(), path) for path in _files_of(folder)]
             return Resolved(hashes.files(files))
         except OSError as error:
-            return Resolved(None, Failure("broken", f"{name} cannot be read: {error.strerror or error}"))
+            return Resolved(None, Failure("broken", f"Cannot read {name}: {error.strerror or error}."))
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return Resolved(revision)
     return _ask_hub(name, revision, "model", recorded)
@@ -141,20 +140,17 @@ def _files_of(folder: Path) -> list[Path]:
 
 def _ask_hub(name: str, revision: str | None, kind: str, recorded: str | None) -> Resolved:
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HFValidationError
 
     if not constants.HF_HUB_OFFLINE:
         try:
             info = HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=SECONDS)
             return Resolved(info.sha)
-        except HFValidationError as error:
-            return Resolved(None, Failure("not_found", " ".join(str(error).split())))
-        except Exception as error:  # whatever the network and the hub come up with: the kinds are ours
-            failure = classify(error)
-            if failure.kind in ("not_found", "gated"):
-                remedy = f"{kind} '{name}' at revision '{revision or 'main'}': {failure.message}"
-                return Resolved(None, Failure(failure.kind, remedy[:300]))
-    # What was measured before stays: a cache may hold an older commit, of another program.
+        except Exception as error:  # the network and the hub's client share no base class
+            failure_kind = kind_of(error)
+            if failure_kind in ("not_found", "gated"):
+                message = f"{kind} '{name}' at revision '{revision or 'main'}': {' '.join(str(error).split())}"
+                return Resolved(None, Failure(failure_kind, message[:300]))
+    # The recorded commit comes first: the cache may hold an older one, of another program.
     return Resolved(recorded or _cached_commit(name, revision or "main", kind))
 
 
@@ -170,10 +166,10 @@ def _cached_commit(name: str, revision: str, kind: str) -> str | None:
 
 
 def identify_corpus(spec: str, hashes: Hashes, recorded: str | None) -> str | None:
-    """The hash of a local corpus, the commit of one on the hub, the Python that brings ``builtin``.
+    """Return the hash of a local corpus, the commit of one on the hub, or for ``builtin`` the version of Python.
 
     Raises:
-        UserError: no such file.
+        UserError: there is no such file, or it cannot be read.
     """
     if spec == "builtin":
         return f"python {platform.python_version()}"
@@ -181,26 +177,25 @@ def identify_corpus(spec: str, hashes: Hashes, recorded: str | None) -> str | No
         return _ask_hub("emozilla/pg19-test", None, "dataset", recorded).identity
     if spec.startswith("hf:"):
         return _ask_hub(spec.removeprefix("hf:").split(":")[0], None, "dataset", recorded).identity
-    return _hash_of_files(spec, hashes, f"corpus '{spec}'")
+    return _hash_of_files("corpus", spec, hashes)
 
 
 def identify_longbench(spec: str | None, hashes: Hashes) -> str | None:
-    """The hash of local LongBench files; the hub's are at a revision fixed in the code.
+    """Return the hash of local LongBench files; those on the hub are at a revision fixed in the code.
 
     Raises:
-        UserError: no such file.
+        UserError: there is no such file, or it cannot be read.
     """
-    return _hash_of_files(spec, hashes, f"longbench_dir '{spec}'") if spec else None
+    return _hash_of_files("longbench_dir", spec, hashes) if spec else None
 
 
-def _hash_of_files(spec: str, hashes: Hashes, what: str) -> str:
-    path = Path(spec).expanduser()
-    paths = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
-    if not paths:
-        paths = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
-    if not paths:
-        raise UserError(f"{what} is no file, folder or glob that matches one. Correct the manifest.")
+def _hash_of_files(field: str, spec: str, hashes: Hashes) -> str:
+    files = matching_files(spec)
+    if not files:
+        message = f"{field} '{spec}' is not a file, a folder, or a glob that matches a file. Correct the manifest."
+        raise UserError(message, "not_found", field)
     try:
-        return hashes.files((file.name, file) for file in paths)
+        return hashes.files((file.name, file) for file in files)
     except OSError as error:
-        raise UserError(f"{what} cannot be read: {error.strerror or error}.") from error
+        message = f"{field} '{spec}' cannot be read: {error.strerror or error}. Make it readable."
+        raise UserError(message, "data", field) from error

@@ -1,4 +1,4 @@
-"""What there is to do: which results still hold, which are missing, and why."""
+"""The plan of a sweep: which results are valid, which are missing, and why."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from longshort.lmeval.task_folder import tasks_folder
 from longshort.results import write_atomically
 from longshort.settings import Checkpoint
 from longshort.settings.definition import Role
-from longshort.sweep.run.failures import Failure
-from longshort.sweep.run.worker import Job
+from longshort.sweep.store.failure import Failure
 from longshort.sweep.store.fingerprint import (
     Hashes,
     Resolved,
@@ -38,10 +37,10 @@ class Item:
 
     Attributes:
         checkpoint: of the manifest.
-        inputs: of each task, all that can change its numbers.
-        done: tasks whose results hold.
-        missing: tasks to run, with the reason where there is a result that does not hold.
-        failure: why it need not be tried: it is known not to be there.
+        inputs: of each task, everything that can change its numbers.
+        done: tasks with a valid result.
+        missing: tasks to run, with the reason where there is a result that is no longer valid.
+        failure: why it need not be tried, as when it does not exist.
     """
 
     checkpoint: Checkpoint
@@ -50,35 +49,12 @@ class Item:
     missing: dict[str, str | None] = field(default_factory=dict)
     failure: Failure | None = None
 
-    def job(self, memory: str = "usual") -> Job:
-        """What a worker is told: the tasks that are missing."""
-        checkpoint = self.checkpoint
-        commit = next(iter(self.inputs.values()))["identity"]
-        # Adapters and tokenizers have revisions of their own, but lm-eval knows one.
-        pinned = commit and not checkpoint.is_local and len(sources(checkpoint)) == 1
-        return Job(
-            model_args={
-                "pretrained": checkpoint.pretrained,
-                "revision": commit if pinned else checkpoint.revision,
-                "dtype": checkpoint.dtype,
-                **({"trust_remote_code": True} if checkpoint.trust_remote_code else {}),
-                **checkpoint.model_args,
-            },
-            tasks=tuple(self.missing),
-            metadata=checkpoint.metadata(),
-            revision=checkpoint.revision,
-            limit=checkpoint.limit,
-            batch_size=checkpoint.batch_size,
-            memory=memory,
-            versions=versions(),
-        )
-
 
 def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
     """Compare a manifest with a folder's results.
 
     Raises:
-        UserError: a local corpus or LongBench file that is not there.
+        UserError: a local corpus or LongBench file does not exist or cannot be read.
     """
     hashes = Hashes(folder.path / HASHES)
     saved = folder.all_saved()
@@ -100,7 +76,7 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
         item = Item(checkpoint, inputs)
         for task in checkpoint.tasks:
             result = saved.get((slug(checkpoint), task))
-            reason = None if result is None else why_not(result.inputs, inputs[task])
+            reason = None if result is None else why_invalid(result.inputs, inputs[task])
             if result is not None and reason is None:
                 item.done.append(task)
             else:
@@ -113,7 +89,7 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
 
 
 def to_run(items: Sequence[Item]) -> dict[str, Item]:
-    """Those that lack something, each by a name of its own: its `slug`, numbered where several entries share it."""
+    """Return the items with missing results by a unique name: their `slug`, numbered where several entries share it."""
     found: dict[str, Item] = {}
     count: Counter[str] = Counter()
     for item in items:
@@ -125,7 +101,7 @@ def to_run(items: Sequence[Item]) -> dict[str, Item]:
 
 
 def relabel(items: Sequence[Item], folder: Folder) -> int:
-    """Rewrite what results say about their checkpoint where the manifest says something else; return how many.
+    """Update what results record about their checkpoint from the manifest; return how many changed.
 
     Raises:
         UserError: a file cannot be written.
@@ -141,8 +117,8 @@ def relabel(items: Sequence[Item], folder: Folder) -> int:
     return changed
 
 
-def why_not(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Why a result does not hold, or None if it does."""
+def why_invalid(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return why a result is no longer valid, or None if it is."""
     reasons = []
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
@@ -189,7 +165,7 @@ def _corpora(checkpoints: Sequence[Checkpoint], hashes: Hashes, saved: Sequence[
         try:
             found[spec] = identify_corpus(spec, hashes, before.get(spec))
         except UserError as error:
-            raise UserError(f"line {line} of the manifest, {error}") from error
+            raise UserError(f"Line {line} of the manifest: {error}", error.kind, error.field) from error
     return found
 
 

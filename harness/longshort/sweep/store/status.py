@@ -1,11 +1,11 @@
-"""What a sweep folder holds: done, running, failed, missing."""
+"""The status of a sweep: which results are done, running, failed or missing."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from longshort.errors import UserError
-from longshort.sweep.run.failures import KINDS
+from longshort.sweep.store.failure import failure_lines
 from longshort.sweep.store.folder import LOCK, STATUS, Folder
 
 
 @dataclass(frozen=True)
 class State:
-    """Of one checkpoint and task: done, running, failed, missing; with what to know of it."""
+    """The state of one checkpoint and task: done, running, failed or missing; the category and reason of a failure."""
 
     id: str
     checkpoint: str
@@ -32,27 +32,29 @@ class State:
 
 
 def states(folder: Path) -> list[State]:
-    """The last that `status.jsonl` tells of each checkpoint and task of the newest plan; done only with its file.
+    """Return the last recorded state of each checkpoint and task of the newest plan; done only if its file exists.
 
-    A result that no longer holds stays until there is a new one: while that is measured the task is running, and if
-    it could not be measured it has failed.
+    A result that is no longer valid stays until there is a new one: while that is measured the task is running, and
+    if it could not be measured the task has failed.
 
     Raises:
-        UserError: no sweep was run in the folder, or its `status.jsonl` cannot be read.
+        UserError: no sweep was run in the folder (kind "not_found"), or its `status.jsonl` is not readable ("data").
     """
     try:
         return _states(folder, Folder(folder).events())
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON, but not as a sweep writes it
         raise UserError(
-            f"{folder / STATUS} is damaged or not of this version. Remove it and run the sweep again: it keeps the "
-            "results that are there."
+            f"{folder / STATUS} is damaged or was written by another version. Remove it and run the sweep again, which "
+            "keeps the results in the folder.",
+            "data",
         ) from error
 
 
 def _states(folder: Path, events: Sequence[dict[str, Any]]) -> list[State]:
     plans = [event for event in events if event["event"] == "plan"]
     if not plans:
-        raise UserError(f"{folder} is no sweep folder: there is no {STATUS} with a plan in it. Run 'longshort sweep'.")
+        message = f"{folder} is not a sweep folder: it has no {STATUS} with a plan. Run 'longshort sweep' first."
+        raise UserError(message, "not_found")
     running = is_running(folder)
     last: dict[tuple[str, str], dict[str, Any]] = {}
     for event in events:
@@ -63,11 +65,11 @@ def _states(folder: Path, events: Sequence[dict[str, Any]]) -> list[State]:
         for task in tasks:
             event = last.get((name, task), {})
             saved = _saved(folder / "results" / name / task)
-            told = event.get("event") if saved is None or (event and _seconds(event) >= saved) else None
-            if told == "failed":
-                kept = "" if saved is None else " (a result of other settings or weights is still there)"
+            recorded = event.get("event") if saved is None or (event and _seconds(event) >= saved) else None
+            if recorded == "failed":
+                kept = "" if saved is None else " (an earlier result with other settings or weights is kept)"
                 found.append(State(name, checkpoint, task, "failed", event["kind"], event["message"] + kept))
-            elif told == "started" and running:
+            elif recorded == "started" and running:
                 found.append(State(name, checkpoint, task, "running"))
             elif saved is not None:
                 found.append(State(name, checkpoint, task, "done", message="; ".join(event.get("notes") or ())))
@@ -86,7 +88,7 @@ def _seconds(event: Mapping[str, str]) -> float:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a sweep works in the folder now."""
+    """Return whether a sweep is running in the folder."""
     try:
         with (folder / LOCK).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -98,7 +100,7 @@ def is_running(folder: Path) -> bool:
 
 
 def show(found: list[State], console: Console) -> None:
-    """Print a table of counts, then what failed and what helps."""
+    """Print a table of counts, then the failures grouped by category."""
     tasks = list(dict.fromkeys(state.task for state in found))
     table = Table(pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("")
@@ -112,18 +114,6 @@ def show(found: list[State], console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def failure_lines(failures: Iterator[tuple[str, str, str, str]]) -> list[str]:
-    """By kind: what it means and helps, then whom it befell."""
-    by_kind: dict[str, dict[tuple[str, str], list[str]]] = {}
-    for checkpoint, task, kind, message in failures:
-        by_kind.setdefault(kind, {}).setdefault((checkpoint, message), []).append(task)
-    lines = []
-    for kind, of_kind in by_kind.items():
-        lines.append(f"{kind}: {KINDS.get(kind, KINDS['error'])}")
-        lines += [f"  {checkpoint} ({', '.join(tasks)}): {message}" for (checkpoint, message), tasks in of_kind.items()]
-    return lines
-
-
 def to_json(found: list[State]) -> str:
-    """For programs."""
+    """Return the states as JSON, for programs."""
     return json.dumps([vars(state) for state in found], indent=2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from longshort.settings import Resources
-from longshort.sweep.run.process import Event
+from longshort.sweep.run.events import Event, Exit, Failed
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Request:
     """One worker to run.
 
     Attributes:
-        name: of the job, told with each of its events.
-        line: the job, from `longshort.sweep.run.worker.Job.to_line`.
+        name: of the job; each of its events comes with it.
+        line: the job, from `longshort.sweep.run.job.Job.to_line`.
         resources: what it needs.
         hours: how long it may take.
     """
@@ -29,24 +29,20 @@ class Request:
 
 def refusal(name: str, message: str) -> list[tuple[str, Event]]:
     """The events of a request that cannot be met."""
-    failed = {"event": "failed", "kind": "setting", "message": message}
-    return [(name, failed), (name, {"event": "exit", "code": 0, "stopped": None})]
+    return [(name, Failed("setting", message)), (name, Exit(0))]
 
 
 class Engine(Protocol):
-    """Runs workers until told to stop; every submitted one ends in an ``exit`` event.
-
-    Beside a worker's own events there are ``starting``, the first, and ``note``, a line for people.
-    """
+    """Runs workers until it is stopped; the events of each begin with `Starting` and end with `Exit`."""
 
     def describe(self) -> str:
-        """What it runs on, in a line."""
+        """Return what it runs on, in one line."""
 
     def submit(self, request: Request) -> None:
-        """Run a worker as soon as there is room, in the order they were given."""
+        """Run a worker as soon as its resources are free, in the order of submission."""
 
     def events(self, seconds: float) -> Iterator[tuple[str, Event]]:
-        """Name and event, as they come; ends when none came for so long."""
+        """Yield name and event as they come; return when none has come for so long."""
 
     def stop(self) -> None:
         """End all workers within seconds."""

@@ -1,4 +1,4 @@
-"""Connects to a Ray cluster, or starts Ray on this machine; what is wrong is told in a line."""
+"""Connects to a Ray cluster, or starts Ray on this machine; errors are reported on one line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 from longshort.errors import UserError
 
 SECONDS_TO_ANSWER = 5.0
-SECONDS_FOR_TRIAL = 60.0
-TRIES = "RAY_NUM_REDIS_GET_RETRIES"  # read when Ray is imported; of its 20 each takes up to 46 s and prints a line
+SECONDS_FOR_TEST = 60.0
+NOT_IMPORTED = ("No module named", "failed to import")  # texts of Ray, for a node without longshort
+TRIES = (
+    "RAY_NUM_REDIS_GET_RETRIES"  # read when Ray is imported; each of its 20 tries takes up to 46 s and prints a line
+)
 
 
 def connect(address: str | None) -> Any:
@@ -23,13 +26,16 @@ def connect(address: str | None) -> Any:
             it, Ray is started on this machine.
 
     Raises:
-        UserError: Ray is not installed, or the cluster does not answer, asks for a token or runs nothing.
+        UserError: Ray is not installed (kind "dependency"), the address cannot be used ("usage"), or the cluster does
+            not answer, requires a token, or runs no tasks ("cluster").
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address.startswith("ray://"):
         raise UserError(
-            f"--address {address}: Ray's client cannot stream results. Run this on a node of the cluster, with the "
-            "HOST:PORT of its head (its port is 6379, unless it was given another) or auto."
+            f"Cannot use --address {address}: the Ray client does not stream results. Run the command on a node of the "
+            "cluster, with the HOST:PORT of its head (the default port is 6379) or with auto.",
+            "usage",
+            "address",
         )
     is_local = address == "local"
     if not is_local:
@@ -39,7 +45,8 @@ def connect(address: str | None) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError("--engine ray needs Ray: pip install 'longshort[ray]'.") from error
+        message = "Ray is not installed, but --engine ray requires it. Run: pip install 'longshort[ray]'"
+        raise UserError(message, "dependency") from error
     try:
         ray.init(
             address=address,
@@ -48,10 +55,10 @@ def connect(address: str | None) -> Any:
             include_dashboard=False if is_local else None,
         )
         if not is_local:
-            _try(ray)
+            _run_test_task(ray)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, or a bare Exception after a timeout
         ray.shutdown()
-        raise UserError(_advice(address, error)) from error
+        raise _cluster_error(address, error) from error
     return ray
 
 
@@ -60,16 +67,16 @@ def reach(address: str) -> None:
 
     Raises:
         OSError: nothing listens there.
-        ValueError: that is no HOST:PORT.
+        ValueError: the address does not have the form HOST:PORT.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError("that is no HOST:PORT")
+        raise ValueError("it is not HOST:PORT")
     socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in short; of Ray's for one that a task raised, what that says."""
+    """Return the first line of an exception's message, or of its cause's where Ray wraps what a task raised."""
     error = getattr(error, "cause", None) or error
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200].rstrip(".)")
@@ -81,40 +88,51 @@ def _require_listener(address: str) -> None:
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise UserError(
-            f"nothing listens at --address {address} ({cause}). Give HOST:PORT as 'ray start --head' printed it."
+            f"No Ray cluster listens at --address {address} ({cause}). Use the HOST:PORT that "
+            "'ray start --head' printed.",
+            "cluster",
+            "address",
         ) from error
 
 
-def _try(ray: Any) -> None:
-    """A task that streams, as ours do: where security differs, Ray connects but such a task is never heard of."""
-    task = ray.remote(_trial).options(num_cpus=0, num_returns="streaming", max_retries=0)
+def _run_test_task(ray: Any) -> None:
+    """Run a task that streams, as workers do: where security differs, Ray connects but such a task never responds."""
+    task = ray.remote(_test_task).options(num_cpus=0, num_returns="streaming", max_retries=0)
     stream = task.remote()
-    ready, _ = ray.wait([stream], timeout=SECONDS_FOR_TRIAL, fetch_local=False)
+    ready, _ = ray.wait([stream], timeout=SECONDS_FOR_TEST, fetch_local=False)
     if not ready:
         raise TimeoutError(
-            f"a trial task was not heard of in {SECONDS_FOR_TRIAL:.0f} s. Is RAY_AUTH_MODE the same here as where "
+            f"The test task did not respond within {SECONDS_FOR_TEST:.0f} s. Is RAY_AUTH_MODE the same here as where "
             "its nodes were started?"
         )
     ray.get(next(stream))
 
 
-def _trial() -> Iterator[None]:
+def _test_task() -> Iterator[None]:
     yield None
 
 
-def _advice(address: str, error: BaseException) -> str:
+def _cluster_error(address: str, error: BaseException) -> UserError:
+    """Why Ray cannot be used, and what to do. Ray passes on what nodes report only as text."""
+    line = first_line(error)
     if address == "local":
-        return f"Ray cannot be started on this machine: {first_line(error)}. Run the same command again."
-    told = ""
-    cause: BaseException | None = error
-    while cause is not None:
-        told, cause = f"{told} {type(cause).__name__} {cause}", cause.__cause__
-    if "AuthenticationError" in told:
-        return (
-            f"Ray at {address} asks for its token. Put the head's ~/.ray/auth_token in the same place here, "
-            "set RAY_AUTH_MODE=token, then run the same command."
+        return UserError(f"Cannot start Ray on this machine: {line}. Run the same command again.", "cluster")
+    if _mentions(error, "AuthenticationError"):
+        return UserError(
+            f"Ray at {address} requires its token. Copy the head's ~/.ray/auth_token to the same place on this "
+            "machine, set RAY_AUTH_MODE=token, then run the same command.",
+            "cluster",
         )
-    if "No module named" in told or "failed to import" in told:
-        return f"Ray at {address}: a node cannot import longshort. Install the same on every node."
-    end = "" if (line := first_line(error)).endswith("?") else "."
-    return f"Ray at {address} cannot be used: {line}{end}"
+    if _mentions(error, *NOT_IMPORTED):
+        message = f"Ray at {address}: a node cannot import longshort. Install the same version on every node."
+        return UserError(message, "dependency")
+    return UserError(f"Cannot use Ray at {address}: {line}{'' if line.endswith('?') else '.'}", "cluster")
+
+
+def _mentions(error: BaseException | None, *texts: str) -> bool:
+    """Whether an exception or one of its causes is of such a class or has such a text."""
+    while error is not None:
+        if any(text in f"{type(error).__name__} {error}" for text in texts):
+            return True
+        error = error.__cause__
+    return False

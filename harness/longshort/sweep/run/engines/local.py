@@ -13,7 +13,8 @@ from queue import Empty, Queue
 
 from longshort.settings import Resources
 from longshort.sweep.run.engines import Request, refusal
-from longshort.sweep.run.process import Event, WorkerProcess
+from longshort.sweep.run.events import Event, Exit, Starting
+from longshort.sweep.run.process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class LocalEngine:
     """Gives each worker its GPUs, cores and memory, and starts the next when they are free again.
 
     Args:
-        workers: at most so many at once; by default what the resources allow.
+        workers: maximum number at once; by default as many as the resources allow.
     """
 
     def __init__(self, workers: int | None = None) -> None:
@@ -30,19 +31,19 @@ class LocalEngine:
         self.cpus = available_cpus()
         self.memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.workers = workers
-        self._is_crowded = False  # has been told
+        self._is_crowded = False  # and the user has been warned
         self._free = list(self.gpus)
         self._waiting: list[Request] = []
         self._running: dict[str, tuple[Request, WorkerProcess, list[str]]] = {}
         self._events: Queue[tuple[str, Event]] = Queue()
 
     def describe(self) -> str:
-        """What it runs on, in a line."""
+        """Return what it runs on, in one line."""
         devices = f"{len(self.gpus)} GPUs" if self.gpus else f"{self.cpus} CPU cores"
         return f"this machine, {devices}" + (f", at most {self.workers} workers" if self.workers else "")
 
     def submit(self, request: Request) -> None:
-        """Run a worker as soon as there is room, in the order they were given."""
+        """Run a worker as soon as its resources are free, in the order of submission."""
         wanted = self._gpus_for(request.resources)
         if wanted > len(self.gpus) or (request.resources.memory or 0) > self.memory:
             asked, there = f"{(request.resources.memory or 0) / 1e9:.3g} GB", f"{self.memory / 1e9:.3g} GB"
@@ -57,13 +58,13 @@ class LocalEngine:
         self._start_waiting()
 
     def events(self, seconds: float) -> Iterator[tuple[str, Event]]:
-        """Name and event, as they come; ends when none came for so long."""
+        """Yield name and event as they come; return when none has come for so long."""
         while True:
             try:
                 name, event = self._events.get(timeout=seconds)
             except Empty:
                 return
-            if event["event"] == "exit" and name in self._running:
+            if isinstance(event, Exit) and name in self._running:
                 self._free = sorted(self._free + self._running.pop(name)[2])
                 self._start_waiting()
             yield name, event
@@ -99,7 +100,7 @@ class LocalEngine:
             environment = threads(request.resources) | {"CUDA_VISIBLE_DEVICES": ",".join(devices)}
             process = WorkerProcess(request.line, environment, request.hours)
             self._running[request.name] = request, process, devices
-            self._events.put((request.name, {"event": "starting"}))
+            self._events.put((request.name, Starting()))
             threading.Thread(target=self._listen, args=(request.name, process), daemon=True).start()
 
     def _fits(self, resources: Resources) -> bool:

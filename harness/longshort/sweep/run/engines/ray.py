@@ -1,7 +1,7 @@
 """Workers on a Ray cluster, started by hand, on SLURM or on Kubernetes: Ray places them and notices lost nodes.
 
 Each Ray task runs the same worker process as the local engine and streams its events back. A task that Ray loses
-(a killed worker, a node gone) ends in an ``exit`` event; the driver then submits what was not saved once more,
+(a killed worker, a node gone) ends in an `Exit` event; the driver then submits what was not saved once more,
 which Ray itself could not know.
 """
 
@@ -17,7 +17,8 @@ from longshort.errors import UserError
 from longshort.sweep.run.engines import Request, refusal
 from longshort.sweep.run.engines.connection import connect, first_line, reach
 from longshort.sweep.run.engines.local import threads
-from longshort.sweep.run.process import Event, WorkerProcess
+from longshort.sweep.run.events import Event, Exit, Note, Starting, parse, to_line
+from longshort.sweep.run.process import WorkerProcess
 
 SECONDS_TO_RETURN = 10.0  # of a head that is restarted
 SECONDS_BETWEEN_LOOKS = 1.0  # at the nodes
@@ -28,8 +29,8 @@ class RayEngine:
 
     Args:
         address: see `longshort.sweep.run.engines.connection.connect`.
-        workers: at most so many at once; by default what the cluster has room for.
-        node_wait: seconds until a request that no node could ever meet is given up. Ray itself would wait for ever.
+        workers: maximum number at once; by default as many as the cluster has resources for.
+        node_wait: seconds after which a request that no node can meet fails. Ray itself would wait forever.
 
     Raises:
         UserError: Ray is not installed, or the cluster does not answer.
@@ -44,24 +45,24 @@ class RayEngine:
         self._silent_since: float | None = None
         self._waiting: deque[Request] = deque()
         self._streams: dict[Any, Request] = {}
-        self._begun: set[str] = set()  # requests that a node works at
+        self._begun: set[str] = set()  # requests that run on a node
         self._homeless: dict[str, float] = {}  # requests that no node could meet, and since when
         self._looked = 0.0
         self._own: deque[tuple[str, Event]] = deque()  # events that are not a worker's
         self._resources: dict[str, float] = self._ray.cluster_resources()
 
     def describe(self) -> str:
-        """What it runs on, in a line."""
+        """Return what it runs on, in one line."""
         resources = self._resources
         return f"Ray, {resources.get('CPU', 0):.0f} cores and {resources.get('GPU', 0):.0f} GPUs"
 
     def submit(self, request: Request) -> None:
-        """Run a worker as soon as there is room, in the order they were given."""
+        """Run a worker as soon as its resources are free, in the order of submission."""
         self._waiting.append(request)
         self._submit_waiting()
 
     def events(self, seconds: float) -> Iterator[tuple[str, Event]]:
-        """Name and event, as they come; ends when none came for so long."""
+        """Yield name and event as they come; return when none has come for so long."""
         while self._streams or self._own:
             while self._own:
                 yield self._own.popleft()
@@ -72,7 +73,7 @@ class RayEngine:
             except Exception as error:  # the cluster's head is gone: Ray has no one class for it
                 raise self._lost(error) from error
             self._look_for_head()
-            if self._silent_since is None:  # else to ask it would last
+            if self._silent_since is None:  # otherwise the question would block
                 self._look_for_nodes()
             if not ready and not self._own:
                 return
@@ -113,15 +114,15 @@ class RayEngine:
     def _next(self, stream: Any) -> Iterator[tuple[str, Event]]:
         name = self._streams[stream].name
         try:
-            event: Event = self._ray.get(next(stream))
+            event: Event = parse(self._ray.get(next(stream)))
             self._begun.add(name)
         except StopIteration:
-            event = {"event": "exit", "code": None, "message": "its Ray task ended early"}
+            event = Exit(None, message="Its Ray task ended early.")
         except self._ray.exceptions.LocalRayletDiedError as error:  # the driver's own: nothing can be submitted
             raise self._lost(error) from error
         except self._ray.exceptions.RayError as error:
-            event = {"event": "exit", "code": None, "message": f"{type(error).__name__}: {first_line(error)}"}
-        if event["event"] == "exit":
+            event = Exit(None, message=f"{type(error).__name__}: {first_line(error)}")
+        if isinstance(event, Exit):
             self._forget(stream)
         yield name, event
 
@@ -136,7 +137,7 @@ class RayEngine:
             self._ray.cancel(stream, force=True, recursive=False)
 
     def _look_for_nodes(self) -> None:
-        """Give up requests that no node could meet even if it were idle."""
+        """Fail requests that no node could meet even if it were idle."""
         now = time.monotonic()
         pending = {stream: request for stream, request in self._streams.items() if request.name not in self._begun}
         if not pending or now - self._looked < SECONDS_BETWEEN_LOOKS:
@@ -156,10 +157,10 @@ class RayEngine:
                 self._forget(stream)
             elif since == now:
                 message = f"{_unmet(wanted, nodes)}: it waits {self._node_wait:.0f} s for one"
-                self._own.append((request.name, {"event": "note", "message": message}))
+                self._own.append((request.name, Note(message)))
 
     def _look_for_head(self) -> None:
-        """Ray itself would end this process after a minute, without a word of ours."""
+        """Ray itself would end this process after a minute, without our message."""
         try:
             reach(self._head)
             self._silent_since = None
@@ -169,15 +170,17 @@ class RayEngine:
                 raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> UserError:
-        return UserError(f"the Ray cluster is gone ({first_line(error)}). Start it again, then run the same command.")
+        cause = first_line(error)
+        return UserError(f"The Ray cluster is gone ({cause}). Start it again, then run the same command.", "cluster")
 
 
-def run_worker(line: str, environment: dict[str, str], hours: float | None) -> Iterator[Event]:
-    """A worker's events, on a node of the cluster."""
-    yield {"event": "starting"}
+def run_worker(line: str, environment: dict[str, str], hours: float | None) -> Iterator[str]:
+    """Run a worker on a node of the cluster; yield its events as lines."""
+    yield to_line(Starting())
     process = WorkerProcess(line, environment, hours)
     try:
-        yield from process
+        for event in process:  # not `yield from map`: Ray sends into the generator
+            yield to_line(event)
     finally:
         process.stop()
 

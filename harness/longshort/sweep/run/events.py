@@ -1,0 +1,121 @@
+"""What happens to a worker, as typed events; between processes each is one line of JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from longshort.errors import Kind
+
+
+@dataclass(frozen=True)
+class Starting:
+    """The engine starts the worker; the first event of every attempt."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """The worker imports libraries and loads the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The checkpoint is loaded, after some seconds, of which the imports took their part."""
+
+    seconds: float
+    imports: float | None = None
+
+
+@dataclass(frozen=True)
+class Started:
+    """A task has begun."""
+
+    task: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A task is done.
+
+    Attributes:
+        task: its name.
+        seconds: how long it took.
+        text: the results file, as JSON.
+        notes: why values are missing from it.
+    """
+
+    task: str
+    seconds: float
+    text: str
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A task failed, or with `task` None the checkpoint before its first task."""
+
+    kind: Kind
+    message: str
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Log:
+    """Text that the worker printed."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for people."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Exit:
+    """The worker has ended; the last event of every attempt.
+
+    Attributes:
+        code: exit status; below 0 the signal that ended it; None where the engine lost it.
+        stopped: why the engine stopped it: "timeout" or "interrupted".
+        message: why the engine lost it.
+    """
+
+    code: int | None
+    stopped: str | None = None
+    message: str | None = None
+
+
+Event = Starting | Loading | Loaded | Started | Result | Failed | Log | Note | Exit
+CLASSES: dict[str, type[Event]] = {
+    "starting": Starting,
+    "loading": Loading,
+    "loaded": Loaded,
+    "started": Started,
+    "result": Result,
+    "failed": Failed,
+    "log": Log,
+    "note": Note,
+    "exit": Exit,
+}
+NAMES = {event_class: name for name, event_class in CLASSES.items()}
+
+
+def to_line(event: Event) -> str:
+    """Return an event as `parse` reads it."""
+    return json.dumps({"event": NAMES[type(event)], **asdict(event)}) + "\n"
+
+
+def parse(line: str | bytes) -> Event:
+    """Return the event in a line of JSON.
+
+    Raises:
+        ValueError: the line is not an event, as when a kill cut it off.
+    """
+    values = json.loads(line)
+    try:
+        return CLASSES[values.pop("event")](**values)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not an event: {line!r:.100}") from error

@@ -1,0 +1,70 @@
+"""What a worker is asked to do, sent to it as one line of JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from longshort.sweep.run.retry import Memory
+from longshort.sweep.store.fingerprint import sources, versions
+from longshort.sweep.store.plan import Item
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint and some of its tasks.
+
+    Attributes:
+        model_args: of lm-eval's ``hf`` backend, with the commit to load as its revision.
+        tasks: names.
+        metadata: settings of longshort's tasks.
+        revision: the name that the results record in place of the commit.
+        limit: documents per task.
+        batch_size: documents per forward pass.
+        memory: see `longshort.sweep.run.retry.Attempt`.
+        versions: of the driver's libraries; other versions would give other numbers.
+    """
+
+    model_args: dict[str, Any]
+    tasks: tuple[str, ...]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    revision: str = "main"
+    limit: float | None = None
+    batch_size: int | str = 1
+    memory: Memory = "usual"
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_line(self) -> str:
+        """Return the job as `job_from` reads it."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+def job_from(line: str) -> Job:
+    """Read what `Job.to_line` wrote."""
+    values = json.loads(line)
+    return Job(**values | {"tasks": tuple(values["tasks"])})
+
+
+def job_for(item: Item, tasks: tuple[str, ...], memory: Memory = "usual") -> Job:
+    """Return the job of some tasks of a planned checkpoint."""
+    checkpoint = item.checkpoint
+    commit = next(iter(item.inputs.values()))["identity"]
+    # Adapters and tokenizers have revisions of their own, but lm-eval knows one.
+    pinned = commit and not checkpoint.is_local and len(sources(checkpoint)) == 1
+    return Job(
+        model_args={
+            "pretrained": checkpoint.pretrained,
+            "revision": commit if pinned else checkpoint.revision,
+            "dtype": checkpoint.dtype,
+            **({"trust_remote_code": True} if checkpoint.trust_remote_code else {}),
+            **checkpoint.model_args,
+        },
+        tasks=tasks,
+        metadata=checkpoint.metadata(),
+        revision=checkpoint.revision,
+        limit=checkpoint.limit,
+        batch_size=checkpoint.batch_size,
+        memory=memory,
+        versions=versions(),
+    )

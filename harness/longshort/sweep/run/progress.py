@@ -1,0 +1,77 @@
+"""The state of a running sweep, for the driver that changes it and the watch that shows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from longshort.sweep.run.retry import Attempt
+from longshort.sweep.store.failure import Failure
+from longshort.sweep.store.plan import Item, to_run
+
+TaskState = Literal["waiting", "loading", "running", "done", "failed"]
+
+
+@dataclass
+class CheckpointRun:
+    """One checkpoint of a running sweep.
+
+    Attributes:
+        name: unique in the sweep.
+        item: of the plan.
+        states: of each task that was missing.
+        failures: of each task that has failed.
+        attempt: the current one.
+        undecided: a failure of the current attempt, and the task it is of (None: all), whose consequence is decided
+            when the worker has ended.
+        started: when the current worker started; None while there is none.
+        seconds: how long the last worker took.
+    """
+
+    name: str
+    item: Item
+    states: dict[str, TaskState]
+    failures: dict[str, Failure] = field(default_factory=dict)
+    attempt: Attempt = field(default_factory=Attempt)
+    undecided: tuple[str | None, Failure] | None = None
+    started: float | None = None
+    seconds: float | None = None
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Tasks that are neither done nor failed."""
+        return [task for task, state in self.states.items() if state not in ("done", "failed")]
+
+
+@dataclass
+class Progress:
+    """A running sweep.
+
+    Attributes:
+        runs: its checkpoints by their names, in the order in which they start.
+        started: when the sweep began.
+    """
+
+    runs: dict[str, CheckpointRun]
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def states(self) -> dict[tuple[str, str], TaskState]:
+        """The state of each checkpoint and task."""
+        return {(name, task): state for name, run in self.runs.items() for task, state in run.states.items()}
+
+    @property
+    def failures(self) -> dict[tuple[str, str], Failure]:
+        """The failure of each checkpoint and task that has no result."""
+        return {(name, task): failure for name, run in self.runs.items() for task, failure in run.failures.items()}
+
+
+Watch = Callable[[Progress, str | None], None]
+
+
+def progress_of(items: Sequence[Item]) -> Progress:
+    """Return the progress of a plan that has not begun."""
+    planned = to_run(items).items()
+    return Progress({name: CheckpointRun(name, item, dict.fromkeys(item.missing, "waiting")) for name, item in planned})
