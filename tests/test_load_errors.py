@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from longshort.load_errors import AGAIN, why_not_loaded
-from tests.checkpoints import save_checkpoint
+from longshort.testing import save_checkpoint
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ from longshort.lmeval.task_folder import tasks_folder
 from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.settings import settings_from
 from longshort.sweep.manifest.load import load_manifest
+from longshort.testing import save_corpus
 from tests.analysis.results_folder import save_folder
-from tests.checkpoints import save_corpus
 from tests.longbench.rows import make_row, write_rows
 
 ROOT = Path(__file__).parents[1]

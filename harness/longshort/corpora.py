@@ -18,16 +18,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from longshort.errors import UserError
+from longshort.errors import Kind, UserError
 
 Split = Literal["train", "validation", "test"]
 
 TEXT_COLUMNS = ("text", "content", "document")  # tried in this order in JSONL and Parquet files
 SUFFIXES = (".txt", ".jsonl", ".jsonl.zst", ".parquet")
 OFFLINE_ADVICE = (
-    "What works offline: 'builtin', a path to .txt, .jsonl, .jsonl.zst or .parquet files, "
+    "Available offline: 'builtin', a path to .txt, .jsonl, .jsonl.zst or .parquet files, "
     "or with HF_HUB_OFFLINE=1 a dataset in the hub's local cache."
 )
+HUB_NOT_FOUND = {"RepositoryNotFoundError", "RevisionNotFoundError", "DatasetNotFoundError", "HFValidationError"}
 
 # A token of today's vocabularies covers fewer bytes of prose than this, so a document that has as many
 # bytes per token wanted is long enough under each of them, and all checkpoints score the same documents.
@@ -97,10 +98,27 @@ def open_corpus(spec: str, split: Split = "test") -> Corpus:
         name, *rest = spec.removeprefix("hf:").split(":")
         owner, _, dataset = name.partition("/")
         if not owner or not dataset or "/" in dataset or len(rest) > 3:
-            raise UserError(f"corpus '{spec}': expected hf:OWNER/NAME[:CONFIG][:SPLIT][:COLUMN].")
+            raise UserError(f"corpus '{spec}': expected hf:OWNER/NAME[:CONFIG][:SPLIT][:COLUMN].", "setting")
         config, hub_split, column = [*rest, "", "", ""][:3]
         return _open_hub(spec, name, config or None, hub_split or split, column or "text")
     return _open_files(spec)
+
+
+def matching_files(spec: str) -> list[Path]:
+    """Return the files that a path, folder or glob names, sorted; empty if there are none.
+
+    A path that exists is taken literally, whatever characters its name has; a folder stands for all files below it.
+    This is the only reading of such a name, for corpora and for the fingerprints of their files.
+
+    Args:
+        spec: path of a file or folder, or a glob (``**`` for any depth); ``~`` is the home folder.
+    """
+    name = os.path.expanduser(spec)
+    if os.path.isfile(name):
+        return [Path(name)]
+    if os.path.isdir(name):
+        return sorted(path for path in Path(name).rglob("*") if path.is_file())
+    return sorted(Path(match) for match in glob.glob(name, recursive=True) if os.path.isfile(match))
 
 
 def select(corpus: Corpus, num_docs: int, max_length: int) -> list[Document]:
@@ -132,7 +150,7 @@ def select(corpus: Corpus, num_docs: int, max_length: int) -> list[Document]:
     fill = heapq.nlargest(num_docs - len(long), others)
     chosen = long + [(-negative, document) for _, negative, document in fill]
     if not chosen:
-        raise UserError(f"corpus '{corpus.spec}' ({corpus.source}) holds no document with text in it.")
+        raise UserError(f"corpus '{corpus.spec}' ({corpus.source}) has no document with text in it.", "text")
     return [document for _, document in sorted(chosen, key=lambda pair: pair[0])]
 
 
@@ -174,7 +192,10 @@ def _builtin(split: Split) -> Iterator[Document]:
                 path = Path(folder, file)
                 texts[f"library/{path.relative_to(library).as_posix()}"] = path
     if not texts:
-        raise UserError("corpus 'builtin': this Python was installed without its sources. Name a local file.")
+        raise UserError(
+            "Cannot read corpus 'builtin': this Python was installed without its sources. Give a local file.",
+            "not_found",
+        )
     for digest, name in sorted((hashlib.sha256(name.encode()).digest(), name) for name in texts):
         if _part(digest[0]) == split:
             text = texts[name]
@@ -190,24 +211,20 @@ def _part(byte: int) -> Split:
 
 
 def _open_files(spec: str) -> Corpus:
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        files = [file for file in path.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file()]
+    files = matching_files(spec)
+    if os.path.isdir(os.path.expanduser(spec)):
+        files = [file for file in files if file.name.endswith(SUFFIXES)]
         if not files:
-            raise UserError(f"corpus '{spec}': the folder holds no {', '.join(SUFFIXES)} file.")
-    else:
-        files = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
-        if path.is_file() and not files:  # a name with brackets in it
-            files = [path]
+            raise UserError(f"Cannot open corpus '{spec}': X.", "not_found")
     if not files:
         raise UserError(
-            f"corpus '{spec}' is neither a file that exists nor a known name. "
-            "Known: builtin, pg19, hf:OWNER/NAME, or a path or glob of .txt, .jsonl, .jsonl.zst, .parquet."
+            f"Cannot open corpus '{spec}': it is neither an existing file nor a known name. "
+            "Known: builtin, pg19, hf:OWNER/NAME, or a path or glob of .txt, .jsonl, .jsonl.zst, .parquet.",
+            "not_found",
         )
     unknown = [file for file in files if not file.name.endswith(SUFFIXES)]
     if unknown:
-        raise UserError(f"corpus '{spec}': {unknown[0]} is none of {', '.join(SUFFIXES)}.")
-    files.sort()
+        raise UserError(f"Cannot open corpus '{spec}': {unknown[0]} is not a {', '.join(SUFFIXES)} file.", "data")
     source = str(files[0].resolve()) if len(files) == 1 else f"{len(files)} files, {spec}"
     return Corpus(spec, source, None, None, lambda: _read_files(files))
 
@@ -222,29 +239,36 @@ def _read_files(files: list[Path]) -> Iterator[Document]:
             else:
                 yield from _read_jsonl(file)
         except UnicodeDecodeError as error:
-            raise UserError(f"{file} is not UTF-8 text (byte {error.start}). Convert it to UTF-8 first.") from error
+            raise _damaged(file, f"byte {error.start} is not UTF-8 text", "Convert it to UTF-8.") from error
         except OSError as error:
-            raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
+            kind: Kind = "not_found" if isinstance(error, FileNotFoundError) else "data"
+            raise UserError(f"Cannot read {file}: {error.strerror or error}.", kind) from error
+
+
+def _damaged(file: Path, cause: str, remedy: str) -> UserError:
+    return UserError(f"Cannot read {file}: {cause}. {remedy}", "data")
 
 
 def _read_jsonl(file: Path) -> Iterator[Document]:
     with file.open("rb") as raw:
         for number, line in enumerate(_zstd_lines(raw, file) if file.suffix == ".zst" else raw, 1):
-            where = f"{file}, line {number}"
+            if not line.strip():
+                continue
             try:
-                row = json.loads(line.decode("utf-8-sig")) if line.strip() else None
+                row = json.loads(line.decode("utf-8-sig"))
             except json.JSONDecodeError as error:
-                raise UserError(f"{where}: not valid JSON ({error.msg}).") from error
+                cause = f"line {number} is not valid JSON ({error.msg})"
+                raise _damaged(file, cause, "Fix or remove that line.") from error
             except UnicodeDecodeError as error:
-                raise UserError(f"{where}: not UTF-8 text. Convert the file to UTF-8 first.") from error
-            except (ValueError, RecursionError) as error:  # thousands of digits, or of lists in each other
-                raise UserError(f"{where}: not valid JSON that can be read ({str(error).split(';')[0]}).") from error
-            if line.strip():
-                yield Document(f"{file.name}:{number}", _text_of(row, where))
+                raise _damaged(file, f"line {number} is not UTF-8 text", "Convert the file to UTF-8.") from error
+            except (ValueError, RecursionError) as error:  # thousands of digits, or of nested lists
+                cause = f"line {number} is not JSON that Python can read ({str(error).split(';')[0]})"
+                raise _damaged(file, cause, "Fix or remove that line.") from error
+            yield Document(f"{file.name}:{number}", _text_of(row, file, number))
 
 
 def _zstd_lines(raw: BinaryIO, file: Path) -> Iterator[bytes]:
-    """Lines of a file of one or more frames; zstandard's own reader takes a cut-off file for a whole one."""
+    """Lines of a file of one or more frames; zstandard's own reader does not notice a truncated file."""
     import zstandard
 
     rest = b""
@@ -258,9 +282,9 @@ def _zstd_lines(raw: BinaryIO, file: Path) -> Iterator[bytes]:
                 packed = frame.unused_data
                 frame = None if frame.eof else frame
     except zstandard.ZstdError as error:
-        raise UserError(f"{file}: damaged zstd file ({error}). Copy it again.") from error
+        raise _damaged(file, f"it is a damaged zstd file ({error})", "Copy it again.") from error
     if frame is not None:
-        raise UserError(f"{file}: incomplete zstd file. Copy it again.")
+        raise _damaged(file, "it is an incomplete zstd file", "Copy it again.")
     if rest:
         yield rest
 
@@ -273,29 +297,31 @@ def _read_parquet(file: Path) -> Iterator[Document]:
         table = pyarrow.parquet.ParquetFile(file)
         column = next((name for name in TEXT_COLUMNS if name in table.schema_arrow.names), None)
         if column is None:
-            raise UserError(
-                f"{file} has no text column. Expected one of {', '.join(TEXT_COLUMNS)}; "
-                f"it has {', '.join(table.schema_arrow.names)}."
+            columns = ", ".join(table.schema_arrow.names)
+            raise _damaged(
+                file, f"it has no text column, only {columns}", f"Name the column one of {', '.join(TEXT_COLUMNS)}."
             )
         number = 0
         for batch in table.iter_batches(batch_size=16, columns=[column]):
             for text in batch.column(0).to_pylist():
                 number += 1
                 if not isinstance(text, str | None):
-                    raise UserError(
-                        f"{file}: column '{column}' holds {table.schema_arrow.field(column).type}, not text."
-                    )
+                    dtype = table.schema_arrow.field(column).type
+                    raise _damaged(file, f"column '{column}' has type {dtype}", "Its values must be strings.")
                 yield Document(f"{file.name}:{number}", text or "")
     except (pyarrow.ArrowException, OSError) as error:  # Arrow reports a damaged page as an OSError
-        raise UserError(f"{file} is not a readable Parquet file ({str(error).splitlines()[0]}).") from error
+        raise _damaged(
+            file, f"it is not a readable Parquet file ({str(error).splitlines()[0]})", "Copy or write it again."
+        ) from error
 
 
-def _text_of(row: Any, where: str) -> str:
+def _text_of(row: Any, file: Path, number: int) -> str:
     if isinstance(row, dict):
         for name in TEXT_COLUMNS:
             if isinstance(row.get(name), str):
                 return str(row[name])
-    raise UserError(f"{where}: no text. Expected an object with one of {', '.join(TEXT_COLUMNS)}.")
+    columns = ", ".join(TEXT_COLUMNS)
+    raise _damaged(file, f"line {number} has no text", f"Expected an object with a string in one of {columns}.")
 
 
 # ---------------------------------------------------------------- hub
@@ -309,7 +335,7 @@ def _open_hub(spec: str, name: str, config: str | None, split: str, column: str)
         try:
             revision = HfApi().dataset_info(name, timeout=30).sha
         except Exception as error:  # the hub client's transports share no base class from version to version
-            raise _hub_error(spec, name, f"the hub did not give it ({error})") from error
+            raise _hub_error(spec, name, error) from error
 
     def read() -> Iterator[Document]:
         import datasets
@@ -322,18 +348,21 @@ def _open_hub(spec: str, name: str, config: str | None, split: str, column: str)
             for number, row in enumerate(rows):
                 if not isinstance(row.get(column), str):
                     raise UserError(
-                        f"corpus '{spec}': no text column '{column}'; it has {', '.join(map(str, row))}. "
-                        "Name one as hf:OWNER/NAME:CONFIG:SPLIT:COLUMN."
+                        f"Cannot read corpus '{spec}': it has no text column '{column}', only "
+                        f"{', '.join(map(str, row))}. Name one as hf:OWNER/NAME:CONFIG:SPLIT:COLUMN.",
+                        "data",
                     )
                 yield Document(f"{name}:{split}:{number}", row[column])
         except UserError:
             raise
         except Exception as error:  # datasets passes on whatever its transports and readers raise
-            raise _hub_error(spec, name, str(error)) from error
+            raise _hub_error(spec, name, error) from error
 
     return Corpus(spec, f"https://huggingface.co/datasets/{name}", revision, split, read)
 
 
-def _hub_error(spec: str, name: str, cause: str) -> UserError:
-    cause = cause.strip().splitlines()[0].rstrip(".") if cause.strip() else "no answer"
-    return UserError(f"corpus '{spec}' (hub dataset {name}): {cause}. {OFFLINE_ADVICE}")
+def _hub_error(spec: str, name: str, error: Exception) -> UserError:
+    cause = next(iter(str(error).strip().splitlines()), "no answer").rstrip(".")
+    names = {cls.__name__ for cls in type(error).__mro__}  # of a client that need not be imported to recognize them
+    kind: Kind = "gated" if "GatedRepoError" in names else "not_found" if names & HUB_NOT_FOUND else "hub"
+    return UserError(f"Cannot read corpus '{spec}' (hub dataset {name}): {cause}. {OFFLINE_ADVICE}", kind)

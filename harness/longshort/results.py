@@ -1,4 +1,4 @@
-"""Reads and writes results: lm-eval's JSON to the tidy table; files that are whole or not there."""
+"""Results files: lm-eval's JSON to the tidy table, atomic writes, and the one reader of JSON files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from longshort.errors import UserError
+from longshort.errors import Kind, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,13 +48,13 @@ END_OF_INTEGERS = 2**63  # of the columns above
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, never meets half of it.
+    """Write a file so that no reader sees half of it, not even after a crash.
 
-    The content goes to a temporary file in the same folder, which then takes the file's name. Missing folders
-    are made; text is written as UTF-8, half a surrogate pair (of a file's odd name) as its escape in JSON.
+    The content goes to a temporary file in the same folder, which is then renamed. Missing folders are created. Text
+    is written as UTF-8, half a surrogate pair (from an unusual file name) as its JSON escape.
 
     Raises:
-        UserError: the folder cannot be written to, or the disk is full.
+        UserError: the folder is not writable, or the disk is full (kind "unwritable").
     """
     path = Path(path)
     # Not tempfile: its files are readable by their owner alone, and would stay so under the final name.
@@ -69,23 +69,78 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "Free some space, or choose another folder." if full else "Choose a folder you can write to."
-        raise UserError(f"{path} cannot be written: {error.strerror or error}. {remedy}") from error
+        raise UserError(f"Cannot write {path}: {error.strerror or error}. {remedy}", "unwritable") from error
     finally:
         with suppress(OSError):  # gone already, unless something failed above
             temporary.unlink()
 
 
 def remove_left_over(folder: Path) -> None:
-    """Remove what a `write_atomically` that was killed left behind, in a folder that no other process writes to."""
+    """Remove the temporary files of a killed `write_atomically` from a folder that no other process writes to."""
     for file in folder.glob(".*.tmp"):
         if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", file.name):
             with suppress(OSError):
                 file.unlink()
 
 
+def read_json(path: str | Path, remedy: str = "Correct it, or replace it with a good copy.") -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Args:
+        path: the file.
+        remedy: the last sentence of the message for a file that holds something else.
+
+    Raises:
+        UserError: there is no such file (kind "not_found"); or it is not readable, not UTF-8, not JSON, not an object,
+            too deeply nested, or holds a number or a string that Python cannot represent (kind "data").
+    """
+    return parse_json(read_bytes(path), path, remedy)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        UserError: there is no such file (kind "not_found"), or it is not readable (kind "data").
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        kind: Kind = "not_found" if isinstance(error, FileNotFoundError) else "data"
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.", kind) from error
+
+
+def parse_json(content: bytes, source: str | Path, remedy: str = "Fix or remove it.") -> dict[str, Any]:
+    """Return the JSON object in a file's content, or in one line of it.
+
+    Args:
+        content: UTF-8.
+        source: where it is from, for the message: a file, or a file and a line number.
+        remedy: the last sentence of the message.
+
+    Raises:
+        UserError: as `read_json`, kind "data".
+    """
+    try:
+        data = json.loads(content.decode("utf-8"))
+        if b"\\ud" in content.lower():  # half a surrogate pair is valid JSON, but no table can hold it
+            json.dumps(data, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}" if "\n" in error.doc else f"column {error.colno}"
+        raise UserError(f"Cannot read {source}: not valid JSON at {where} ({error.msg}). {remedy}", "data") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"Cannot read {source}: byte {error.start} is not UTF-8. {remedy}", "data") from error
+    except (ValueError, RecursionError) as error:  # half a surrogate pair, thousands of digits or of nested lists
+        cause = str(error).split(";")[0]
+        raise UserError(f"Cannot read {source}: not JSON that Python can hold ({cause}). {remedy}", "data") from error
+    if not isinstance(data, dict):
+        raise UserError(f"Cannot read {source}: it holds a {type(data).__name__}, not an object. {remedy}", "data")
+    return data
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What a folder of results holds, and what that was made from.
+    """The content of a folder of results, and its provenance.
 
     Attributes:
         table: the tidy table of `read_results`.
@@ -93,7 +148,7 @@ class Reading:
         corpora: the documents each corpus stood for (task, source, revision, split, SHA-256, and which of their tokens
             are the fixed targets), by its name.
         versions: of tasks, lm-eval and transformers, as the files record them.
-        notes: what was left out or measured again, one line each.
+        notes: what was skipped or measured more than once, one line each.
     """
 
     table: pd.DataFrame
@@ -108,13 +163,13 @@ def read_results(
 ) -> pd.DataFrame:
     """Read lm-eval's results files into the tidy table, one row per checkpoint × task × metric × length.
 
-    Where a checkpoint and revision have several results for one task, corpus, metric and length, the newest
-    counts. A file that cannot be read is left out. Both, and values that are not finite, are told through
+    Where a checkpoint and revision have several results for one task, corpus, metric and length, the newest counts.
+    A file that cannot be read is skipped, and so is a value that is not finite. All three are reported through
     ``logging``.
 
     Args:
         folder_or_files: a folder, searched at any depth for ``results_*.json``, or results files.
-        strict: raise for a file that cannot be read instead of leaving it out.
+        strict: raise for a file that cannot be read instead of skipping it.
         every_task: also the results of other tasks than longshort's.
 
     Returns:
@@ -136,7 +191,7 @@ def read_results(
 def read(
     folder_or_files: str | Path | Iterable[str | Path], *, strict: bool = False, every_task: bool = False
 ) -> Reading:
-    """As `read_results`, with what the table was made from; notes are returned and not logged.
+    """As `read_results`, with the table's provenance; notes are returned and not logged.
 
     Raises:
         UserError: as there.
@@ -159,17 +214,18 @@ def read(
         except UserError as error:
             damaged.append(str(error))
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # JSON, but not as lm-eval writes it
-            damaged.append(f"{file} is not a results file of lm-eval.")
+            damaged.append(str(_not_results(file)))
     if damaged and strict:
-        raise UserError(damaged[0] + (f" So are {len(damaged) - 1} more." if damaged[1:] else ""))
+        raise UserError(damaged[0] + (f" {len(damaged) - 1} more files are damaged." if damaged[1:] else ""), "data")
     if not any(row["task"].startswith(TASK_PREFIXES) for row in rows):
         where = folder_or_files if isinstance(folder_or_files, (str, Path)) else "the list of files"
         why = "".join(f"{problem} " for problem in [*damaged, *reading.notes][:1])
         raise UserError(
-            f"no result of a longshort_* task in {where} ({len(files)} results files, {len(damaged)} of them "
-            f"damaged). {why}Run 'longshort eval', or lm_eval with --output_path, first."
+            f"No result of a longshort_* task in {where} ({len(files)} results files, {len(damaged)} of them "
+            f"damaged). {why}Run 'longshort eval', or lm_eval with --output_path, first.",
+            "data" if damaged else "not_found",
         )
-    reading.notes[:0] = [f"{problem} Left out." for problem in damaged]
+    reading.notes[:0] = [f"{problem} Skipped." for problem in damaged]
     reading.notes.extend(_shared_names(rows))
     table = pd.DataFrame(rows).sort_values("date", kind="stable")[list(COLUMNS)].astype(COLUMNS)
     newest = table.drop_duplicates(IDENTITY, keep="last").sort_values(IDENTITY, ignore_index=True)
@@ -177,7 +233,7 @@ def read(
         repeated = table[table.duplicated(IDENTITY)]
         reading.notes.append(
             f"{len(repeated)} values of {repeated['checkpoint'].nunique()} checkpoints (the first: "
-            f"{repeated['checkpoint'].iloc[0]}) were measured again; the newest counts."
+            f"{repeated['checkpoint'].iloc[0]}) were measured more than once; the newest counts."
         )
     return replace(reading, table=newest)
 
@@ -188,25 +244,22 @@ def _find(folder_or_files: str | Path | Iterable[str | Path]) -> dict[str, Path]
         return {str(file): Path(file) for file in folder_or_files}
     path = Path(folder_or_files)
     if not path.exists():
-        raise UserError(f"{path} does not exist. Name a folder of lm-eval results.")
+        raise UserError(f"{path} does not exist. Give a folder of lm-eval results.", "not_found")
     if path.is_file():
         return {path.name: path}
     return {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("results_*.json"))}
 
 
 def _load(file: Path) -> tuple[bytes, dict[str, Any]]:
-    try:
-        content = file.read_bytes()
-        data = json.loads(content.decode("utf-8"))
-        if b"\\ud" in content.lower():  # half a surrogate pair is JSON, but no text: no table can hold it
-            json.dumps(data, ensure_ascii=False).encode()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
-        raise UserError(f"{file} is damaged or incomplete JSON. Run that evaluation again.") from error
-    if not isinstance(data, dict) or not isinstance(data.get("results"), dict):
-        raise UserError(f"{file} is not a results file of lm-eval.")
+    content = read_bytes(file)
+    data = parse_json(content, file, "Run that evaluation again.")
+    if not isinstance(data.get("results"), dict):
+        raise _not_results(file)
     return content, data
+
+
+def _not_results(file: Path) -> UserError:
+    return UserError(f"{file} is not an lm-eval results file.", "data")
 
 
 def _rows(data: dict[str, Any], task: str, notes: list[str]) -> Iterator[dict[str, Any]]:
@@ -231,12 +284,12 @@ def _rows(data: dict[str, Any], task: str, notes: list[str]) -> Iterator[dict[st
         if name.isdigit() and value == -1:  # lm-eval's RULER for a length that was not asked for
             continue
         if _number(value) is None:
-            notes.append(f"{base}, {task}: {name} is {value}. Left out.")
+            notes.append(f"{base}, {task}: {name} is {value}. Skipped.")
             continue
         metric, length = _split_length(name) if ours else (name if filter_name == "none" else key, None)
         yield {
             "base": base,
-            "is_told_family": bool(metadata.get("family")),
+            "has_family": bool(metadata.get("family")),
             "checkpoint": f"{base}+{added}" if added else base,
             "revision": config.get("model_revision") or model_args.get("revision") or "main",
             "family": metadata.get("family") or Path(base).name,
@@ -255,14 +308,14 @@ def _rows(data: dict[str, Any], task: str, notes: list[str]) -> Iterator[dict[st
 
 
 def _shared_names(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """One line for each family that is one only because folders that were told none share their last name."""
-    told = {row["base"] for row in rows if row["is_told_family"]}
+    """One line for each family whose members have no `family` set and share only their folders' base name."""
+    named = {row["base"] for row in rows if row["has_family"]}
     bases: dict[str, set[str]] = {}
-    for base in {row["base"] for row in rows} - told:
+    for base in {row["base"] for row in rows} - named:
         bases.setdefault(Path(base).name, set()).add(base)
     return [
-        f"{' and '.join(sorted(shared)[:3])} were told no family and share a name: they count as one family, "
-        f"'{name}'. Where they are not one, evaluate with --family, or say family in the manifest."
+        f"{' and '.join(sorted(shared)[:3])} have no `family` set and share a base name: they count as one family, "
+        f"'{name}'. If they are different families, evaluate with --family, or set family in the manifest."
         for name, shared in sorted(bases.items())
         if len(shared) > 1
     ]
@@ -312,12 +365,12 @@ def _split_length(name: str) -> tuple[str, int | None]:
 
 
 def _number(value: Any) -> int | float | None:
-    """The value if it is a finite number: lm-eval writes "N/A" for a standard error it has not got."""
+    """The value if it is a finite number: lm-eval writes "N/A" for a standard error it cannot compute."""
     return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _whole(value: Any) -> int | None:
     number = _number(value)
     if number is not None and abs(number) >= END_OF_INTEGERS:
-        raise OverflowError(f"{number} has no place in a column of integers")
+        raise OverflowError(f"{number} does not fit into a column of integers")
     return None if number is None else int(number)

@@ -17,9 +17,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.checkpoints import save_checkpoint, save_corpus
 from benchmarks.commands import run_timed
 from benchmarks.common import parser, run_child, write
+from longshort.testing import save_letters, save_sized_checkpoint
+from longshort.training.byte_tokenizer import byte_tokenizer
 
 AXES = {  # what grows, and along which values
     "tokens": (1024, 2048, 4096, 8192, 16384, 32768, 65536),
@@ -102,8 +103,9 @@ def sweep(count: int, hidden: int, layers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for seed in range(count):
-            save_checkpoint(folder / "models" / f"m{seed}", "llama", seed, hidden=hidden, layers=layers, positions=256)
-        save_corpus(folder / "text.jsonl", num_docs=4, num_bytes=2100)
+            model = folder / "models" / f"m{seed}"
+            save_sized_checkpoint(model, byte_tokenizer(), "llama", seed, hidden=hidden, layers=layers, positions=256)
+        save_letters(folder / "text.jsonl", num_docs=4, num_bytes=2100)
         (folder / "manifest.yaml").write_text(
             "defaults: {corpus: text.jsonl, lengths: [64, 128, 256], num_docs: 4, dtype: float32}\n"
             "checkpoints:\n  - {folders: models/*}\n"

@@ -21,8 +21,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.checkpoints import save_checkpoint, save_corpus
 from benchmarks.common import parser, run_child, spread, take_turns, write
+from longshort.testing import save_letters, save_sized_checkpoint
+from longshort.training.byte_tokenizer import byte_tokenizer
 
 SIDE = "longshort sweep --workers 1"
 LENGTHS = (256, 512, 1024)
@@ -47,10 +48,11 @@ def main(arguments: list[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_corpus(folder / "text.jsonl", options.documents, 10 * max(LENGTHS))
+        save_letters(folder / "text.jsonl", options.documents, 10 * max(LENGTHS))
         for seed in range(options.checkpoints):
             shape = {name: getattr(options, name) for name in ("vocabulary", "hidden", "layers")}
-            save_checkpoint(folder / "models" / f"llama-{seed}", "llama", seed, positions=2 * max(LENGTHS), **shape)
+            model = folder / "models" / f"llama-{seed}"
+            save_sized_checkpoint(model, byte_tokenizer(), "llama", seed, positions=2 * max(LENGTHS), **shape)
         (folder / "manifest.yaml").write_text(
             f"defaults: {{corpus: text.jsonl, lengths: {list(LENGTHS)}, num_docs: {options.documents}, dtype: float32,"
             " resources: {cpus: 2}}\ncheckpoints:\n  - {folders: models/*}\n"

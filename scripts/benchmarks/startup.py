@@ -18,9 +18,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.checkpoints import save_checkpoint
 from benchmarks.commands import greatest_difference, run_timed, stock, values_in
 from benchmarks.common import parser, ratio, run_child, spread, take_turns, write
+from longshort.testing import save_sized_checkpoint
+from longshort.training.byte_tokenizer import byte_tokenizer
 
 STOCK, OURS, BARE, BARE_WITHOUT_GC = SIDES = ["lm_eval run", "longshort eval", "bare", "bare, no gc"]
 TASK = "longshort_perplexity"
@@ -47,9 +48,8 @@ def main(arguments: list[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_checkpoint(
-            folder / "model", "llama", 0, hidden=options.hidden, layers=options.layers, positions=max(LENGTHS)
-        )
+        shape = {"hidden": options.hidden, "layers": options.layers, "positions": max(LENGTHS)}
+        save_sized_checkpoint(folder / "model", byte_tokenizer(), "llama", 0, **shape)
         for side in SIDES:
             run_child("startup", {"folder": folder}, side)
         sides = take_turns(SIDES, options.runs, partial(run_child, "startup", {"folder": folder}))

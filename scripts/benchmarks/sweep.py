@@ -21,9 +21,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.checkpoints import ARCHITECTURES, save_checkpoint, save_corpus
 from benchmarks.commands import greatest_difference, run_timed, stock, values_in
 from benchmarks.common import parser, ratio, run_child, spread, take_turns, write
+from longshort.testing import ARCHITECTURES, save_letters, save_sized_checkpoint
+from longshort.training.byte_tokenizer import byte_tokenizer
 
 PER_TASK, PER_CHECKPOINT, SWEEP, ONE_WORKER = SIDES = [
     "lm_eval per task",
@@ -55,12 +56,15 @@ def main(arguments: list[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_corpus(folder / "text.jsonl", DOCUMENTS, 40 * max(LENGTHS))
+        save_letters(folder / "text.jsonl", DOCUMENTS, 40 * max(LENGTHS))
         (folder / "manifest.yaml").write_text(MANIFEST)
         for seed in range(SEEDS):
             for architecture in ARCHITECTURES:
                 model = folder / "models" / f"{seed}-{architecture}"  # the loop's first are one of each
-                save_checkpoint(model, architecture, seed, hidden=32, layers=2, positions=2 * max(LENGTHS))
+                positions = 2 * max(LENGTHS)
+                save_sized_checkpoint(
+                    model, byte_tokenizer(), architecture, seed, hidden=32, layers=2, positions=positions
+                )
         where = {"folder": folder, "loop": options.loop}
         sides = take_turns(SIDES, options.runs, partial(run_child, "sweep", where))
         run_child("sweep", where, ONE_THREAD)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from longshort.corpora import Document
 from longshort.lmeval.documents import encode, special_prefix
 from longshort.lmeval.offsets import draw_second_length
+from longshort.testing import tiny_tokenizer
 from longshort.training.byte_tokenizer import byte_tokenizer
-from tests.checkpoints import tiny_tokenizer
 
 MERGING, BYTES = tiny_tokenizer(), byte_tokenizer()
 text = st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)

@@ -11,7 +11,7 @@ import torch
 
 from longshort.errors import UserError
 from longshort.lmeval.model_checks import require_decoder_only, require_rows
-from tests.checkpoints import save_checkpoint
+from longshort.testing import save_checkpoint
 from tests.lmeval.conftest import run
 from tests.models import tiny_model
 

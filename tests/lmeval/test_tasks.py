@@ -19,7 +19,7 @@ from longshort.corpora import Document, fingerprint, open_corpus, select
 from longshort.errors import UserError
 from longshort.lmeval import requests
 from longshort.lmeval.offsets import draw_second_length
-from tests.checkpoints import save_checkpoint
+from longshort.testing import save_checkpoint
 from tests.lmeval.conftest import LENGTHS, run, values
 from tests.lmeval.reference import Reference
 

@@ -13,7 +13,7 @@ from longshort.errors import UserError
 from longshort.longbench import prompts
 from longshort.longbench.data import read_rows
 from longshort.longbench.scores import DATASETS
-from tests.checkpoints import tiny_tokenizer
+from longshort.testing import tiny_tokenizer
 from tests.longbench.rows import make_row, write_rows
 
 

@@ -19,7 +19,7 @@ from longshort.longbench.official import score_folder
 from longshort.longbench.predictions import write_official_predictions
 from longshort.longbench.scores import BUCKETS, CATEGORIES, DATASETS, bucket, score_row
 from longshort.results import read_results
-from tests.checkpoints import save_checkpoint
+from longshort.testing import save_checkpoint
 from tests.lmeval.conftest import run
 from tests.lmeval.test_commands import in_process, stock
 from tests.longbench.rows import make_row, write_rows

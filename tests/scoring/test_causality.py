@@ -10,7 +10,7 @@ import transformers
 
 from longshort.errors import UserError
 from longshort.scoring.causality import require_causal
-from tests.checkpoints import save_checkpoint
+from longshort.testing import save_checkpoint
 from tests.models import CONFIGS, tiny_model
 
 

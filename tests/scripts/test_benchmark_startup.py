@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from benchmarks import commands, startup
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from benchmarks import checkpoints, commands, startup
+from longshort.testing import save_sized_checkpoint
+from longshort.training.byte_tokenizer import byte_tokenizer
 
 BUSY = "import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(0.3)"
 
@@ -26,7 +26,7 @@ def test_a_failing_command_is_no_measurement(tmp_path: Path) -> None:
 
 
 def test_the_bare_program_reads_a_checkpoint(tmp_path: Path) -> None:
-    checkpoints.save_checkpoint(tmp_path / "model", "llama", 0, hidden=8, layers=1, positions=256)
+    save_sized_checkpoint(tmp_path / "model", byte_tokenizer(), "llama", 0, hidden=8, layers=1, positions=256)
     assert commands.run_timed([["-c", startup.BARE_PROGRAM, "model"]], tmp_path)["cpu_seconds"] > 0
 
 

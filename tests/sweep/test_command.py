@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from longshort.cli import app
 from longshort.errors import UserError
-from tests.checkpoints import save_checkpoint, save_corpus
+from longshort.testing import save_checkpoint, save_corpus
 from tests.sweep.conftest import write_manifest
 
 SMALL = "defaults: {corpus: builtin, lengths: [2048], num_docs: 4}\ncheckpoints:\n"

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 
-from tests.checkpoints import save_checkpoint, save_corpus
+from longshort.testing import save_checkpoint, save_corpus
 from tests.hub import Hub
 from tests.sweep.conftest import events, sweep
 

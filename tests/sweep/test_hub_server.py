@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.checkpoints import save_checkpoint
+from longshort.testing import save_checkpoint
 from tests.hub import Hub
 
 # One process for all calls of huggingface_hub: it reads an expression a line and answers with its value or error.

@@ -17,7 +17,7 @@ from longshort.sweep.manifest.load import load_manifest
 from longshort.sweep.run.worker import evaluate
 from longshort.sweep.store.folder import Folder
 from longshort.sweep.store.plan import make_plan
-from tests.checkpoints import save_checkpoint
+from longshort.testing import save_checkpoint
 
 GIB = 2**30
 

@@ -3,9 +3,9 @@
 import pytest
 
 from longshort.errors import UserError
+from longshort.testing import save_checkpoint
 from longshort.training.base import load_base, load_model
 from longshort.training.config import TrainConfig
-from tests.checkpoints import save_checkpoint
 
 
 def test_an_encoder_is_no_base(tmp_path):

@@ -12,13 +12,11 @@ from torch.overrides import TorchFunctionMode
 
 from longshort.scoring.lm_head import evaluating, forward, input_device
 from longshort.scoring.prefix import score_prefix
-from longshort.scoring.rope import rope_parameters
+from longshort.scoring.rope import DYNAMIC_ROPE_TYPES, rope_parameters
 
 # A pass over more tokens changes the first ones' NLL by rounding alone if positions do not depend on length.
 LENGTH_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}  # mean difference, nats
 LENGTH_TOLERANCE_HALF = 2e-2
-
-DYNAMIC_ROPE_TYPES = {"dynamic", "longrope", "clex"}
 
 
 class _PositionTables(TorchFunctionMode):

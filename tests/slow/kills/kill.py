@@ -27,7 +27,7 @@ from uuid import uuid4
 import pandas as pd
 
 from longshort.sweep.store.folder import TABLE, Folder
-from tests.checkpoints import save_checkpoint, save_corpus
+from longshort.testing import save_checkpoint, save_corpus
 
 LOCAL_KILLS = ("driver", "worker")
 RAY_KILLS = ("Ray task", "Ray head", "driver under Ray")

@@ -24,8 +24,8 @@ checkpoints:
 
 def build(folder: Path) -> None:
     """Make all of them below a folder."""
+    from longshort.testing import save_checkpoint, save_corpus
     from tests.analysis.results_folder import save_folder
-    from tests.checkpoints import save_checkpoint, save_corpus
     from tests.longbench.rows import write_rows
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def _models(folder: Path) -> None:
     import torch
     import transformers
 
-    from tests.checkpoints import save_checkpoint, tiny_tokenizer
+    from longshort.testing import save_checkpoint, tiny_tokenizer
 
     small: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     bert = transformers.BertConfig(vocab_size=263, intermediate_size=16, **small)

@@ -21,7 +21,7 @@ from longshort.settings import Checkpoint, Resources
 from longshort.sweep.cost import estimate as cost
 from longshort.sweep.cost import tokens as work
 from longshort.sweep.cost.estimate import GPUS, cost_of, shape_of
-from tests.checkpoints import save_checkpoint, save_corpus
+from longshort.testing import save_checkpoint, save_corpus
 
 PERPLEXITY, MISALIGNMENT = "longshort_perplexity", "longshort_misalignment"
 A100 = GPUS["a100"]

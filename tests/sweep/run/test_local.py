@@ -16,7 +16,7 @@ from longshort.settings import Resources
 from longshort.sweep.run.engines import Request, local
 from longshort.sweep.run.engines.local import LocalEngine, visible_gpus
 from longshort.sweep.run.process import Event
-from tests.checkpoints import save_corpus
+from longshort.testing import save_corpus
 from tests.sweep.conftest import reports, save_reporting, sweep, write_manifest
 
 

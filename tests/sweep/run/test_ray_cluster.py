@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import save_checkpoint, save_corpus
+from longshort.testing import save_checkpoint, save_corpus
 from tests.sweep.conftest import events, reports, save_reporting, sweep, wait_for
 
 TASKS = ("longshort_perplexity", "longshort_misalignment")

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from tests.checkpoints import tiny_tokenizer
+from longshort.testing import tiny_tokenizer
 from tests.training.extension.build import ARCHITECTURES, LENGTH, extended, tokens
 
 STOCK = ("none", "linear", "dynamic", "yarn", "longrope", "llama3", "longqlora")

@@ -18,8 +18,8 @@ from longshort.errors import UserError
 from longshort.scoring.lm_head import Readout
 from longshort.scoring.positions import depends_on_length
 from longshort.scoring.prefix import score_prefix
+from longshort.testing import tiny_tokenizer
 from longshort.training.extension.clex import clex_positions, export_clex
-from tests.checkpoints import tiny_tokenizer
 from tests.training.extension.build import (
     ARCHITECTURES,
     LENGTH,
