@@ -3,7 +3,6 @@
 import json
 from argparse import Namespace
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from longshort.analysis.correlation import COLUMNS, correlations
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+def benchmark():
     return import_module("benchmarks.correlate")
 
 

@@ -1,19 +1,12 @@
 """The benchmark of growth: exponents of a known law, and one point of each kind."""
 
 from argparse import Namespace
-from importlib import import_module
-from pathlib import Path
 
 import pytest
+from benchmarks import growth
 
 
-@pytest.fixture
-def growth(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
-    return import_module("benchmarks.growth")
-
-
-def test_the_exponent_of_a_known_law_and_its_picture(growth, tmp_path):
+def test_the_exponent_of_a_known_law_and_its_picture(tmp_path):
     """Above a constant, that the lower half shows, time grows with the power 2; memory does not grow."""
     rows = [
         {"axis": "tokens", "value": x, "seconds": 1e-9 * x**2 + (x < 10), "bytes": 5e6}
@@ -28,7 +21,7 @@ def test_the_exponent_of_a_known_law_and_its_picture(growth, tmp_path):
     growth.show([*rows, {"axis": "tokens", "value": 800, "error": "out of memory"}], fits)
 
 
-def test_a_point(growth, monkeypatch):
+def test_a_point(monkeypatch):
     monkeypatch.setattr(growth, "USUAL", {"tokens": 128, "vocabulary": 300, "documents": 1})
     monkeypatch.setattr("benchmarks.scoring.limit_memory", lambda: None)  # it would hold for the tests that follow
     point = growth.measure(Namespace(side="documents", value=2, hidden=16, layers=1))

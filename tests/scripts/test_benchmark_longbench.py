@@ -3,10 +3,10 @@
 import json
 import statistics
 from argparse import Namespace
-from importlib import import_module
 from pathlib import Path
 
 import pytest
+from benchmarks import longbench as benchmark
 
 from longshort.longbench.official import row_scores
 from longshort.longbench.predictions import read_predictions
@@ -34,13 +34,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
-    return import_module("benchmarks.longbench")
-
-
-def test_predictions_are_in_the_official_format_and_number(benchmark, tmp_path):
+def test_predictions_are_in_the_official_format_and_number(tmp_path):
     total = benchmark.write_predictions(tmp_path / "all")
     predictions = read_predictions(tmp_path / "all")
     assert predictions.problems == []
@@ -56,7 +50,7 @@ def test_predictions_are_in_the_official_format_and_number(benchmark, tmp_path):
     assert 100 <= min(words) < max(words) <= 410
 
 
-def test_the_same_seed_gives_the_same_files(benchmark, tmp_path):
+def test_the_same_seed_gives_the_same_files(tmp_path):
     for name in ("one", "other"):
         benchmark.write_predictions(tmp_path / name, rows=3)
     for file in (tmp_path / "one").iterdir():
@@ -64,7 +58,7 @@ def test_the_same_seed_gives_the_same_files(benchmark, tmp_path):
 
 
 @pytest.mark.parametrize("shift", [0, 0.01])
-def test_it_runs_at_a_tiny_size_and_fails_where_the_results_differ(benchmark, monkeypatch, capsys, tmp_path, shift):
+def test_it_runs_at_a_tiny_size_and_fails_where_the_results_differ(monkeypatch, capsys, tmp_path, shift):
     def measure_here(name, arguments, side):
         with monkeypatch.context() as patch:
             patch.delitem(benchmark.sys.modules, "eval", raising=False)
@@ -94,7 +88,7 @@ def test_it_runs_at_a_tiny_size_and_fails_where_the_results_differ(benchmark, mo
     assert max(map(len, shown.splitlines())) <= 100
 
 
-def test_without_the_official_scorer_it_says_what_to_do(benchmark, monkeypatch, tmp_path):
+def test_without_the_official_scorer_it_says_what_to_do(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="git clone https://github") as stopped:
         benchmark.main(["--official", str(tmp_path)])
     assert "\n" not in str(stopped.value)

@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
 from benchmarks import head, lengths, misalignment, perplexity
 from benchmarks.scoring import Benchmark, forward_flops, random_llama, rates, timed
+from torch.utils.flop_counter import FlopCounterMode
 
 SHAPE = {"vocabulary": 300, "hidden": 16, "layers": 1, "heads": 2, "dtype": "float32"}
 OPTIONS = Namespace(**SHAPE, intermediate=None, kv_heads=None)

@@ -1,13 +1,13 @@
 """The study: its plan, its manifest, and its questions put to checkpoints whose answers are known."""
 
 import json
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from studies import checkpoints, questions
 
 from longshort.sweep.manifest.load import load_manifest
 from tests.analysis.results_folder import measured, results_of
@@ -15,14 +15,7 @@ from tests.analysis.results_folder import measured, results_of
 FAMILIES = ("rope", "rope-seed1", "alibi", "none", "learned")
 
 
-@pytest.fixture
-def studies(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
-    return import_module("studies.checkpoints"), import_module("studies.questions")
-
-
-def test_the_plan_is_what_the_study_says(studies):
-    checkpoints, _ = studies
+def test_the_plan_is_what_the_study_says():
     plans = {
         family: checkpoints.training_plan(Path("w"), family, checkpoints.Scale()) for family in checkpoints.FAMILIES
     }
@@ -41,8 +34,7 @@ def test_the_plan_is_what_the_study_says(studies):
     assert max(checkpoints.LENGTHS) >= 8 * checkpoints.TRAIN_LENGTH
 
 
-def test_the_manifest_is_one_that_a_sweep_reads(studies, tmp_path, monkeypatch):
-    checkpoints, _ = studies
+def test_the_manifest_is_one_that_a_sweep_reads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = checkpoints.manifest(Path("w"), ["rope", "learned"], checkpoints.Scale())
     Path("manifest.yaml").write_text(text)
@@ -53,8 +45,7 @@ def test_the_manifest_is_one_that_a_sweep_reads(studies, tmp_path, monkeypatch):
     assert trusted == {"rope-clex-a0", "rope-clex-a0.1", "rope-eabf-a0", "rope-eabf-a0.1"}
 
 
-def test_a_run_starts_from_its_base_and_is_there_when_run_again(studies, tmp_path):
-    checkpoints, _ = studies
+def test_a_run_starts_from_its_base_and_is_there_when_run_again(tmp_path):
     from longshort.training import train
 
     scale = checkpoints.Scale(base_steps=3, steps=8, base_batch=2, batch=2)
@@ -80,16 +71,14 @@ def wide_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_runs_are_told_from_names(studies):
-    _, questions = studies
+def test_runs_are_told_from_names():
     wide = questions.with_runs(wide_table()).set_index("checkpoint")
     assert wide.loc["w/rope-seed1-sce0.1-step50", ["run", "step", "positions"]].tolist() == ["sce0.1", 50, "rope"]
     assert wide.loc["w/alibi-plain", "run"] == "plain"
     assert np.isnan(wide.loc["w/alibi-plain", "step"])
 
 
-def test_effects_are_paired_differences_over_families(studies):
-    _, questions = studies
+def test_effects_are_paired_differences_over_families():
     wide = questions.with_runs(wide_table())
     effects = questions.effects_of(wide, ["sce", "log_ppl@1024"]).set_index(["run", "step", "measure"])
     values = wide_table().set_index("checkpoint")["sce"]
@@ -109,8 +98,7 @@ def test_effects_are_paired_differences_over_families(studies):
     assert not {"plain", "linear-a0"} & set(effects.index.get_level_values("run"))
 
 
-def test_between_and_within_families_are_told_apart(studies, tmp_path):
-    _, questions = studies
+def test_between_and_within_families_are_told_apart(tmp_path):
     wide = questions.with_runs(wide_table())
     scopes = questions.scopes_of(wide, ["sce", "log_ppl@1024"])
     from longshort.analysis import correlations
@@ -130,8 +118,7 @@ def test_between_and_within_families_are_told_apart(studies, tmp_path):
     assert (tmp_path / "effects.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_all_answers_of_a_folder(studies, tmp_path):
-    _, questions = studies
+def test_all_answers_of_a_folder(tmp_path):
     generator = np.random.default_rng(0)
     for level, family in enumerate(FAMILIES):
         for run in ("base", "plain", "sce0.1", "jeffreys0.3"):
