@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "scoring": {"errors"},
     "corpora": {"errors"},
     "results": {"errors"},
-    "plotting": {"errors"},
+    "plotting": {"errors", "results"},  # figures are written atomically
     "devices": {"errors"},
     "load_errors": {"errors"},
     "testing": FOUNDATION,
@@ -42,7 +42,8 @@ SWEEP = {
     "cost": set[str](),
     "store": {"manifest"},
     "run": {"manifest", "store"},
-    "command": {"manifest", "cost", "store", "run"},
+    "plan_table": {"cost", "store"},
+    "command": {"manifest", "cost", "store", "run", "plan_table"},
 }
 ENTRY_POINTS = {"__main__", "cli", "demo"}  # may import anything
 ROOT_MODULE = "__init__"  # the version, for all

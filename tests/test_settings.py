@@ -22,7 +22,7 @@ from longshort.settings import Checkpoint, EvalSettings, Resources, settings_fro
 from longshort.settings.definition import CONFIG, Mark, Role, build, marked, names_of
 from longshort.settings.types import Count
 from longshort.sweep.manifest.load import load_manifest
-from longshort.sweep.store.plan import why_not
+from longshort.sweep.store.plan import why_invalid
 
 STUDY = Path(__file__).parents[1] / "results" / "study" / "sweep"
 
@@ -219,8 +219,8 @@ def test_an_added_setting_reaches_the_tasks_and_the_results() -> None:
 def test_an_added_setting_decides_what_is_measured_again() -> None:
     before = {"settings": Checkpoint("a/b").values(Role.NUMBERS)}
     same, other = MoreCheckpoint("a/b"), MoreCheckpoint("a/b", max_bytes=500)
-    assert why_not(before, {"settings": same.values(Role.NUMBERS)}) is None  # older results stay valid
-    assert "max_bytes" in str(why_not(before, {"settings": other.values(Role.NUMBERS)}))
+    assert why_invalid(before, {"settings": same.values(Role.NUMBERS)}) is None  # older results stay valid
+    assert "max_bytes" in str(why_invalid(before, {"settings": other.values(Role.NUMBERS)}))
     assert replace(other, max_bytes=None) == same
 
 

@@ -182,10 +182,13 @@ def test_weights_by_dtype(tmp_path, dtype, own, arguments, size):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_activations_hold_what_a_forward_allocates(kind, tmp_path):
-    """The greatest sum of what is allocated and not yet freed, by torch's profiler; the head's chunk left out."""
+    """The greatest sum of what is allocated and not yet freed, by torch's profiler; the head's chunk left out.
+
+    In float32: a CPU without bfloat16 instructions allocates copies in bfloat16 that no GPU needs.
+    """
     sizes = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = transformers.AutoConfig.for_model(kind, vocab_size=16, max_position_embeddings=4096, **sizes)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval().to(torch.bfloat16)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
     tokens = torch.zeros(1, 2048, dtype=torch.long)
     head = lm_head.lm_head_of(model, tokens)
     with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
@@ -196,7 +199,7 @@ def test_activations_hold_what_a_forward_allocates(kind, tmp_path):
         held += event.nbytes()
         peak = max(peak, held)
     config.save_pretrained(tmp_path)
-    checkpoint = Checkpoint(str(tmp_path), lengths=(2048,), dtype="bfloat16")
+    checkpoint = Checkpoint(str(tmp_path), lengths=(2048,), dtype="float32")
     estimate = cost_of(checkpoint, [PERPLEXITY], A100).activation_bytes - 2048 * 16 * 6
     assert peak < estimate < 1.5 * peak
 

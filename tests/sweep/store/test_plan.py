@@ -277,11 +277,12 @@ def test_a_damaged_result_is_none(checkpoint: Checkpoint, tmp_path: Path) -> Non
 
 
 def test_what_a_killed_driver_left_half_written_is_removed(tmp_path: Path) -> None:
-    left_over = tmp_path / "results" / "model" / "task" / ".0123.tmp"
-    left_over.parent.mkdir(parents=True)
-    left_over.write_text("{")
+    left_overs = [tmp_path / "results" / "model" / "task" / ".0123.tmp", tmp_path / ".4567.tmp"]  # a result, the table
+    left_overs[0].parent.mkdir(parents=True)
+    for file in left_overs:
+        file.write_text("{")
     with Folder(tmp_path).locked():
-        assert not left_over.exists()
+        assert not any(file.exists() for file in left_overs)
 
 
 def test_a_key_does_not_depend_on_the_order_of_settings() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from longshort.errors import UserError
+from longshort.results import read_json
 from longshort.settings import Checkpoint
 from longshort.settings.types import Count, CountOrZero
 from longshort.sweep.manifest.document import Node
@@ -59,8 +59,10 @@ def own_record(checkpoint: str) -> dict[str, Any]:
     if not Path(checkpoint).is_absolute():
         return {}
     file = Path(checkpoint) / RECORD
+    if not file.is_file():
+        return {}
     try:
-        record = json.loads(file.read_text("utf-8"))
+        record = read_json(file)
         base = _base(record)
         numbers = {
             "params": record["model"]["num_parameters"],
@@ -70,9 +72,7 @@ def own_record(checkpoint: str) -> dict[str, Any]:
         if any(type(number) is not int or number < 1 for number in numbers.values()):
             raise ValueError
         return {"family": Path(base or "").name or Path(checkpoint).name} | numbers
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file} is damaged or not a record of 'longshort train'. Remove it, and give family, params and "
             "train_length in the manifest.",
@@ -85,8 +85,8 @@ def shared_families(checkpoints: Iterable[Checkpoint]) -> list[str]:
     origins: dict[str, dict[str, None]] = {}
     for checkpoint in checkpoints:
         origin = checkpoint.pretrained
-        with suppress(OSError, ValueError, RecursionError):  # no record
-            origin = _base(json.loads((Path(origin) / RECORD).read_text("utf-8"))) or origin
+        with suppress(UserError):  # no record
+            origin = _base(read_json(Path(origin) / RECORD)) or origin
         name = Path(origin).name
         if checkpoint.family in (None, name):
             place = os.path.realpath(origin) if os.path.isdir(origin) else os.path.normpath(origin)

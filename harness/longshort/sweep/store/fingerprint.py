@@ -14,10 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO
 
-from longshort.corpora import matching_files
+from longshort.corpora import hub_dataset, matching_files
 from longshort.errors import UserError
 from longshort.load_errors import kind_of
-from longshort.results import write_atomically
+from longshort.results import read_json, write_atomically
 from longshort.settings import Checkpoint, loaded_from
 from longshort.sweep.store.failure import Failure
 
@@ -57,8 +57,8 @@ class Hashes:
     def __init__(self, memory: Path) -> None:
         self.memory = memory
         self.known: dict[str, list[object]] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError):  # none yet, or damaged: hashed again
-            self.known = dict(json.loads(memory.read_text("utf-8")))
+        with contextlib.suppress(UserError):  # none yet, or damaged: hashed again
+            self.known = read_json(memory)
 
     def file(self, path: Path) -> str:
         """Return the hash of one file's bytes."""
@@ -173,10 +173,8 @@ def identify_corpus(spec: str, hashes: Hashes, recorded: str | None) -> str | No
     """
     if spec == "builtin":
         return f"python {platform.python_version()}"
-    if spec == "pg19":
-        return _ask_hub("emozilla/pg19-test", None, "dataset", recorded).identity
-    if spec.startswith("hf:"):
-        return _ask_hub(spec.removeprefix("hf:").split(":")[0], None, "dataset", recorded).identity
+    if dataset := hub_dataset(spec):
+        return _ask_hub(dataset, None, "dataset", recorded).identity
     return _hash_of_files("corpus", spec, hashes)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
-from longshort.results import read, write_atomically
+from longshort.results import read, read_json, write_atomically
 from longshort.settings import ADDED, Checkpoint, plain_name
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,10 @@ class Folder:
             with contextlib.suppress(OSError):  # a full disk: the content is only for people
                 file.truncate()
                 file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}".encode())
-            for left_over in (self.path / "results").rglob(".*.tmp"):  # of a driver killed while writing
+            for left_over in [
+                *self.path.glob(".*.tmp"),
+                *(self.path / "results").rglob(".*.tmp"),
+            ]:
                 with contextlib.suppress(OSError):
                     left_over.unlink()
             yield
@@ -193,9 +196,9 @@ class Folder:
 
 def _read(file: Path) -> Saved | None:
     try:
-        data = json.loads(file.read_text("utf-8"))
+        data = read_json(file)
         return Saved(file, dict(data[MARK]["inputs"]), data)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (UserError, ValueError, KeyError, TypeError):
         logger.warning("%s is damaged or incomplete and will be measured again.", file)
         return None
 
