@@ -124,7 +124,7 @@ def test_transformers_finds_nothing_to_warn_of(extension, tmp_path, caplog):
 def test_theta_and_partial_rotary_factor_survive():
     config = GPTNeoXConfig(hidden_size=32, num_attention_heads=4, max_position_embeddings=16)
     config.rope_parameters |= {"partial_rotary_factor": 0.5, "rope_theta": 77.0}
-    extend_context(config, settings("longrope"))
+    extend_context(config, **settings("longrope"))
     assert config.rope_parameters["partial_rotary_factor"] == 0.5
     assert config.rope_parameters["rope_theta"] == 77.0
     assert config.rope_parameters["long_factor"] == [1.0, 2.0]  # d = 4
@@ -132,7 +132,7 @@ def test_theta_and_partial_rotary_factor_survive():
 
 def test_none_changes_nothing():
     config = base_config()
-    same, model_class = extend_context(config, settings("none", train_length=LENGTH))
+    same, model_class = extend_context(config, **settings("none", train_length=LENGTH))
     assert same is config
     assert model_class is AutoModelForCausalLM
     assert config.to_dict() == base_config().to_dict()
@@ -151,12 +151,12 @@ def test_none_changes_nothing():
     ],
 )
 def test_default_factor(extension, train_length, expected):
-    config, _ = extend_context(base_config(), settings(extension, train_length=train_length))
+    config, _ = extend_context(base_config(), **settings(extension, train_length=train_length))
     assert config.max_position_embeddings == expected * LENGTH
 
 
 def test_dynamic_within_the_original_length_is_warned_of(caplog):
-    extend_context(base_config(), settings("dynamic", train_length=LENGTH, factor=2.0))
+    extend_context(base_config(), **settings("dynamic", train_length=LENGTH, factor=2.0))
     assert "train_length 16 is within the 16 positions of the 'llama' base" in caplog.text
 
 
@@ -202,7 +202,7 @@ LAYER_TYPES = {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("f
 )
 def test_contradictions_are_refused_in_one_line(config, changes, line):
     with pytest.raises(UserError, match=line) as caught:
-        extend_context(config, settings(**changes))
+        extend_context(config, **settings(**changes))
     assert "\n" not in str(caught.value)
 
 
@@ -211,15 +211,15 @@ def test_a_file_that_holds_no_factors_is_refused(tmp_path):
     for content, line in (("{", "must be a JSON file"), ('[1, 2, "3", 4]', "4 numbers above 0")):
         file.write_text(content)
         with pytest.raises(UserError, match=line):
-            extend_context(base_config(), settings("longrope", extension_options={"long_factor": str(file)}))
+            extend_context(base_config(), **settings("longrope", extension_options={"long_factor": str(file)}))
 
 
 @pytest.mark.parametrize("extension", ["clex", "eabf"])
 def test_an_extended_base_is_refused_again(extension):
-    config, _ = extend_context(base_config(), settings(extension))
+    config, _ = extend_context(base_config(), **settings(extension))
     for again in ("linear", "clex", "eabf"):
         with pytest.raises(UserError, match=rf"already rescales its RoPE \({extension}\)"):
-            extend_context(config, settings(again))
+            extend_context(config, **settings(again))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_wrong_options_are_refused_before_anything_is_loaded(extension, options,
 
 def test_options_that_are_null_take_their_default():
     options = {"hidden_multiplier": None, "activation": "tanh"}
-    config, _ = extend_context(base_config(), settings("clex", extension_options=options))
+    config, _ = extend_context(base_config(), **settings("clex", extension_options=options))
     assert config.rope_parameters["hidden_multiplier"] == 1
     assert config.rope_parameters["activation"] == "tanh"
 
