@@ -55,7 +55,7 @@ class TrainConfig:
     ] = 2
     loss: Annotated[
         Loss,
-        "How to compute the loss: fused does not hold the logits of a window, dense does; auto is fused if alpha is above 0.",
+        "How to compute the loss: dense holds the logits of a window, fused does not; auto is fused if alpha > 0.",
     ] = "auto"
 
     extension: Annotated[Extension, "Method of context extension."] = "none"
