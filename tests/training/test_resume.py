@@ -212,7 +212,7 @@ def test_the_speed_is_that_of_training_alone(folder, monkeypatch):
 
 
 def test_files_have_no_held_out_text_of_their_own(folder):
-    with pytest.raises(UserError, match="no validation split.*--eval-corpus"):
+    with pytest.raises(UserError, match=r"no validation split.*--eval-corpus"):
         train(TrainConfig(output=str(folder / "run"), **settings(folder, eval_every=2)), progress=False)
 
 
