@@ -163,7 +163,7 @@ def test_dynamic_within_the_original_length_is_warned_of(caplog):
 def test_longrope_within_the_original_length_with_a_short_factor_is_trained():
     options = {"short_factor": [1, 1, 1, 2]}
     config, _ = extend_context(
-        base_config(), settings("longrope", train_length=LENGTH, factor=2.0, extension_options=options)
+        base_config(), **settings("longrope", train_length=LENGTH, factor=2.0, extension_options=options)
     )
     assert config.rope_parameters["short_factor"] == [1, 1, 1, 2]
 
@@ -176,7 +176,7 @@ LAYER_TYPES = {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("f
 @pytest.mark.parametrize(
     ("config", "changes", "line"),
     [
-        (GPT2Config(), {"extension": "linear"}, "extension 'linear' rescales RoPE, and a 'gpt2' model has none"),
+        (GPT2Config(), {"extension": "linear"}, "Extension 'linear' rescales RoPE, and a 'gpt2' model has none"),
         (
             OPTConfig(),
             {"extension": "clex"},
