@@ -297,7 +297,7 @@ def test_a_base_without_all_its_weights_is_refused(folder, tmp_path, change, ext
 def test_weights_that_the_model_does_not_have_are_told(folder, tmp_path, caplog):
     base = changed_base(folder, tmp_path / "more", lambda state: state.update({"more.weight": torch.ones(2)}))
     train(scratch(folder, tmp_path / "run", steps=1, **base), progress=False)
-    assert "has 1 weights that its model does not: they are left out (the first: more.weight)." in caplog.text
+    assert "has 1 weights that its model does not have; they are skipped (the first: more.weight)." in caplog.text
 
 
 @pytest.mark.parametrize(
