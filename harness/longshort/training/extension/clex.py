@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from longshort.errors import UserError
 from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequencies
@@ -45,6 +52,26 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
     source, output = str(checkpoint), Path(output).expanduser()
     if output.exists():
         raise UserError(f"{output} exists. Remove it, or choose another output.", "conflict", "output")
+    model, tokenizer = _read_clex(source, t)
+    stock = _stock_model(model, t)
+    partial = output.with_name(output.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        stock.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(output)
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"{output} cannot be written: {cause}. Free some space, or choose another folder.", "unwritable", "output"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output
+
+
+def _read_clex(source: str, t: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The CLEX model and its tokenizer, checked to reach scale t."""
     try:
         fields, _ = PretrainedConfig.get_config_dict(source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -80,6 +107,13 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
             "broken",
             "checkpoint",
         )
+    return model, tokenizer
+
+
+def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
+    """The stock model with the weights of a CLEX model and the frequencies of scale t."""
+    architecture = model.config.model_type.removeprefix(PREFIX)
+    rope = model.config.rope_parameters
     with torch.no_grad():
         frequencies = model.model.rotary_emb.frequencies(float(t))
     base, _ = base_frequencies(model.config)
@@ -100,21 +134,7 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
     stock_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     stock = stock_class.from_pretrained(None, config=config, state_dict=state, dtype=model.dtype)
     stock.generation_config = model.generation_config
-
-    partial = output.with_name(output.name + ".partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        stock.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        partial.rename(output)
-    except (OSError, SafetensorError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"{output} cannot be written: {cause}. Free some space, or choose another folder.", "unwritable", "output"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return output
+    return stock
 
 
 def _unreadable(source: str, error: Exception) -> UserError:
