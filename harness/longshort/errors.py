@@ -42,7 +42,7 @@ class UserError(Exception):
         field: the setting or manifest field that is wrong, where there is one.
     """
 
-    def __init__(self, message: str, kind: Kind = "setting", field: str | None = None) -> None:
+    def __init__(self, message: str, kind: Kind, field: str | None = None) -> None:
         super().__init__(message, kind, field)  # all of them, so that it can be pickled
         self.message = message
         self.kind: Kind = kind

@@ -73,7 +73,7 @@ def test_memory_of_weights_gradients_and_optimizer():
 
 @pytest.mark.parametrize(
     ("name", "card", "peak"),
-    [("NVIDIA L40", "L40", 181e12), ("NVIDIA L40S", "L40S", 362e12), ("NVIDIA A100-SXM4-80GB", "A100", 312e12)],
+    [("NVIDIA L40", "L40", 181.05e12), ("NVIDIA L40S", "L40S", 362.05e12), ("NVIDIA A100-SXM4-80GB", "A100", 312e12)],
 )
 def test_hours_are_those_of_the_card_that_is_there(monkeypatch, name, card, peak):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

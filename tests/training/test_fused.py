@@ -187,7 +187,7 @@ def test_gradients_against_finite_differences(name: str, divergence: str, monkey
     weight = torch.randn(7, 4, dtype=torch.float64, requires_grad=head.is_linear)
 
     def loss(states: Tensor, weight: Tensor) -> Tensor:
-        return fused._LossOfStates.apply(head, request, True, tokens, states, weight)[0]
+        return fused._LossOfHiddenStates.apply(head, request, True, tokens, states, weight)[0]
 
     assert torch.autograd.gradcheck(loss, (states, weight))
 

@@ -225,7 +225,7 @@ def test_lengths_that_do_not_divide():
     for length in (15, 12, 20):
         with pytest.raises(UserError, match=rf"train_length {length} must be a multiple of 8\."):
             check_groups(length, 4)
-    with pytest.raises(UserError, match="groups is 1; shifted sparse attention needs at least 2"):
+    with pytest.raises(UserError, match="groups is 1; shifted sparse attention requires at least 2"):
         check_groups(16, 1)
     model = model_of("llama").train()
     with shifted_sparse_attention(model), pytest.raises(UserError, match="train_length 20 must be"):

@@ -135,7 +135,7 @@ def test_joined_documents_have_eos_between_them(corpus):
 
 
 def test_joining_needs_an_eos():
-    with pytest.raises(UserError, match=r"--cross-documents joins documents with EOS, and the tokenizer has none\."):
+    with pytest.raises(UserError, match="--cross-documents"):
         pairs(cross_documents=True)
     assert len(list(pairs(cross_documents=True, tokenizer=Numbers(eos_token_id=-1)))) == 20
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from longshort.errors import UserError
+from longshort.errors import Kind, UserError
 from longshort.load_errors import why_not_loaded
 from longshort.scoring.causality import require_causal
 from longshort.training.byte_tokenizer import byte_tokenizer
@@ -77,7 +78,13 @@ def load_base(config: TrainConfig) -> Base:
     else:
         own = hub if config.tokenizer is None else {"trust_remote_code": config.trust_remote_code}
         tokenizer = _load("tokenizer", AutoTokenizer.from_pretrained, config.tokenizer or source, **own)
-    model_config, model_class = extend_context(_load("model config", AutoConfig.from_pretrained, source, **hub), config)
+    model_config, model_class = extend_context(
+        _load("model config", AutoConfig.from_pretrained, source, **hub),
+        config.extension,
+        train_length=config.train_length,
+        factor=config.factor,
+        options=config.extension_options,
+    )
     _check_fit(config, model_config, tokenizer)
     if config.base is None:
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -120,7 +127,9 @@ def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> 
     except Exception as error:  # a damaged or foreign file raises whatever its reader does
         is_config = isinstance(source, PretrainedConfig)
         name, place = (source.model_type, None) if is_config else (source, source)
-        raise UserError(f"{what} '{name}' cannot be loaded: {why_not_loaded(place, error)}") from error
+        is_missing = place is not None and not Path(place).expanduser().exists()
+        kind: Kind = "not_found" if is_missing else "broken"
+        raise UserError(f"{what} '{name}' cannot be loaded: {why_not_loaded(place, error)}", kind) from error
 
 
 def _check_complete(config: TrainConfig, base: Base, info: dict[str, Any]) -> None:
@@ -130,11 +139,13 @@ def _check_complete(config: TrainConfig, base: Base, info: dict[str, Any]) -> No
     if wrong:
         raise UserError(
             f"checkpoint '{config.base}' lacks {len(wrong)} weights of its model, or has them in another shape "
-            f"(the first: {wrong[0]}). Get a whole copy of it."
+            f"(the first: {wrong[0]}). Get a complete copy of it.",
+            "broken",
+            "base",
         )
     if left_over := sorted(info["unexpected_keys"]):
         logger.warning(
-            "checkpoint '%s' has %d weights that its model does not: they are left out (the first: %s).",
+            "checkpoint '%s' has %d weights that its model does not have; they are skipped (the first: %s).",
             config.base,
             len(left_over),
             left_over[0],
@@ -146,12 +157,16 @@ def _check_fit(config: TrainConfig, model: PretrainedConfig, tokenizer: PreTrain
     if vocabulary is not None and vocabulary < len(tokenizer):
         raise UserError(
             f"The tokenizer has {len(tokenizer)} tokens, the model a vocab_size of {vocabulary}. "
-            "Raise vocab_size in the config, or name the model's own tokenizer."
+            "Raise vocab_size in the config, or use the model's own tokenizer.",
+            "setting",
+            "tokenizer",
         )
     longest = getattr(model, "max_position_embeddings", None)
     # Dynamic RoPE keeps its original length in that field, and reads longer windows all the same.
     if longest is not None and config.extension != "dynamic" and config.train_length > longest:
         raise UserError(
-            f"train_length {config.train_length} is beyond the {longest} positions the model is made for. "
-            "Shorten it, or extend the model (--extension linear --factor 2)."
+            f"train_length {config.train_length} is beyond the {longest} positions of the model. "
+            "Shorten it, or extend the model (--extension linear --factor 2).",
+            "setting",
+            "train_length",
         )

@@ -35,25 +35,26 @@ class _Side(NamedTuple):
 
 def cross_entropy_block(
     logits: Tensor, targets: Tensor, weights: Tensor, scratch: Tensor, gradient: Tensor | None
-) -> Tensor:
-    """Weighted cross-entropy of one side.
+) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy of positions that are compared with no others.
 
     Args:
-        logits: [C, V].
-        targets: token ids  # [C]
-        weights: of each position in the loss  # [C]
+        logits: one side  # [1, C, V]
+        targets: token ids  # [1, C]
+        weights: of each position in the loss  # [1, C]
         scratch: buffers of the statistics' dtype, overwritten  # [6, C, V]
-        gradient: where to write the gradient with respect to `logits`; may be `logits` itself.
+        gradient: where to write the gradient with respect to `logits`; may be `logits` itself  # [1, C, V]
 
     Returns:
-        Σ weight · -log p(target), nats.
+        Σ weight · -log p(target), nats; and an empty tensor in place of the values of pairs  # [], [3, 0]
     """
-    log_p = torch.log_softmax(logits, -1, dtype=scratch.dtype, out=scratch[0])
-    loss = -(log_p.gather(-1, targets[:, None]).squeeze(-1) * weights).sum()
+    log_probs = scratch[:1]  # [1, C, V]
+    torch.log_softmax(logits, -1, dtype=scratch.dtype, out=log_probs)
+    cross_entropy = _weighted_cross_entropy(log_probs, targets, weights)
     if gradient is not None:
-        torch.mul(log_p.exp_(), weights[:, None], out=gradient)
-        _subtract_at(gradient, targets, weights)
-    return loss
+        torch.mul(log_probs.exp_(), weights[..., None], out=gradient)
+        _subtract_at_targets(gradient, targets, weights)
+    return cross_entropy, scratch.new_empty(3, 0)
 
 
 def pair_block(
@@ -74,44 +75,44 @@ def pair_block(
         targets: token ids  # [2, C]
         weights: of each position in the cross-entropy  # [2, C]
         scratch: buffers of the statistics' dtype, overwritten  # [6, C, V]
-        gradient: where to write the gradient with respect to `logits`; may be `logits` itself.
+        gradient: where to write the gradient with respect to `logits`; may be `logits` itself  # [2, C, V]
         divergence: as in `misalignment_loss`.
         detach: the side whose gradient lacks the divergence.
         scale: weight of a pair's divergence in the loss; with 0 it adds no gradient.
 
     Returns:
-        Σ weight · -log p(target), and of each pair divergence, entropy and jeffreys [3, C]; nats.
+        Σ weight · -log p(target), and of each pair divergence, entropy and jeffreys; nats  # [], [3, C]
     """
-    log_p, log_q = logs = torch.log_softmax(logits, -1, dtype=scratch.dtype, out=scratch[:2])
-    p, q = torch.exp(logs, out=scratch[2:4])
-    loss = -(logs.gather(-1, targets[..., None]).squeeze(-1) * weights).sum()
-    values, *sides = _divergence(divergence, log_p, log_q, p, q, *scratch[4:])
+    log_probs, probs = scratch[:2], scratch[2:4]  # [2, C, V] each
+    ratio_buffer, product_buffer = scratch[4], scratch[5]  # [C, V] each
+    torch.log_softmax(logits, -1, dtype=scratch.dtype, out=log_probs)
+    torch.exp(log_probs, out=probs)
+    cross_entropy = _weighted_cross_entropy(log_probs, targets, weights)
+    values, long_side, short_side = _divergence(divergence, log_probs, probs, ratio_buffer, product_buffer)
     if gradient is not None:
-        for side, this, other, name, weight, out in zip(
-            sides, (p, q), (q, p), ("long", "short"), weights, gradient, strict=True
-        ):
-            if scale == 0 or detach == name:
-                torch.mul(this, weight[:, None], out=out)
-                continue
-            offset = weight - scale * (side.mean + side.other)  # [C]
-            factor = torch.add(offset[:, None], side.factor, alpha=scale, out=side.factor).mul_(this)
-            torch.add(factor, other, alpha=scale * side.other, out=out)
-        _subtract_at(gradient, targets, weights)
-    return loss, values
+        long_probs, short_probs = probs
+        long_scale = 0.0 if detach == "long" else scale
+        short_scale = 0.0 if detach == "short" else scale
+        _write_gradient(gradient[0], weights[0], long_probs, short_probs, long_side, long_scale)
+        _write_gradient(gradient[1], weights[1], short_probs, long_probs, short_side, short_scale)
+        _subtract_at_targets(gradient, targets, weights)
+    return cross_entropy, values
 
 
 def _divergence(
-    divergence: Divergence, log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor, ratio: Tensor, product: Tensor
+    divergence: Divergence, log_probs: Tensor, probs: Tensor, ratio_buffer: Tensor, product_buffer: Tensor
 ) -> tuple[Tensor, _Side, _Side]:
     """Divergence, entropy and jeffreys of each pair [3, C], and both sides of the gradient.
 
-    Overwrites all of its arguments but p and q.
+    The sides' factors lie in the buffers and in `log_probs`, which are overwritten.
     """
 
-    def mean(weights: Tensor, of: Tensor) -> Tensor:
-        return torch.mul(weights, of, out=product).sum(-1)  # [C]; bmm is slower here
+    def mean(weights: Tensor, values: Tensor) -> Tensor:
+        return torch.mul(weights, values, out=product_buffer).sum(-1)  # [C]; bmm is slower here
 
-    torch.sub(log_p, log_q, out=ratio)
+    log_p, log_q = log_probs  # [C, V] each
+    p, q = probs  # [C, V] each
+    ratio = torch.sub(log_p, log_q, out=ratio_buffer)  # [C, V]
     entropy_p, entropy_q = -mean(p, log_p), -mean(q, log_q)
     kl_pq, kl_qp = mean(p, ratio), -mean(q, ratio)
     entropy, jeffreys = entropy_p + entropy_q, kl_pq + kl_qp
@@ -122,19 +123,36 @@ def _divergence(
     elif divergence == "jeffreys":
         value = jeffreys
         side_p = _Side(ratio, kl_pq, -1)
-        side_q = _Side(torch.neg(ratio, out=product), kl_qp, -1)
+        side_q = _Side(torch.neg(ratio, out=product_buffer), kl_qp, -1)
     elif divergence == "kl":
         value = kl_pq
         side_p = _Side(ratio, kl_pq, 0)
-        side_q = _Side(product.zero_(), torch.zeros_like(kl_pq), -1)
+        side_q = _Side(product_buffer.zero_(), torch.zeros_like(kl_pq), -1)
     else:
-        log_m = torch.logaddexp(log_p, log_q, out=ratio).sub_(math.log(2))
+        log_m = torch.logaddexp(log_p, log_q, out=ratio_buffer).sub_(math.log(2))
         factor_p, factor_q = log_p.sub_(log_m).mul_(0.5), log_q.sub_(log_m).mul_(0.5)
         side_p, side_q = _Side(factor_p, mean(p, factor_p), 0), _Side(factor_q, mean(q, factor_q), 0)
         value = side_p.mean + side_q.mean
     return torch.stack([value, entropy, jeffreys]), side_p, side_q
 
 
-def _subtract_at(gradient: Tensor, targets: Tensor, weights: Tensor) -> None:
+def _weighted_cross_entropy(log_probs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    target_log_probs = log_probs.gather(-1, targets[..., None]).squeeze(-1)  # [S, C]
+    return -(target_log_probs * weights).sum()
+
+
+def _write_gradient(
+    gradient: Tensor, weights: Tensor, probs: Tensor, other_probs: Tensor, side: _Side, scale: float
+) -> None:
+    """The gradient of one side [C, V], all but the cross-entropy's part at the targets; overwrites `side.factor`."""
+    if scale == 0:
+        torch.mul(probs, weights[:, None], out=gradient)
+        return
+    constant = weights - scale * (side.mean + side.other)  # [C]
+    factor = torch.add(constant[:, None], side.factor, alpha=scale, out=side.factor).mul_(probs)  # [C, V]
+    torch.add(factor, other_probs, alpha=scale * side.other, out=gradient)
+
+
+def _subtract_at_targets(gradient: Tensor, targets: Tensor, weights: Tensor) -> None:
     """The part of the cross-entropy's gradient at the targets."""
     gradient.scatter_add_(-1, targets[..., None], -weights[..., None].to(gradient.dtype))

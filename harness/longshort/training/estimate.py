@@ -1,4 +1,4 @@
-"""What a run will cost, told before it starts: tokens, FLOPs, memory, hours. Rough, and said to be."""
+"""Cost estimates of a run before it starts: tokens, FLOPs, memory, hours. They are rough."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from longshort.devices import GPUS, Gpu
 from longshort.training.config import TrainConfig
 
 UTILIZATION = 0.4  # of a card's dense bf16 peak; what well-tuned training reaches
-# FLOP/s by what a card's name contains; a name that contains another's comes before it.
-PEAKS = {
-    "H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12, "4090": 165e12,
-}  # fmt: skip
-REFERENCE = "A100"
+REFERENCE = "A100"  # where no GPU of the table is available
 LONG_RUN = 1e16  # FLOPs from which a run deserves the line: a minute or two on the reference card
 
 
@@ -77,5 +74,11 @@ def estimate(config: TrainConfig, model: PreTrainedModel | PeftModel) -> Estimat
     memory = stored + 12 * trained + activations + logits
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else REFERENCE
-    device = next((card for card in PEAKS if card in name), REFERENCE)
-    return Estimate(tokens, flops, memory, device, flops / (UTILIZATION * PEAKS[device]) / 3600)
+    device, gpu = _gpu_named(name) or (REFERENCE, GPUS[REFERENCE.lower()])
+    return Estimate(tokens, flops, memory, device, flops / (UTILIZATION * gpu.flops_per_second) / 3600)
+
+
+def _gpu_named(name: str) -> tuple[str, Gpu] | None:
+    """The first card of the table that torch's name of a card contains, such as "NVIDIA GeForce RTX 4090"."""
+    compact = name.lower().replace(" ", "")
+    return next(((key.upper(), gpu) for key, gpu in GPUS.items() if key in compact), None)

@@ -1,7 +1,7 @@
 """What a model in training does on held-out text: perplexity by length, and the terms of its misalignment.
 
 The definitions are those of the lm-eval tasks ``longshort_perplexity`` and ``longshort_misalignment``; few
-documents make these quick, and no substitute for them.
+documents make these quick, but not a substitute for them.
 """
 
 from __future__ import annotations
@@ -44,14 +44,16 @@ def held_out(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, num_docs: int, 
             rows.append(ids[:length])
     if not rows:
         raise UserError(
-            f"evaluation corpus '{corpus.spec}' ({corpus.source}): no document has {length} tokens; the longest "
-            f"has {longest}. Shorten --eval-lengths, or name an --eval-corpus of longer documents."
+            f"Evaluation corpus '{corpus.spec}' ({corpus.source}): no document has {length} tokens; the longest "
+            f"has {longest}. Shorten --eval-lengths, or give an --eval-corpus of longer documents.",
+            "text",
+            "eval_lengths",
         )
     return torch.tensor(rows)
 
 
 def reachable(model: nn.Module, lengths: Sequence[int]) -> tuple[int, ...]:
-    """Return the lengths that the model has positions for; the others are left out with a warning.
+    """Return the lengths that the model has positions for; the others are skipped with a warning.
 
     Raises:
         UserError: there is none.
@@ -60,11 +62,13 @@ def reachable(model: nn.Module, lengths: Sequence[int]) -> tuple[int, ...]:
     within = tuple(length for length in lengths if reach is None or length <= reach)
     if not within:
         raise UserError(
-            f"eval_lengths are all beyond the {reach} positions that the model has: shorten --eval-lengths."
+            f"eval_lengths are all beyond the {reach} positions of the model. Shorten --eval-lengths.",
+            "length",
+            "eval_lengths",
         )
     if beyond := [length for length in lengths if length not in within]:
         logger.warning(
-            "eval_lengths: %s left out, beyond the %s positions that the model has.", ", ".join(map(str, beyond)), reach
+            "eval_lengths: skipped %s, beyond the %s positions of the model.", ", ".join(map(str, beyond)), reach
         )
     return within
 

@@ -1,8 +1,8 @@
 """The training loss of two windows from hidden states, chunk by chunk: no logits of a whole window are held.
 
-The body runs once. Then, for a chunk of positions at a time, the head gives logits, and value and gradient of
-the loss are computed together, in closed form; only the gradients with respect to the hidden states and the
-head's parameters are kept until the backward pass, which scales them. The same numbers as cross-entropy and
+The backbone runs once. Then, for a chunk of positions at a time, the LM head computes logits, and value and gradient
+of the loss are computed together, in closed form; only the gradients with respect to the hidden states and the LM
+head's parameters are kept until the backward pass, which scales them. The results equal cross-entropy and
 ``misalignment_loss`` on the model's full logits.
 """
 
@@ -41,7 +41,7 @@ LARGE_LOGIT = 1000.0  # shows soft caps in a probe
 
 @dataclass(frozen=True)
 class FusedLoss:
-    """What loss a forward shall return, with windows A, then windows B, on the batch axis; see `TrainConfig`."""
+    """Which loss a forward returns, with windows A, then windows B, on the batch axis; see `TrainConfig`."""
 
     extra: int
     """How many tokens later window B starts."""
@@ -78,21 +78,22 @@ def add_fused_loss(model: nn.Module, tokens: Tensor) -> bool:
 
     Args:
         model: a causal LM, before it is wrapped; a PEFT model's causal LM gets the new forward.
-        tokens: a few to probe it with  # [B, T]
+        tokens: to probe the model with  # [B, T]
 
     Returns:
-        Whether it is done; not where the head cannot be run apart from the body (a warning says so).
+        Whether the model now computes the loss; False, with a warning, if its LM head cannot be run apart from the
+        backbone.
     """
     model = without_adapter(model)
     if FUSED in model.__dict__:
         return True
     probe = tokens[:1, :PROBE_TOKENS].to(input_device(model))
     with evaluating(model):
-        readout = LMHead(model, probe, call=model.forward)
-        if readout.backbone is None:
+        lm_head = LMHead(model, probe, call=model.forward)
+        if lm_head.backbone is None:
             return False
-        head = _find_head(model, readout, probe)
-    model.__dict__[FUSED] = _Fused(model.__dict__.get("forward"), model.forward, readout, *head)
+        parameters, is_linear = _lm_head_parameters(model, lm_head, probe)
+    model.__dict__[FUSED] = _Fused(model.__dict__.get("forward"), model.forward, lm_head, parameters, is_linear)
 
     @functools.wraps(type(model).forward)  # generation reads the signature
     def forward(self: nn.Module, *args: Any, fused_loss: FusedLoss | None = None, **inputs: Any) -> Any:
@@ -117,20 +118,20 @@ def remove_fused_loss(model: nn.Module) -> None:
 
 @dataclass
 class _Fused:
-    """What is known of a model that can compute the loss."""
+    """State of a model that can compute the loss."""
 
     replaced: Callable[..., Any] | None  # a forward of the instance that ours took the place of
     original: Callable[..., Any]
-    readout: LMHead
+    lm_head: LMHead
     parameters: list[tuple[nn.Module, str]]  # by name: FSDP puts other tensors there during a forward
-    is_linear: bool  # logits are `F.linear(states, *parameters)`, nothing more
+    is_linear: bool  # logits are `F.linear(hidden_states, *parameters)`, nothing more
 
 
-def _find_head(model: nn.Module, readout: LMHead, tokens: Tensor) -> tuple[list[tuple[nn.Module, str]], bool]:
+def _lm_head_parameters(model: nn.Module, lm_head: LMHead, tokens: Tensor) -> tuple[list[tuple[nn.Module, str]], bool]:
     """The parameters between hidden states and logits, and whether they are those of one plain linear map."""
     with torch.no_grad():
-        states = readout.hidden_states(tokens, tokens.shape[1])
-        states = states * (LARGE_LOGIT / readout.model_logits(states).abs().max())
+        hidden_states = lm_head.hidden_states(tokens, tokens.shape[1])
+        hidden_states = hidden_states * (LARGE_LOGIT / lm_head.model_logits(hidden_states).abs().max())
     named = {
         parameter: (module, name)
         for module in model.modules()
@@ -142,7 +143,7 @@ def _find_head(model: nn.Module, readout: LMHead, tokens: Tensor) -> tuple[list[
         parameter.requires_grad_(True)
     try:
         with torch.enable_grad():
-            logits = readout.model_logits(states)
+            logits = lm_head.model_logits(hidden_states)
             gradients = torch.autograd.grad(logits.sum(), list(named), allow_unused=True)
     finally:
         for parameter in frozen:
@@ -151,27 +152,28 @@ def _find_head(model: nn.Module, readout: LMHead, tokens: Tensor) -> tuple[list[
     linear = getattr(model, "get_output_embeddings", lambda: None)()
     if type(linear) is nn.Linear and {*reached} == {*linear.parameters()}:  # no quantized or adapted one
         with torch.no_grad():
-            difference = (F.linear(states, linear.weight, linear.bias) - logits).abs().max() / logits.abs().max()
-        if difference <= PROBE_TOLERANCE.get(logits.dtype, PROBE_TOLERANCE_HALF):
+            difference = (F.linear(hidden_states, linear.weight, linear.bias) - logits).abs().max()
+            relative = difference / logits.abs().max()
+        if relative <= PROBE_TOLERANCE.get(logits.dtype, PROBE_TOLERANCE_HALF):
             return [(linear, name) for name, _ in linear.named_parameters()], True
     return [named[parameter] for parameter in reached], False
 
 
 def _loss(fused: _Fused, request: FusedLoss, input_ids: Tensor, **inputs: Any) -> LossParts:
-    """Run the body on `input_ids` [W·B, T], then the head and the loss in chunks."""
-    inputs.pop("use_cache", None)  # the readout uses none
-    states = fused.readout.hidden_states(input_ids, input_ids.shape[1], **inputs)
+    """Run the backbone on `input_ids` [W·B, T], then the LM head and the loss in chunks."""
+    inputs.pop("use_cache", None)  # the backbone is called without one
+    hidden_states = fused.lm_head.hidden_states(input_ids, input_ids.shape[1], **inputs)
     parameters = [getattr(module, name) for module, name in fused.parameters]
     wants_gradient = torch.is_grad_enabled()
-    loss, parts = _LossOfStates.apply(  # type: ignore[no-untyped-call]  # torch's has no types
-        fused, request, wants_gradient, input_ids, states, *parameters
+    loss, parts = _LossOfHiddenStates.apply(  # type: ignore[no-untyped-call]  # torch's has no types
+        fused, request, wants_gradient, input_ids, hidden_states, *parameters
     )
     cross_entropy, *misalignment = parts.unbind()
     return LossParts(loss, cross_entropy, *(misalignment if request.windows == 2 else [None] * 3))
 
 
-class _LossOfStates(torch.autograd.Function):
-    """(states [W·B, T, H], the head's parameters) → loss, and the four parts of it that are logged [4]."""
+class _LossOfHiddenStates(torch.autograd.Function):
+    """(hidden states [W·B, T, H], the LM head's parameters) → loss, and the four parts of it that are logged [4]."""
 
     @staticmethod
     def forward(
@@ -180,43 +182,36 @@ class _LossOfStates(torch.autograd.Function):
         request: FusedLoss,
         wants_gradient: bool,
         tokens: Tensor,
-        states: Tensor,
+        hidden_states: Tensor,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        pairs, rest = _positions(request, len(tokens), tokens.shape[1], states.device)
-        flat = states.flatten(0, 1)  # [W·B·T, H]
-        targets, weights = _targets(tokens, torch.promote_types(states.dtype, torch.float32))
-        vocab_size = fused.readout.vocab_size
-        size, block = _sizes(vocab_size, states.device, pairs.shape[1] + len(rest))
-        scratch = weights.new_empty(NUM_BUFFERS, block, vocab_size)
+        pairs, rest = _positions(request, len(tokens), tokens.shape[1], hidden_states.device)
+        targets, weights = _targets(tokens, torch.promote_types(hidden_states.dtype, torch.float32))
+        vocab_size = fused.lm_head.vocab_size
+        size, block = _sizes(vocab_size, hidden_states.device, pairs.shape[1] + rest.shape[1])
         trainable = [wants_gradient and needed for needed in ctx.needs_input_grad[5:]]
         head = (_LinearHead if fused.is_linear else _AnyHead)(fused, parameters, trainable, 2 * size)
-        grad_states = torch.empty_like(flat) if wants_gradient else None
+        flat = hidden_states.flatten(0, 1)  # [W·B·T, H]
+        chunks = _Chunks(
+            head,
+            flat,
+            torch.empty_like(flat) if wants_gradient else None,
+            targets,
+            weights,
+            weights.new_empty(NUM_BUFFERS, block, vocab_size),
+        )
         scale = request.alpha / max(1, pairs.shape[1])
-
-        losses, values = [], [weights.new_empty(3, 0)]
-        for index in (*pairs.split(size, 1), *rest.split(2 * size)):  # [2, C], then [C]
-            if index.numel() == 0:
-                continue
-            logits, gradient = head.logits(flat[index.flatten()])  # [2·C, V] or [C, V]
-            sides, gradients = (x.unflatten(0, index.shape) for x in (logits, gradient))  # [2, C, V] or [C, V]
-            for start in range(0, index.shape[-1], block):
-                where = index[..., start : start + block]
-                cut = (..., slice(start, start + block), slice(None))
-                arguments = (sides[cut], targets[where], weights[where], scratch[:, : where.shape[-1]])
-                out = gradients[cut] if wants_gradient else None
-                if index.dim() == 2:
-                    loss, value = pair_block(
-                        *arguments, out, divergence=request.divergence, detach=request.detach, scale=scale
-                    )
-                    values.append(value)
-                else:
-                    loss = cross_entropy_block(*arguments, out)
-                losses.append(loss)
-            if grad_states is not None:
-                grad_states[index.flatten()] = head.backward(gradient).to(grad_states.dtype)
-        cross_entropy, parts = torch.stack(losses).sum(), torch.cat(values, 1).mean(1)
-        ctx.save_for_backward(None if grad_states is None else grad_states.view_as(states), *head.gradients)
+        loss_of_pairs = functools.partial(pair_block, divergence=request.divergence, detach=request.detach, scale=scale)
+        losses: list[tuple[Tensor, Tensor]] = []
+        for pair_chunk in pairs.split(size, 1):  # [2, C]
+            losses += chunks.losses(pair_chunk, loss_of_pairs)
+        for chunk in rest.split(2 * size, 1):  # [1, C]
+            losses += chunks.losses(chunk, cross_entropy_block)
+        cross_entropy = torch.stack([loss for loss, _ in losses]).sum()
+        parts = torch.cat([values for _, values in losses], 1).mean(1)  # [3]
+        grad_flat = chunks.grad_hidden_states
+        grad_hidden_states = None if grad_flat is None else grad_flat.view_as(hidden_states)
+        ctx.save_for_backward(grad_hidden_states, *head.gradients)
         loss = cross_entropy + request.alpha * parts[0] if request.alpha else cross_entropy.clone()
         parts = torch.cat([cross_entropy[None], parts])
         ctx.mark_non_differentiable(parts)
@@ -227,6 +222,46 @@ class _LossOfStates(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradients = [None if gradient is None else gradient * grad_loss for gradient in ctx.saved_tensors]
         return (None, None, None, None, *gradients)
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """Computes the loss of some positions at a time, and its gradient with respect to their hidden states."""
+
+    head: _LinearHead | _AnyHead
+    hidden_states: Tensor  # [W·B·T, H]
+    grad_hidden_states: Tensor | None  # where the gradient is written to, if it is wanted  # [W·B·T, H]
+    targets: Tensor  # [W·B·T]
+    weights: Tensor  # [W·B·T]
+    scratch: Tensor  # the buffers of a block  # [6, block, V]
+
+    def losses(
+        self, positions: Tensor, block_loss: Callable[..., tuple[Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Run the LM head once on all positions [S, C], one or two sides of them, and `block_loss` on each block."""
+        if positions.numel() == 0:
+            return []
+        rows = positions.flatten()  # [S·C]
+        logits, gradient = self.head.logits(self.hidden_states[rows])  # [S·C, V] each
+        logits_of_sides = logits.unflatten(0, positions.shape)  # [S, C, V]
+        gradient_of_sides = gradient.unflatten(0, positions.shape)  # [S, C, V]
+        losses = []
+        size = self.scratch.shape[1]
+        for start in range(0, positions.shape[1], size):
+            columns = slice(start, start + size)
+            block_positions = positions[:, columns]  # [S, block]
+            losses.append(
+                block_loss(
+                    logits_of_sides[:, columns],
+                    self.targets[block_positions],
+                    self.weights[block_positions],
+                    self.scratch[:, : block_positions.shape[1]],
+                    None if self.grad_hidden_states is None else gradient_of_sides[:, columns],
+                )
+            )
+        if self.grad_hidden_states is not None:
+            self.grad_hidden_states[rows] = self.head.backward(gradient).to(self.grad_hidden_states.dtype)
+        return losses
 
 
 class _LinearHead:
@@ -264,10 +299,10 @@ class _LinearHead:
 
 
 class _AnyHead:
-    """The model's own head with all around it, and autograd through it."""
+    """The model's own LM head with all that is applied around it, and autograd through it."""
 
     def __init__(self, fused: _Fused, parameters: tuple[Tensor, ...], trainable: list[bool], rows: int) -> None:
-        self.readout = fused.readout
+        self.lm_head = fused.lm_head
         self.parameters = [parameter for parameter, wanted in zip(parameters, trainable, strict=True) if wanted]
         self.gradients = _zeros(parameters, trainable)
 
@@ -275,7 +310,7 @@ class _AnyHead:
         """[R, H] → logits, and where their gradient goes  # [R, V] both"""
         with torch.enable_grad():
             self.hidden = hidden.requires_grad_()
-            self.output = self.readout.model_logits(self.hidden[None])[0]
+            self.output = self.lm_head.model_logits(self.hidden[None])[0]
         logits = self.output.detach()  # not to be written into: the head's own backward may need them
         return logits, torch.empty_like(logits)
 
@@ -297,17 +332,17 @@ def _zeros(parameters: tuple[Tensor, ...], trainable: list[bool]) -> list[Tensor
 
 
 def _positions(request: FusedLoss, rows: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Indices into the flat batch: positions compared with each other [2, P], and all others [R]."""
+    """Indices into the flat batch: positions compared with each other [2, P], and all others [1, R]."""
     index = torch.arange(rows * length, device=device).view(request.windows, -1, length)  # [W, B, T]
     if request.windows == 1:
-        return index.new_empty(2, 0), index.flatten()
+        return index.new_empty(2, 0), index.view(1, -1)
     shared = shared_positions(length, request.extra, request.positions, request.special)
     pairs, rest = [], []
     for side, offset in zip(index, (request.extra, 0), strict=True):  # [B, T]
         before, paired, after = side.tensor_split([offset + shared.start, offset + shared.stop], dim=1)
         pairs.append(paired.flatten())
         rest += [before.flatten(), after.flatten()]
-    return torch.stack(pairs), torch.cat(rest)
+    return torch.stack(pairs), torch.cat(rest)[None]
 
 
 def _targets(tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -319,7 +354,7 @@ def _targets(tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _sizes(vocab_size: int, device: torch.device, positions: int) -> tuple[int, int]:
-    """Pairs per chunk, of which the head runs at once, and per block, of which the statistics are taken."""
+    """Pairs per chunk, for which the LM head runs at once, and per block, for which the statistics are computed."""
     if device.type != "cpu":
         size = min(positions, chunk_positions(NUM_BUFFERS + 4, vocab_size, device))
         return size, size

@@ -65,7 +65,7 @@ def preset(name: str, **overrides: Any) -> TrainConfig:
         UserError: no such preset, or settings that do not go together.
     """
     if name not in PRESETS:
-        raise UserError(f"there is no preset '{name}'; there are {', '.join(PRESETS)}.")
+        raise UserError(f"No preset '{name}'. Choose one of {', '.join(PRESETS)}.", "setting", "preset")
     settings = PRESETS[name]
     if "base" in overrides or "model_config" in overrides:
         settings = {key: value for key, value in settings.items() if key not in ("base", "model_config")}

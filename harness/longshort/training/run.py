@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
-from transformers import TrainingArguments
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
 from longshort.corpora import open_corpus
 from longshort.errors import UserError
 from longshort.training.base import Base, load_base, load_model
-from longshort.training.checkpoint import RECORD, write_checkpoint
+from longshort.training.checkpoint import write_checkpoint
 from longshort.training.config import TrainConfig
 from longshort.training.estimate import LONG_RUN, estimate
 from longshort.training.evaluation import evaluate, held_out, reachable
 from longshort.training.extension.clex import clex_positions
 from longshort.training.extension.options import OPTIONS
 from longshort.training.lora import add_lora, can_quantize
+from longshort.training.partial import is_finished, open_partial, writing
 from longshort.training.shifted_attention import check_groups, shifted_sparse_attention
 from longshort.training.trainer import AfterStep, LongShortTrainer
 from longshort.training.windows import WindowPairs, collate
 
-SETTINGS = "settings.json"
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to train.
+
+    Attributes:
+        config: the resolved settings.
+        output: folder of the finished checkpoint.
+        partial: folder of the work in progress.
+        arguments: of the Trainer.
+        base: config and tokenizer that the run starts from.
+        dataset: the training windows.
+        model: the model to train, with its adapters.
+        num_parameters: of the model without adapters.
+        attention: context in which the model trains.
+        eval_tokens: held-out documents, if there are evaluations  # [D, N]
+        eval_lengths: context lengths to evaluate.
+    """
+
+    config: TrainConfig
+    output: Path
+    partial: Path
+    arguments: TrainingArguments
+    base: Base
+    dataset: WindowPairs
+    model: nn.Module
+    num_parameters: int
+    attention: AbstractContextManager[None]
+    eval_tokens: Tensor | None
+    eval_lengths: tuple[int, ...]
 
 
 def train(config: TrainConfig, *, progress: bool = True) -> Path:
@@ -40,14 +68,14 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
 
     The folder holds the model and tokenizer for any stock ``from_pretrained``, ``longshort.json`` (settings,
     corpus, tokens seen, final losses, versions), ``training_log.csv`` (one row per step), ``evaluation_log.csv``
-    where there were evaluations, and a picture of both. Work in progress lies in ``OUTPUT.partial``; what is
-    finished is renamed, so a folder of its name is always a finished run. Where the same run is there already,
-    nothing is done; where it was killed, it goes on from its last save, to the same weights. Under ``accelerate
-    launch`` the main process alone writes.
+    if there were evaluations, and a figure of both. Work in progress lies in ``OUTPUT.partial`` and is renamed when
+    finished, so a folder named OUTPUT is always a finished run. If the same run is finished already, nothing is
+    done; if it was killed, it resumes from its last save and reaches the same weights. Under ``accelerate launch``
+    only the main process writes.
 
     Args:
         config: the settings.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Raises:
         UserError: the folder holds something else or cannot be written; a base, tokenizer or corpus cannot be
@@ -55,16 +83,100 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     """
     config = config.resolved()
     output = Path(config.output).expanduser()
-    if _is_finished(output, config):
-        print(f"{output} already holds this run, finished: nothing to do.", file=sys.stderr)
+    if is_finished(output, config):
+        print(f"{output} already holds this finished run; nothing to do.", file=sys.stderr)
         return output
+    run = prepare(config, output, progress=progress)
+    resume_from = open_partial(run.partial, config, run.arguments)
+    with writing(output, run.partial, is_main=run.arguments.should_save):
+        trainer = fit(run, resume_from)
+        finish(run, trainer)
+    return output
+
+
+def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
+    """Load and check everything that a run needs, without writing anything.
+
+    Args:
+        config: the resolved settings.
+        output: folder of the finished checkpoint.
+        progress: show a progress bar and messages.
+
+    Raises:
+        UserError: a base, tokenizer or corpus cannot be read, or does not fit.
+    """
     partial = output.with_name(output.name + ".partial")
     arguments = _training_arguments(config, partial, progress)
-    say = _printer(arguments, progress)
-
+    shows_messages = progress and arguments.should_save
     with _no_loading_bars():
         base = load_base(config)
-    bos = base.bos_token_id
+    dataset = _window_pairs(config, base)
+    groups = (config.extension_options or {}).get("groups", OPTIONS["longqlora"]["groups"])
+    if config.extension == "longqlora":
+        check_groups(config.train_length, groups)
+    eval_tokens = _evaluation_tokens(config, base)
+    quantize = _quantizes(config, shows_messages)
+    with _no_loading_bars():
+        model = load_model(config, base, quantize=quantize)
+        eval_lengths = reachable(model, config.eval_lengths) if eval_tokens is not None else ()
+        if config.gradient_checkpointing:
+            _checkpoint_gradients(model)
+    num_parameters = model.num_parameters()
+    sparse = config.extension == "longqlora"
+    attention = shifted_sparse_attention(model, groups) if sparse else nullcontext()
+    trained: Any = model
+    if config.rank_of_adapters:
+        torch.manual_seed(config.seed)
+        trained = add_lora(model, config.rank_of_adapters, config.lora_alpha, config.lora_dropout, base.trained_in_full)
+    cost = estimate(config, trained)
+    if cost.flops >= LONG_RUN and shows_messages:
+        print(f"longshort: {cost}", file=sys.stderr)
+    return Run(
+        config, output, partial, arguments, base, dataset, trained, num_parameters, attention, eval_tokens, eval_lengths
+    )
+
+
+def fit(run: Run, resume_from: Path | None) -> LongShortTrainer:
+    """Train, with evaluations and snapshots on the way; return the trainer, which holds the trained model.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    config = run.config
+    trainer = LongShortTrainer(
+        config, model=run.model, args=run.arguments, train_dataset=run.dataset, data_collator=collate
+    )
+
+    def after_step(step: int) -> None:
+        if run.eval_tokens is not None and (step % config.eval_every == 0 or step == config.steps):
+            special = int(run.base.bos_token_id is not None)
+            values = evaluate(
+                trainer.evaluated_model, run.eval_tokens, run.eval_lengths, config.train_length, special, config.seed
+            )
+            trainer.log({f"eval_{name}": value for name, value in values.items()})
+        if step in config.save_at:
+            snapshot = run.output.with_name(f"{run.output.name}-step{step}")
+            _write(run, trainer, snapshot, run.partial / snapshot.name)
+
+    trainer.add_callback(AfterStep(after_step))
+    with run.attention, _no_loading_bars():
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    return trainer
+
+
+def finish(run: Run, trainer: LongShortTrainer) -> None:
+    """Write the finished checkpoint and remove the folder of the work in progress."""
+    with _no_loading_bars():
+        _write(run, trainer, run.output, run.partial / "final")
+    if run.arguments.should_save:
+        shutil.rmtree(run.partial)
+
+
+def _write(run: Run, trainer: LongShortTrainer, folder: Path, work: Path) -> None:
+    write_checkpoint(folder, work, run.config, run.base, trainer, run.dataset, run.num_parameters)
+
+
+def _window_pairs(config: TrainConfig, base: Base) -> WindowPairs:
     dataset = WindowPairs(
         open_corpus(config.corpus, "train"),
         base.tokenizer,
@@ -74,120 +186,16 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
         steps=config.steps,
         sequences_per_step=config.global_batch_size,
         seed=config.seed,
-        bos_token_id=bos,
+        bos_token_id=base.bos_token_id,
         cross_documents=config.cross_documents,
         positions=_clex_positions(base, config),
     )
     dataset.check()
-    groups = (config.extension_options or {}).get("groups", OPTIONS["longqlora"]["groups"])
-    if config.extension == "longqlora":
-        check_groups(config.train_length, groups)
-    evaluation = _evaluation_tokens(config, base)
-    quantize = config.quantization == "nf4" or (config.quantization == "auto" and config.extension == "longqlora")
-    if quantize and not can_quantize():
-        if config.quantization == "nf4":
-            raise UserError("A 4-bit base needs CUDA and bitsandbytes (pip install 'longshort[qlora]').")
-        say("no CUDA with bitsandbytes: LoRA on a base in full precision, not in 4 bits.")
-        quantize = False
-    with _no_loading_bars():
-        model = load_model(config, base, quantize=quantize)
-        num_parameters = model.num_parameters()
-        eval_lengths = reachable(model, config.eval_lengths) if evaluation is not None else ()
-        if config.gradient_checkpointing:  # a reentrant one loses the gradient of frozen or learned inputs
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
-        sparse = shifted_sparse_attention(model, groups) if config.extension == "longqlora" else nullcontext()
-    if config.rank_of_adapters:
-        torch.manual_seed(config.seed)
-        model = add_lora(model, config.rank_of_adapters, config.lora_alpha, config.lora_dropout, base.trained_in_full)
-    cost = estimate(config, model)
-    if cost.flops >= LONG_RUN:
-        say(str(cost))
-
-    resume = _prepare(partial, config, arguments)
-    try:
-        trainer = LongShortTrainer(config, model=model, args=arguments, train_dataset=dataset, data_collator=collate)
-
-        def after(step: int) -> None:
-            if evaluation is not None and (step % config.eval_every == 0 or step == config.steps):
-                special = int(bos is not None)
-                values = evaluate(
-                    trainer.evaluated_model, evaluation, eval_lengths, config.train_length, special, config.seed
-                )
-                trainer.log({f"eval_{name}": value for name, value in values.items()})
-            if step in config.save_at:
-                snapshot = output.with_name(f"{output.name}-step{step}")
-                write_checkpoint(snapshot, partial / snapshot.name, config, base, trainer, dataset, num_parameters)
-
-        trainer.add_callback(AfterStep(after))
-        with sparse, _no_loading_bars():
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        with _no_loading_bars():
-            write_checkpoint(output, partial / "final", config, base, trainer, dataset, num_parameters)
-        if arguments.should_save:
-            shutil.rmtree(partial)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if not _is_failed_write(error):
-            raise
-        cause = getattr(error, "strerror", None) or "a file could not be written in full"
-        raise UserError(
-            f"{output} cannot be written: {cause}. Free some space or name another output; the same command "
-            "then goes on from the last step that was saved."
-        ) from error
-    finally:
-        if arguments.should_save:
-            _drop_cut_saves(partial)
-            if not any(partial.glob("checkpoint-*")):  # nothing to go on from
-                shutil.rmtree(partial, ignore_errors=True)
-    return output
-
-
-def _prepare(partial: Path, config: TrainConfig, arguments: TrainingArguments) -> Path | None:
-    """Make the folder of the work in progress; return the save that the run goes on from, if there is one."""
-    settings = json.dumps(_settings(config), indent=2)
-    saves = sorted(filter(_is_whole, partial.glob("checkpoint-*")), key=lambda folder: int(folder.name[11:]))
-    try:
-        same = (partial / SETTINGS).read_text("utf-8") == settings
-    except OSError:
-        same = False
-    arguments.distributed_state.wait_for_everyone()  # all have read before the main process writes
-    if saves and not same:
-        raise UserError(
-            f"{partial} holds an unfinished run with other settings. Remove it, or name another output; with its "
-            "own settings that run would go on."
-        )
-    if arguments.should_save:
-        try:
-            if not saves:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-                (partial / SETTINGS).write_text(settings, "utf-8")
-            _drop_cut_saves(partial)
-        except OSError as error:
-            raise UserError(
-                f"{partial} cannot be written: {error.strerror or error}. Choose a folder you can write to."
-            ) from error
-    arguments.distributed_state.wait_for_everyone()
-    return saves[-1] if saves else None
-
-
-def _is_whole(save: Path) -> bool:
-    """Whether a save was written to its end: the Trainer writes its state last."""
-    try:
-        json.loads((save / "trainer_state.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return True
-
-
-def _drop_cut_saves(partial: Path) -> None:
-    for save in partial.glob("checkpoint-*"):
-        if not _is_whole(save):
-            shutil.rmtree(save)
+    return dataset
 
 
 def _clex_positions(base: Base, config: TrainConfig) -> Any:
-    """What draws t and the stretched positions of a step, for CLEX; None for every other model."""
+    """A function that draws t and the stretched positions of a step, for CLEX; None for every other model."""
     if not base.is_clex:
         return None
     rope = base.config.rope_parameters
@@ -205,15 +213,39 @@ def _evaluation_tokens(config: TrainConfig, base: Base) -> Tensor | None:
         return None
     corpus = open_corpus(config.eval_corpus or config.corpus, "validation")
     if config.eval_corpus is None and corpus.split is None:
-        raise UserError(f"corpus '{config.corpus}' has no validation split: name held-out text with --eval-corpus.")
+        raise UserError(
+            f"Corpus '{config.corpus}' has no validation split. Give held-out text with --eval-corpus.",
+            "setting",
+            "eval_corpus",
+        )
     longest = max(*config.eval_lengths, config.train_length + 1)
     return held_out(corpus, base.tokenizer, config.eval_docs, longest, base.bos_token_id)
 
 
-def _is_failed_write(error: Exception) -> bool:
-    """Whether a file could not be written: safetensors and torch.save have errors of their own for it."""
-    signs = ("I/O error", "PytorchStreamWriter", "iostream error", "unexpected pos")
-    return isinstance(error, OSError) or any(sign in str(error) for sign in signs)
+def _quantizes(config: TrainConfig, shows_messages: bool) -> bool:
+    """Whether the base is loaded in 4 bits."""
+    if config.quantization != "nf4" and not (config.quantization == "auto" and config.extension == "longqlora"):
+        return False
+    if can_quantize():
+        return True
+    if config.quantization == "nf4":
+        raise UserError(
+            "A 4-bit base requires CUDA and bitsandbytes (pip install 'longshort[qlora]').",
+            "dependency",
+            "quantization",
+        )
+    if shows_messages:
+        print(
+            "longshort: CUDA with bitsandbytes is not available: LoRA uses a base in full precision, not in 4 bits.",
+            file=sys.stderr,
+        )
+    return False
+
+
+def _checkpoint_gradients(model: PreTrainedModel) -> None:
+    # Reentrant checkpointing loses the gradient of frozen or learned inputs.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 @contextmanager
@@ -226,32 +258,6 @@ def _no_loading_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _printer(arguments: TrainingArguments, progress: bool) -> Any:
-    def say(text: str) -> None:
-        if progress and arguments.should_save:
-            print(f"longshort: {text}", file=sys.stderr)
-
-    return say
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """All settings but the folder's name, which may change; as JSON gives them back."""
-    settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    del settings["output"]
-    return settings
-
-
-def _is_finished(output: Path, config: TrainConfig) -> bool:
-    if not output.exists():
-        return False
-    try:
-        if json.loads((output / RECORD).read_text("utf-8"))["config"] == _settings(config):
-            return True
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass  # a folder of something else, or a damaged record
-    raise UserError(f"{output} exists and is not a result of this run. Remove it, or name another.")
 
 
 def _training_arguments(config: TrainConfig, folder: Path, progress: bool) -> TrainingArguments:
@@ -281,8 +287,10 @@ def _training_arguments(config: TrainConfig, folder: Path, progress: bool) -> Tr
     at_once = arguments.train_batch_size * arguments.world_size
     if config.global_batch_size % at_once:
         raise UserError(
-            f"global_batch_size {config.global_batch_size} is no multiple of the {at_once} sequences that "
-            f"{arguments.world_size} devices take at once. Change it, or --batch-size."
+            f"global_batch_size {config.global_batch_size} is not a multiple of the {at_once} sequences that "
+            f"{arguments.world_size} devices take at once. Change it, or --batch-size.",
+            "setting",
+            "global_batch_size",
         )
     arguments.gradient_accumulation_steps = config.global_batch_size // at_once
     return arguments

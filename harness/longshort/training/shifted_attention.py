@@ -48,7 +48,9 @@ def shifted_sparse_attention(model: PreTrainedModel, groups: int = 4) -> Iterato
     if caps_scores or not (model._can_set_attn_implementation() and model._supports_sdpa):
         raise UserError(
             f"Shifted sparse attention needs a model whose attention can be exchanged; '{model.config.model_type}' "
-            "has its own. Use another --extension."
+            "has its own. Use another --extension.",
+            "unsupported",
+            "extension",
         )
     model.set_attn_implementation(name)
     try:
@@ -64,11 +66,15 @@ def check_groups(length: int, groups: int) -> None:
         UserError: as said, or there is but one group.
     """
     if groups < 2:
-        raise UserError(f"groups is {groups}; shifted sparse attention needs at least 2.")
+        raise UserError(
+            f"groups is {groups}; shifted sparse attention requires at least 2.", "setting", "extension_options"
+        )
     if length % (2 * groups):
         raise UserError(
             f"Shifted sparse attention divides a window into {groups} groups and these into halves: "
-            f"train_length {length} must be a multiple of {2 * groups}."
+            f"train_length {length} must be a multiple of {2 * groups}.",
+            "setting",
+            "train_length",
         )
 
 
@@ -108,7 +114,9 @@ def _attend(
     if attention_mask is not None:
         raise UserError(
             "Shifted sparse attention takes no padding, and no model whose own sliding window is shorter than "
-            "train_length. Use another model, or another --extension."
+            "train_length. Use another model, or another --extension.",
+            "unsupported",
+            "extension",
         )
     length, num_heads = query.shape[2], query.shape[1]
     check_groups(length, groups)

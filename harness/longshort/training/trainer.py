@@ -181,7 +181,8 @@ class LongShortTrainer(Trainer):
         if not math.isfinite(value):
             raise UserError(
                 f"The {what} is not finite at step {step}; that step was not saved. "
-                "Lower --learning-rate, or check the base and its dtype."
+                "Lower --learning-rate, or check the base and its dtype.",
+                "non_finite",
             )
 
     # With adapters only what is trained is kept for resuming: PEFT's own files hold the adapters alone, not the

@@ -91,7 +91,7 @@ def read_sequences(
         if reading.num_sequences == 0 and reading.num_documents == MAX_DOCUMENTS_READ:
             break
     if reading.num_sequences == 0:
-        raise UserError(_why_none(corpus, length, reading, cross_documents))
+        raise UserError(_why_none(corpus, length, reading, cross_documents), "text", "corpus")
     reading.is_complete = True
 
 
@@ -186,7 +186,9 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
         if cross_documents and tokenizer.eos_token_id is None:
             raise UserError(
                 "--cross-documents joins documents with EOS, and the tokenizer has none. "
-                "Leave it out, or name a tokenizer with an EOS token."
+                "Omit it, or use a tokenizer with an EOS token.",
+                "setting",
+                "cross_documents",
             )
         self.corpus = corpus
         self.tokenizer = tokenizer

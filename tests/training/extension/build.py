@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longshort.training.config import TrainConfig
 from longshort.training.extension import extend_context
+from longshort.training.extension.options import check_extension
 
 LENGTH = 16  # L0, the base's own
 VOCAB = 61
@@ -38,17 +38,19 @@ def base_config(architecture="llama", **changes):
     return AutoConfig.for_model(architecture, **fields | changes)
 
 
-def settings(extension, train_length=2 * LENGTH, **changes):
-    return TrainConfig(
-        output="out", model_config="c", tokenizer="bytes", train_length=train_length, extension=extension, **changes
-    )
+def settings(extension, train_length=2 * LENGTH, factor=None, extension_options=None):
+    """Arguments of `extend_context`, checked as those of a run are."""
+    check_extension(extension, factor, extension_options)
+    return {
+        "extension": extension, "train_length": train_length, "factor": factor, "options": extension_options,
+    }  # fmt: skip
 
 
 def extended(extension, architecture="llama", *, base=None, model_changes=None, seed=0, **changes):
     """A random model, extended; larger weights than usual, so that positions make a difference."""
     if base is None:
         base = base_config(architecture, **model_changes or {})
-    config, model_class = extend_context(base, settings(extension, **changes))
+    config, model_class = extend_context(base, **settings(extension, **changes))
     torch.manual_seed(seed)
     build = model_class.from_config if model_class is AutoModelForCausalLM else model_class._from_config
     model = build(config, dtype=torch.float32).eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from longshort.devices import GPUS, Gpu
 from longshort.settings import Checkpoint
 from longshort.sweep.cost.shape import USUAL_PARAMETERS, Shape, named_parameters, read_config, shape_from, shape_of
 from longshort.sweep.cost.tokens import Work, usable_lengths, work_of
@@ -20,26 +21,6 @@ ATTENTION_WIDTHS = 13  # hidden states' worth alive; in transformers 5 12.1 to 1
 HEAD_BYTES = 2**30  # float32 logits alive at once: longshort.scoring.lm_head.CHUNK_BYTES_DEVICE
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per parameter
 USUAL_BYTES = 2
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU: dense bf16 FLOP/s, bytes of memory, memory bandwidth in bytes per second."""
-
-    flops_per_second: float
-    memory: int
-    bandwidth: float
-
-
-GPUS = {
-    "h200": Gpu(989e12, 141 * 10**9, 4.8e12),  # NVIDIA H200 data sheet, SXM; half of "1,979 with sparsity"
-    "h100": Gpu(989e12, 80 * 10**9, 3.35e12),  # NVIDIA H100 data sheet, SXM; half of "1,979 with sparsity"
-    "a100": Gpu(312e12, 80 * 10**9, 2.039e12),  # NVIDIA A100 data sheet, 80GB SXM; "312 | 624 with sparsity"
-    "l40s": Gpu(362.05e12, 48 * 10**9, 0.864e12),  # NVIDIA L40S data sheet; "362.05 | 733 with sparsity"
-    "a10g": Gpu(70e12, 24 * 10**9, 0.6e12),  # NVIDIA A10G data sheet of AWS; "70 | 140 with sparsity" (the A10: 125)
-    "rtx4090": Gpu(165.2e12, 24 * 10**9, 1.008e12),  # NVIDIA Ada white paper; "165.2 | 330.4", float32 sums
-    "t4": Gpu(65e12, 16 * 10**9, 0.3e12),  # NVIDIA T4 data sheet, float16: it has no bf16
-}
 
 
 @dataclass(frozen=True)

@@ -10,114 +10,140 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from longshort.errors import UserError
-from longshort.training.extension.options import OPTIONS
+from longshort.training.extension.options import OPTIONS, Extension
 from longshort.training.extension.rope import rescale_rope
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from longshort.training.config import TrainConfig
-
 logger = logging.getLogger(__name__)
 
 
-def extend_context(config: PretrainedConfig, settings: TrainConfig) -> tuple[PretrainedConfig, Any]:
+def extend_context(
+    config: PretrainedConfig,
+    extension: Extension,
+    *,
+    train_length: int,
+    factor: float | None = None,
+    options: dict[str, Any] | None = None,
+) -> tuple[PretrainedConfig, Any]:
     """Return the config of the extended model, and the class that builds it from weights or at random.
 
-    What transformers has (`rescale_rope`) changes `config` itself, and the class is AutoModelForCausalLM. CLEX and
-    EABF return a config and a class of their own (`modeling_clex`, `modeling_eabf`), whose code a checkpoint
-    carries. The base's own length L0 is its `max_position_embeddings`. The factor is by default 16 for CLEX (its
-    max_t, Chen et al. 2024), else the train length over L0, rounded up, for EABF at least 2.
+    The methods of transformers (`rescale_rope`) change `config` itself, and the class is AutoModelForCausalLM. CLEX
+    and EABF return a config and a class of their own (`modeling_clex`, `modeling_eabf`), whose code is saved with a
+    checkpoint. The base's own length L0 is its `max_position_embeddings`.
+
+    Args:
+        config: of the base.
+        extension: the method.
+        train_length: training context length, in tokens.
+        factor: extended length divided by L0; by default 16 for CLEX (its max_t, Chen et al. 2024), else
+            `train_length` divided by L0, rounded up, and for EABF at least 2.
+        options: of the method, in place of the defaults in `OPTIONS`.
 
     Raises:
-        UserError: the model has no RoPE, more than one, or one that is extended already; the method is not made
-            for this architecture; factor, lengths and options contradict each other.
+        UserError: the model has no RoPE, more than one, or one that is extended already; the method does not
+            support this architecture; factor, lengths and options contradict each other.
     """
     from transformers import AutoModelForCausalLM
 
-    extension = settings.extension
     if extension == "none":
         return config, AutoModelForCausalLM
     _check_rope(config, extension)
-    factor = _factor(config, settings)
-    options = OPTIONS[extension] | {k: v for k, v in (settings.extension_options or {}).items() if v is not None}
+    factor = _checked_factor(config, extension, train_length, factor)
+    given = {name: value for name, value in (options or {}).items() if value is not None}
     if extension in ("clex", "eabf"):
-        return _with_own_code(config, settings, factor, options)
-    if extension in ("dynamic", "longrope") and settings.train_length <= config.max_position_embeddings:
-        _frequencies_unscaled(config, settings)
-    rescale_rope(config, extension, factor, options)
+        return _with_own_code(config, extension, factor, OPTIONS[extension] | given)
+    if extension in ("dynamic", "longrope") and train_length <= config.max_position_embeddings:
+        _report_unscaled(config, extension, train_length, options or {})
+    rescale_rope(config, extension, factor, OPTIONS[extension] | given)
     return config, AutoModelForCausalLM
 
 
-def _check_rope(config: PretrainedConfig, extension: str) -> None:
+def _check_rope(config: PretrainedConfig, extension: Extension) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     if "rope_theta" not in rope:
         raise UserError(
-            f"extension '{extension}' rescales RoPE, and a '{config.model_type}' model has none, or several. "
-            "Train it with --extension none."
+            f"Extension '{extension}' rescales RoPE, and a '{config.model_type}' model has none, or several. "
+            "Train it with --extension none.",
+            "unsupported",
+            "extension",
         )
     kind = rope.get("rope_type", "default")
     if kind != "default" or config.model_type.startswith("longshort_eabf_"):
         kind = "eabf" if kind == "default" else kind
         raise UserError(
             f"The base '{config.model_type}' already rescales its RoPE ({kind}). Start from the base "
-            "it was made of, or use --extension none."
+            "it was made from, or use --extension none.",
+            "unsupported",
+            "extension",
         )
 
 
-def _factor(config: PretrainedConfig, settings: TrainConfig) -> float:
+def _checked_factor(config: PretrainedConfig, extension: Extension, train_length: int, given: float | None) -> float:
     """The factor given or its default, checked against the lengths."""
-    own, length = config.max_position_embeddings, settings.train_length
-    if settings.factor is not None:
-        factor = float(settings.factor)
-    elif settings.extension == "clex":
+    own = config.max_position_embeddings
+    if given is not None:
+        factor = float(given)
+    elif extension == "clex":
         factor = 16.0
     else:
-        factor = float(max(math.ceil(length / own), 2 if settings.extension == "eabf" else 1))
+        factor = float(max(math.ceil(train_length / own), 2 if extension == "eabf" else 1))
     if factor == 1:
         raise UserError(
-            f"train_length {length} is within the {own} positions of the '{config.model_type}' base, so it does not "
-            f"say how far extension '{settings.extension}' shall reach: give --factor."
+            f"train_length {train_length} is within the {own} positions of the '{config.model_type}' base, so the "
+            f"extended length of extension '{extension}' does not follow from it. Give --factor.",
+            "setting",
+            "factor",
         )
-    if length > factor * own:
+    if train_length > factor * own:
         raise UserError(
-            f"train_length {length} is beyond factor {factor:g} times the {own} positions of the "
-            f"'{config.model_type}' base: raise --factor to {math.ceil(length / own)}, or shorten --train-length."
+            f"train_length {train_length} is beyond factor {factor:g} times the {own} positions of the "
+            f"'{config.model_type}' base. Raise --factor to {math.ceil(train_length / own)}, or shorten "
+            "--train-length.",
+            "setting",
+            "train_length",
         )
     return factor
 
 
-def _frequencies_unscaled(config: PretrainedConfig, settings: TrainConfig) -> None:
+def _report_unscaled(
+    config: PretrainedConfig, extension: Extension, train_length: int, options: dict[str, Any]
+) -> None:
     """Dynamic NTK and LongRoPE leave RoPE as it is within the original length."""
-    where = f"train_length {settings.train_length} is within the {config.max_position_embeddings} positions of the"
-    if settings.extension == "dynamic":
+    where = f"train_length {train_length} is within the {config.max_position_embeddings} positions of the"
+    if extension == "dynamic":
         logger.warning(
             "%s '%s' base, where extension 'dynamic' changes nothing: training sees unscaled RoPE.",
             where,
             config.model_type,
         )
-    elif "short_factor" not in (settings.extension_options or {}):
+    elif "short_factor" not in options:
         raise UserError(
             f"{where} '{config.model_type}' base, where extension 'longrope' uses its short_factor, 1 by default: "
-            "training would never see the long one. Raise --train-length, or give short_factor."
+            "training would never use the long_factor. Raise --train-length, or give short_factor.",
+            "setting",
+            "train_length",
         )
 
 
 def _with_own_code(
-    config: PretrainedConfig, settings: TrainConfig, factor: float, options: dict[str, Any]
+    config: PretrainedConfig, extension: Extension, factor: float, options: dict[str, Any]
 ) -> tuple[PretrainedConfig, Any]:
     from longshort.training.extension import modeling_clex, modeling_eabf
 
-    classes = (modeling_clex if settings.extension == "clex" else modeling_eabf).CAUSAL_LMS
+    classes = (modeling_clex if extension == "clex" else modeling_eabf).CAUSAL_LMS
     if config.model_type not in classes:
         raise UserError(
-            f"extension '{settings.extension}' is made for {', '.join(classes)}, and the base is a "
-            f"'{config.model_type}' model. Use linear, dynamic, yarn, longrope or llama3."
+            f"Extension '{extension}' supports {', '.join(classes)}, and the base is a "
+            f"'{config.model_type}' model. Use linear, dynamic, yarn, longrope or llama3.",
+            "unsupported",
+            "extension",
         )
     original = config.max_position_embeddings
     rope = dict(config.rope_parameters)
     changes: dict[str, Any] = {"max_position_embeddings": int(original * factor), "rope_parameters": rope}
-    if settings.extension == "clex":
+    if extension == "clex":
         kept = {name: options[name] for name in ("hidden_multiplier", "activation", "step")}
         rope |= {"rope_type": "clex", "original_max_position_embeddings": original, "max_t": int(factor), **kept}
     else:

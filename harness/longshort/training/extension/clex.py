@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from longshort.errors import UserError
 from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequencies
@@ -44,7 +51,27 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
     """
     source, output = str(checkpoint), Path(output).expanduser()
     if output.exists():
-        raise UserError(f"{output} exists. Remove it, or name another.")
+        raise UserError(f"{output} exists. Remove it, or choose another output.", "conflict", "output")
+    model, tokenizer = _read_clex(source, t)
+    stock = _stock_model(model, t)
+    partial = output.with_name(output.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        stock.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(output)
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"{output} cannot be written: {cause}. Free some space, or choose another folder.", "unwritable", "output"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output
+
+
+def _read_clex(source: str, t: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The CLEX model and its tokenizer, checked to reach scale t."""
     try:
         fields, _ = PretrainedConfig.get_config_dict(source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -52,12 +79,22 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
         raise _unreadable(source, error) from error
     architecture = fields.get("model_type", "").removeprefix(PREFIX)
     if architecture not in CAUSAL_LMS or fields["model_type"] == architecture:
-        raise UserError(f"'{source}' is a '{fields.get('model_type')}' model, not CLEX: there is nothing to export.")
+        raise UserError(
+            f"'{source}' is a '{fields.get('model_type')}' model, not CLEX: there is nothing to export.",
+            "unsupported",
+            "checkpoint",
+        )
     rope = fields.get("rope_parameters")
     if not isinstance(rope, dict) or not isinstance(rope.get("max_t"), int):
-        raise UserError(f"'{source}' has no max_t in the rope_parameters of its config.json. Get a whole copy.")
+        raise UserError(
+            f"'{source}' has no max_t in the rope_parameters of its config.json. Get a complete copy.",
+            "broken",
+            "checkpoint",
+        )
     if not (t == int(t) and 1 <= t <= rope["max_t"]):
-        raise UserError(f"t is {t}; for this checkpoint it must be a whole number from 1 to {rope['max_t']}.")
+        raise UserError(
+            f"t is {t}; for this checkpoint it must be a whole number from 1 to {rope['max_t']}.", "setting", "t"
+        )
 
     try:
         model, info = CAUSAL_LMS[architecture].from_pretrained(source, dtype="auto", output_loading_info=True)
@@ -65,8 +102,18 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
         raise _unreadable(source, error) from error
     if missing := sorted(info["missing_keys"]):
         raise UserError(
-            f"checkpoint '{source}' lacks {len(missing)} of its weights (the first: {missing[0]}). Get a whole copy."
+            f"checkpoint '{source}' lacks {len(missing)} of its weights (the first: {missing[0]}). "
+            "Get a complete copy.",
+            "broken",
+            "checkpoint",
         )
+    return model, tokenizer
+
+
+def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
+    """The stock model with the weights of a CLEX model and the frequencies of scale t."""
+    architecture = model.config.model_type.removeprefix(PREFIX)
+    rope = model.config.rope_parameters
     with torch.no_grad():
         frequencies = model.model.rotary_emb.frequencies(float(t))
     base, _ = base_frequencies(model.config)
@@ -87,23 +134,13 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
     stock_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     stock = stock_class.from_pretrained(None, config=config, state_dict=state, dtype=model.dtype)
     stock.generation_config = model.generation_config
-
-    partial = output.with_name(output.name + ".partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        stock.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        partial.rename(output)
-    except (OSError, SafetensorError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{output} cannot be written: {cause}. Free some space, or choose another folder.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return output
+    return stock
 
 
 def _unreadable(source: str, error: Exception) -> UserError:
     cause = " ".join(str(error).split())[:400] or type(error).__name__
     return UserError(
-        f"checkpoint '{source}' cannot be read: it must be a folder with a model and its tokenizer. Cause: {cause}"
+        f"checkpoint '{source}' cannot be read: it must be a folder with a model and its tokenizer. Cause: {cause}",
+        "broken" if Path(source).expanduser().exists() else "not_found",
+        "checkpoint",
     )

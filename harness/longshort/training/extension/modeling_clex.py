@@ -51,7 +51,8 @@ def base_frequencies(config: Any, device: Any = None, *_: Any, **__: Any) -> tup
     return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
 
-# The stock models look a RoPE type up while they are built, before theirs is replaced.
+# The stock models look up a RoPE type while they are built, before theirs is replaced. The entry is made on import,
+# since a checkpoint carries this file alone.
 ROPE_INIT_FUNCTIONS.setdefault("clex", base_frequencies)
 
 
@@ -165,7 +166,7 @@ class ClexWeights:
 
 
 class ClexModel(ClexWeights):
-    """What the bodies share: one t per forward."""
+    """What the backbones share: one t per forward."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # a mixin: the stock class comes next
@@ -204,14 +205,14 @@ class ClexModel(ClexWeights):
 
 
 class ClexForCausalLM(ClexWeights):
-    """What the causal LMs share: the body, and one t per generation."""
+    """What the causal LMs share: the backbone, and one t per generation."""
 
     _auto_class = "AutoModelForCausalLM"
-    body_class: Any
+    backbone_class: Any
 
     def __init__(self, config: Any) -> None:
         PreTrainedModel.__init__(self, config)
-        self.model = self.body_class(config)
+        self.model = self.backbone_class(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[attr-defined]  # a mixin: the stock class comes next
@@ -222,85 +223,25 @@ class ClexForCausalLM(ClexWeights):
         model_kwargs["clex_t"] = self.model.rotary_emb.scale(generation_config.max_length)
 
 
-class ClexLlamaConfig(ClexConfig, LlamaConfig):
-    """Llama's."""
+def _build_classes(config: Any, model: Any, causal_lm: Any) -> Any:
+    """Build the CLEX classes of one architecture from the stock ones, and return the causal LM.
 
-    model_type = "longshort_clex_llama"
+    Each class becomes a name of this module, ``Clex`` and the stock name: `auto_map` of a checkpoint refers to it.
+    """
 
+    def subclass(mixin: type, stock: type, **attributes: Any) -> Any:
+        name = f"Clex{stock.__name__}"
+        globals()[name] = built = type(name, (mixin, stock), attributes)
+        return built
 
-class ClexLlamaModel(ClexModel, LlamaModel):
-    """Llama without its head."""
-
-    config_class = ClexLlamaConfig
-
-
-class ClexLlamaForCausalLM(ClexForCausalLM, LlamaForCausalLM):
-    """Llama."""
-
-    config_class = ClexLlamaConfig
-    body_class = ClexLlamaModel
-
-
-class ClexMistralConfig(ClexConfig, MistralConfig):
-    """Mistral's."""
-
-    model_type = "longshort_clex_mistral"
-
-
-class ClexMistralModel(ClexModel, MistralModel):
-    """Mistral without its head."""
-
-    config_class = ClexMistralConfig
-
-
-class ClexMistralForCausalLM(ClexForCausalLM, MistralForCausalLM):
-    """Mistral."""
-
-    config_class = ClexMistralConfig
-    body_class = ClexMistralModel
-
-
-class ClexQwen2Config(ClexConfig, Qwen2Config):
-    """Qwen2's."""
-
-    model_type = "longshort_clex_qwen2"
-
-
-class ClexQwen2Model(ClexModel, Qwen2Model):
-    """Qwen2 without its head."""
-
-    config_class = ClexQwen2Config
-
-
-class ClexQwen2ForCausalLM(ClexForCausalLM, Qwen2ForCausalLM):
-    """Qwen2."""
-
-    config_class = ClexQwen2Config
-    body_class = ClexQwen2Model
-
-
-class ClexQwen3Config(ClexConfig, Qwen3Config):
-    """Qwen3's."""
-
-    model_type = "longshort_clex_qwen3"
-
-
-class ClexQwen3Model(ClexModel, Qwen3Model):
-    """Qwen3 without its head."""
-
-    config_class = ClexQwen3Config
-
-
-class ClexQwen3ForCausalLM(ClexForCausalLM, Qwen3ForCausalLM):
-    """Qwen3."""
-
-    config_class = ClexQwen3Config
-    body_class = ClexQwen3Model
+    config_class = subclass(ClexConfig, config, model_type=f"longshort_clex_{config.model_type}")
+    backbone_class = subclass(ClexModel, model, config_class=config_class)
+    return subclass(ClexForCausalLM, causal_lm, config_class=config_class, backbone_class=backbone_class)
 
 
 CAUSAL_LMS: dict[str, Any] = {
-    "llama": ClexLlamaForCausalLM,
-    "mistral": ClexMistralForCausalLM,
-    "qwen2": ClexQwen2ForCausalLM,
-    "qwen3": ClexQwen3ForCausalLM,
+    "llama": _build_classes(LlamaConfig, LlamaModel, LlamaForCausalLM),
+    "mistral": _build_classes(MistralConfig, MistralModel, MistralForCausalLM),
+    "qwen2": _build_classes(Qwen2Config, Qwen2Model, Qwen2ForCausalLM),
+    "qwen3": _build_classes(Qwen3Config, Qwen3Model, Qwen3ForCausalLM),
 }

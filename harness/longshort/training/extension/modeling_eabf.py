@@ -92,24 +92,14 @@ class EabfAttention:
         return attention.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
 
 
-class EabfLlamaAttention(EabfAttention, LlamaAttention):
-    """Llama's."""
+class EabfConfig:
+    """What the configs share."""
 
-
-class EabfMistralAttention(EabfAttention, MistralAttention):
-    """Mistral's."""
-
-
-class EabfQwen2Attention(EabfAttention, Qwen2Attention):
-    """Qwen2's."""
-
-
-class EabfQwen3Attention(EabfAttention, Qwen3Attention):
-    """Qwen3's."""
+    _auto_class = "AutoConfig"
 
 
 class EabfModel:
-    """What the bodies share: their attention."""
+    """What the backbones share: their attention."""
 
     attention_class: Any
 
@@ -121,106 +111,39 @@ class EabfModel:
 
 
 class EabfForCausalLM:
-    """What the causal LMs share: the body."""
+    """What the causal LMs share: the backbone."""
 
     _auto_class = "AutoModelForCausalLM"
-    body_class: Any
+    backbone_class: Any
 
     def __init__(self, config: Any) -> None:
         PreTrainedModel.__init__(self, config)
-        self.model = self.body_class(config)
+        self.model = self.backbone_class(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[attr-defined]  # a mixin: the stock class comes next
 
 
-class EabfLlamaConfig(LlamaConfig):
-    """Llama's."""
+def _build_classes(attention: Any, config: Any, model: Any, causal_lm: Any) -> Any:
+    """Build the EABF classes of one architecture from the stock ones, and return the causal LM.
 
-    _auto_class = "AutoConfig"
-    model_type = "longshort_eabf_llama"
+    Each class becomes a name of this module, ``Eabf`` and the stock name: `auto_map` of a checkpoint refers to it.
+    """
 
+    def subclass(mixin: type, stock: type, **attributes: Any) -> Any:
+        name = f"Eabf{stock.__name__}"
+        globals()[name] = built = type(name, (mixin, stock), attributes)
+        return built
 
-class EabfLlamaModel(EabfModel, LlamaModel):
-    """Llama without its head."""
-
-    config_class = EabfLlamaConfig
-    attention_class = EabfLlamaAttention
-
-
-class EabfLlamaForCausalLM(EabfForCausalLM, LlamaForCausalLM):
-    """Llama."""
-
-    config_class = EabfLlamaConfig
-    body_class = EabfLlamaModel
-
-
-class EabfMistralConfig(MistralConfig):
-    """Mistral's."""
-
-    _auto_class = "AutoConfig"
-    model_type = "longshort_eabf_mistral"
-
-
-class EabfMistralModel(EabfModel, MistralModel):
-    """Mistral without its head."""
-
-    config_class = EabfMistralConfig
-    attention_class = EabfMistralAttention
-
-
-class EabfMistralForCausalLM(EabfForCausalLM, MistralForCausalLM):
-    """Mistral."""
-
-    config_class = EabfMistralConfig
-    body_class = EabfMistralModel
-
-
-class EabfQwen2Config(Qwen2Config):
-    """Qwen2's."""
-
-    _auto_class = "AutoConfig"
-    model_type = "longshort_eabf_qwen2"
-
-
-class EabfQwen2Model(EabfModel, Qwen2Model):
-    """Qwen2 without its head."""
-
-    config_class = EabfQwen2Config
-    attention_class = EabfQwen2Attention
-
-
-class EabfQwen2ForCausalLM(EabfForCausalLM, Qwen2ForCausalLM):
-    """Qwen2."""
-
-    config_class = EabfQwen2Config
-    body_class = EabfQwen2Model
-
-
-class EabfQwen3Config(Qwen3Config):
-    """Qwen3's."""
-
-    _auto_class = "AutoConfig"
-    model_type = "longshort_eabf_qwen3"
-
-
-class EabfQwen3Model(EabfModel, Qwen3Model):
-    """Qwen3 without its head."""
-
-    config_class = EabfQwen3Config
-    attention_class = EabfQwen3Attention
-
-
-class EabfQwen3ForCausalLM(EabfForCausalLM, Qwen3ForCausalLM):
-    """Qwen3."""
-
-    config_class = EabfQwen3Config
-    body_class = EabfQwen3Model
+    config_class = subclass(EabfConfig, config, model_type=f"longshort_eabf_{config.model_type}")
+    attention_class = subclass(EabfAttention, attention)
+    backbone_class = subclass(EabfModel, model, config_class=config_class, attention_class=attention_class)
+    return subclass(EabfForCausalLM, causal_lm, config_class=config_class, backbone_class=backbone_class)
 
 
 CAUSAL_LMS: dict[str, Any] = {
-    "llama": EabfLlamaForCausalLM,
-    "mistral": EabfMistralForCausalLM,
-    "qwen2": EabfQwen2ForCausalLM,
-    "qwen3": EabfQwen3ForCausalLM,
+    "llama": _build_classes(LlamaAttention, LlamaConfig, LlamaModel, LlamaForCausalLM),
+    "mistral": _build_classes(MistralAttention, MistralConfig, MistralModel, MistralForCausalLM),
+    "qwen2": _build_classes(Qwen2Attention, Qwen2Config, Qwen2Model, Qwen2ForCausalLM),
+    "qwen3": _build_classes(Qwen3Attention, Qwen3Config, Qwen3Model, Qwen3ForCausalLM),
 }

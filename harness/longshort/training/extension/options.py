@@ -68,20 +68,36 @@ def check_extension(extension: Extension, factor: float | None, options: dict[st
         UserError: as said.
     """
     if extension == "none" and factor is not None:
-        raise UserError(f"A factor does nothing without an extension: name one ({', '.join(list(OPTIONS)[1:])}).")
+        raise UserError(
+            f"A factor has no effect without an extension. Choose one of {', '.join(list(OPTIONS)[1:])}.",
+            "setting",
+            "factor",
+        )
     if factor is not None and not 1 < factor < math.inf:
-        raise UserError(f"factor is {factor}; extension '{extension}' needs one above 1.")
+        raise UserError(f"factor is {factor}; extension '{extension}' requires one above 1.", "setting", "factor")
     if extension == "clex" and factor is not None and factor != int(factor):
-        raise UserError(f"factor is {factor}; for extension 'clex' it is the greatest t, a whole number.")
+        raise UserError(
+            f"factor is {factor}; for extension 'clex' it is the greatest t and must be a whole number.",
+            "setting",
+            "factor",
+        )
     known = OPTIONS[extension]
     for name, value in (options or {}).items():
         if name not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise UserError(f"extension '{extension}' has no option '{name}'; {takes}.")
+            raise UserError(f"extension '{extension}' has no option '{name}'; {takes}.", "setting", "extension_options")
         must_be, is_right = _MUST_BE[name]
         if value is not None and not is_right(value):
-            raise UserError(f"option '{name}' of extension '{extension}' is {value!r}; it must be {must_be}.")
+            raise UserError(
+                f"option '{name}' of extension '{extension}' is {value!r}; it must be {must_be}.",
+                "setting",
+                "extension_options",
+            )
     if extension == "llama3":
         low, high = ((options or {}).get(name) or known[name] for name in ("low_freq_factor", "high_freq_factor"))
         if low >= high:
-            raise UserError(f"low_freq_factor {low} is not below high_freq_factor {high}; extension 'llama3' needs it.")
+            raise UserError(
+                f"low_freq_factor is {low}; extension 'llama3' requires it to be below high_freq_factor, {high}.",
+                "setting",
+                "extension_options",
+            )

@@ -62,7 +62,11 @@ def _read_factors(name: str, value: list[float] | str, count: int) -> list[float
         try:
             value = json.loads(Path(value).expanduser().read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{name} cannot be read from '{value}', which must be a JSON file: {error}.") from error
+            raise UserError(
+                f"{name} cannot be read from '{value}', which must be a JSON file: {error}.", "setting", name
+            ) from error
     if not are_factors(value) or len(value) != count:
-        raise UserError(f"{name} must be a list of {count} numbers above 0, one for each frequency of this model.")
+        raise UserError(
+            f"{name} must be a list of {count} numbers above 0, one for each frequency of this model.", "setting", name
+        )
     return [float(number) for number in value]

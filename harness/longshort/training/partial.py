@@ -1,0 +1,126 @@
+"""The folder of a run: finished under its own name, and in progress as ``OUTPUT.partial``, from which a run resumes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import TrainingArguments
+
+from longshort.errors import UserError
+from longshort.training.checkpoint import RECORD
+from longshort.training.config import TrainConfig
+
+SETTINGS = "settings.json"
+# Words by which the errors of safetensors and torch.save show that a file could not be written: these libraries
+# raise RuntimeError and SafetensorError without a code.
+FAILED_WRITES = ("I/O error", "PytorchStreamWriter", "iostream error", "unexpected pos")
+
+
+def is_finished(output: Path, config: TrainConfig) -> bool:
+    """Return whether `output` holds the finished run of these settings.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if not output.exists():
+        return False
+    try:
+        if json.loads((output / RECORD).read_text("utf-8"))["config"] == _settings(config):
+            return True
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass  # a folder of something else, or a damaged record
+    raise UserError(
+        f"{output} exists and is not a result of this run. Remove it, or choose another output.", "conflict", "output"
+    )
+
+
+def open_partial(partial: Path, config: TrainConfig, arguments: TrainingArguments) -> Path | None:
+    """Make the folder of the work in progress; return the save from which the run resumes, if there is one.
+
+    Raises:
+        UserError: the folder holds a run of other settings, or cannot be written.
+    """
+    settings = json.dumps(_settings(config), indent=2)
+    saves = sorted(filter(_is_whole, partial.glob("checkpoint-*")), key=lambda folder: int(folder.name[11:]))
+    try:
+        same = (partial / SETTINGS).read_text("utf-8") == settings
+    except OSError:
+        same = False
+    arguments.distributed_state.wait_for_everyone()  # all have read before the main process writes
+    if saves and not same:
+        raise UserError(
+            f"{partial} holds an unfinished run with other settings. Remove it, or choose another output. "
+            "With its own settings that run would resume.",
+            "conflict",
+            "output",
+        )
+    if arguments.should_save:
+        try:
+            if not saves:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                (partial / SETTINGS).write_text(settings, "utf-8")
+            _remove_incomplete_saves(partial)
+        except OSError as error:
+            raise UserError(
+                f"{partial} cannot be written: {error.strerror or error}. Choose a folder that you can write to.",
+                "unwritable",
+                "output",
+            ) from error
+    arguments.distributed_state.wait_for_everyone()
+    return saves[-1] if saves else None
+
+
+@contextmanager
+def writing(output: Path, partial: Path, *, is_main: bool) -> Iterator[None]:
+    """Report a failed write, and leave of `partial` only what a run can resume from.
+
+    Raises:
+        UserError: a file could not be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not (isinstance(error, OSError) or any(words in str(error) for words in FAILED_WRITES)):
+            raise
+        cause = getattr(error, "strerror", None) or "a file could not be written in full"
+        raise UserError(
+            f"{output} cannot be written: {cause}. Free some space or choose another output; the same command "
+            "then resumes from the last step that was saved.",
+            "unwritable",
+            "output",
+        ) from error
+    finally:
+        if is_main:
+            _remove_incomplete_saves(partial)
+            if not any(partial.glob("checkpoint-*")):  # nothing to resume from
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_whole(save: Path) -> bool:
+    """Whether a save was written to its end: the Trainer writes its state last."""
+    try:
+        json.loads((save / "trainer_state.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _remove_incomplete_saves(partial: Path) -> None:
+    for save in partial.glob("checkpoint-*"):
+        if not _is_whole(save):
+            shutil.rmtree(save)
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """All settings but the folder's name, which may change; as JSON gives them back."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    del settings["output"]
+    return settings

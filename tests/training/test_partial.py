@@ -1,0 +1,40 @@
+"""The folder of a run in progress that version 0.1 wrote is resumed."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from longshort.errors import UserError
+from longshort.training import TrainConfig
+from longshort.training.partial import open_partial
+
+SETTINGS = Path(__file__).with_name("data") / "settings-0.1.json"  # as version 0.1 wrote it
+ARGUMENTS = SimpleNamespace(should_save=True, distributed_state=SimpleNamespace(wait_for_everyone=lambda: None))
+
+
+def config(**changes):
+    settings = {"base": "base", "corpus": "text.jsonl", "extension": "clex", "factor": 4.0, "alpha": 0.3}
+    settings |= {"save_at": (2,), "extension_options": {"step": 0.5}}
+    return TrainConfig(output="y", **settings | changes).resolved()
+
+
+@pytest.fixture
+def partial(tmp_path):
+    save = tmp_path / "run.partial" / "checkpoint-4"
+    save.mkdir(parents=True)
+    (save / "trainer_state.json").write_text("{}")
+    (save.parent / "settings.json").write_bytes(SETTINGS.read_bytes())
+    return save.parent
+
+
+def test_a_run_of_version_0_1_resumes(partial):
+    assert open_partial(partial, config(), ARGUMENTS) == partial / "checkpoint-4"
+
+
+def test_another_run_s_folder_is_a_conflict(partial):
+    with pytest.raises(UserError) as caught:
+        open_partial(partial, config(alpha=0.2), ARGUMENTS)
+    assert (caught.value.kind, caught.value.field) == ("conflict", "output")
+    assert str(partial) in str(caught.value)
+    assert (partial / "checkpoint-4").is_dir()
