@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +16,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
-from longshort.errors import Kind, UserError
-from longshort.load_errors import why_not_loaded
+from longshort.errors import UserError
+from longshort.load_errors import load_error
 from longshort.scoring.causality import require_causal
 from longshort.training.byte_tokenizer import byte_tokenizer
+from longshort.training.compat import no_loading_report
 from longshort.training.config import TrainConfig
 from longshort.training.extension import extend_context
 from longshort.training.extension.options import LEARNED_FREQUENCIES
@@ -105,13 +104,9 @@ def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> Pr
         if quantize:
             kwargs["quantization_config"] = quantization_config()
         kwargs |= {"config": base.config, "revision": config.revision, "output_loading_info": True}
-        kwargs["ignore_mismatched_sizes"] = True  # told below by name; transformers raises without one
-        before = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # it prints a table of what `_check_complete` tells
-        try:
+        kwargs["ignore_mismatched_sizes"] = True  # reported below by name; transformers raises without one
+        with no_loading_report():  # `_check_complete` reports the same
             model, info = _load("model", base.model_class.from_pretrained, config.base, **kwargs)
-        finally:
-            transformers_logging.set_verbosity(before)
         _check_complete(config, base, info)
         require_causal(model)
         return model
@@ -125,11 +120,9 @@ def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> 
     try:
         return loader(source, **kwargs)
     except Exception as error:  # a damaged or foreign file raises whatever its reader does
-        is_config = isinstance(source, PretrainedConfig)
-        name, place = (source.model_type, None) if is_config else (source, source)
-        is_missing = place is not None and not Path(place).expanduser().exists()
-        kind: Kind = "not_found" if is_missing else "broken"
-        raise UserError(f"{what} '{name}' cannot be loaded: {why_not_loaded(place, error)}", kind) from error
+        if isinstance(source, PretrainedConfig):
+            raise load_error(None, error, what, source.model_type) from error
+        raise load_error(source, error, what) from error
 
 
 def _check_complete(config: TrainConfig, base: Base, info: dict[str, Any]) -> None:

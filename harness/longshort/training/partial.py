@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import TrainingArguments
 
 from longshort.errors import UserError
+from longshort.results import read_json
 from longshort.training.checkpoint import RECORD
 from longshort.training.config import TrainConfig
 
@@ -31,11 +32,9 @@ def is_finished(output: Path, config: TrainConfig) -> bool:
     """
     if not output.exists():
         return False
-    try:
-        if json.loads((output / RECORD).read_text("utf-8"))["config"] == _settings(config):
+    with suppress(UserError):  # a folder of something else, or a damaged record
+        if read_json(output / RECORD).get("config") == _settings(config):
             return True
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass  # a folder of something else, or a damaged record
     raise UserError(
         f"{output} exists and is not a result of this run. Remove it, or choose another output.", "conflict", "output"
     )
@@ -107,8 +106,8 @@ def writing(output: Path, partial: Path, *, is_main: bool) -> Iterator[None]:
 def _is_whole(save: Path) -> bool:
     """Whether a save was written to its end: the Trainer writes its state last."""
     try:
-        json.loads((save / "trainer_state.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        read_json(save / "trainer_state.json")
+    except UserError:
         return False
     return True
 
