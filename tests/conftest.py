@@ -5,7 +5,12 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when it is imported, also in subprocesses
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import pytest
+
+# Nothing here measures time: on a busy machine the first examples of a test can take seconds.
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -58,7 +58,7 @@ def eval_command(
         output=output,
         batch_size=checkpoint.batch_size,
         device=device,
-        limit=checkpoint.limit,
+        limit=None if checkpoint.limit is None else float(checkpoint.limit),  # as lm_eval's command line records it
         log_samples=log_samples,
     )
     if results:  # only on the first process

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from longshort.analysis import coefficients
-from longshort.analysis.intervals import delete_one, jackknife_of_correlation
+from longshort.analysis.intervals import ONE, delete_one, jackknife
 from longshort.synthetic.tasks import TASKS, constant_half_error
 
 Array = NDArray[np.float64]
@@ -162,7 +162,7 @@ def correlations(models: pd.DataFrame) -> pd.DataFrame:
     Pearson's r is of the two logarithms. ``scope`` is all models; all within tasks, where each task's mean
     logarithms are taken off first, so that tasks' different units and difficulty do not count; or the models of one
     task. The seeds of a setting are not independent points: the interval is a jackknife that deletes one setting
-    (task × encoding) at a time, as `longshort.analysis.intervals.jackknife_of_correlation`. NaN below four settings.
+    (task × encoding) at a time, as `longshort.analysis.intervals.jackknife` on Fisher's z. NaN below four settings.
 
     Args:
         models: as of `one_row_per_model`.
@@ -206,8 +206,12 @@ def correlation_interval(name: str, x: Array, y: Array, settings: NDArray[np.int
     deleted = delete_one(count) if count >= MIN_SETTINGS else np.empty((0, count))
     weights = np.vstack([np.ones(count), deleted])
     whole, *without = getattr(coefficients, name)(x, y, settings, weights).tolist()
-    low, high, _ = jackknife_of_correlation(whole, np.array(without)) if without else (np.nan, np.nan, np.nan)
-    return whole, low, high
+    if not without:
+        return whole, np.nan, np.nan
+    # Ranks of few settings often agree perfectly: such a coefficient is moved just inside ±1, where z is finite.
+    z = np.arctanh(np.clip([whole, *without], -ONE, ONE))
+    low, high, _ = jackknife(float(z[0]), z[1:])
+    return whole, float(np.tanh(low)), float(np.tanh(high))
 
 
 def _slope(model: pd.DataFrame, train_length: int) -> float:

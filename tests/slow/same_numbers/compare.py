@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -52,6 +53,11 @@ REMOVED = {
         "spearman_share_greater",
     },
 }
+# Key that the newer side adds to each entry of a list: the failure category of a value that was skipped.
+ADDED = {("left_out", "kind")}
+# Columns made by a matrix product whose number of rows has changed, for which BLAS takes another kernel.
+ROUNDED = {"comparisons.csv": {"difference_jackknife_lo", "difference_jackknife_hi", "difference_p"}}
+TOLERANCE = 1e-14  # relative
 NOT_RESULTS = {"tokenizer.json", "tokenizer_config.json"}
 RUN_NAMES = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+\d|[0-9a-f]{12})(?=\.jsonl?$)")  # of lm-eval, of a sweep
 SECTIONS = ("inputs", "scoring", "trained", "eval", "sweep", "correlate", "longbench", "synthetic")
@@ -65,6 +71,7 @@ class Section:
     name: str
     same: int = 0
     ignored: int = 0
+    rounded: int = 0  # equal but for the last bits, in the columns of `ROUNDED`
     differences: list[tuple[str, str, str]] = field(default_factory=list)  # place, before, after
     removed: Counter[str] = field(default_factory=Counter)  # values by file and column
     added: Counter[str] = field(default_factory=Counter)
@@ -72,14 +79,14 @@ class Section:
     @property
     def compared(self) -> int:
         """Values that were compared, the same or not."""
-        return self.same + len(self.differences)
+        return self.same + self.rounded + len(self.differences)
 
 
 def compare(before: Path, after: Path) -> list[Section]:
     """Compare two folders of `record`, section by section.
 
-    A value, row or file that only one side has is a difference, except for the columns of `REMOVED` and for new
-    columns of a CSV file, which are listed. So is a section without values.
+    A value, row or file that only one side has is a difference, except for the columns of `REMOVED`, the keys of
+    `ADDED` and new columns of a CSV file, which are listed. So is a section without values.
     """
     return [_compare_section(name, before, after) for name in SECTIONS]
 
@@ -98,10 +105,12 @@ def _compare_section(name: str, before: Path, after: Path) -> Section:
             section.ignored += 1
         elif two == ABSENT and column not in new_columns and place[-1] in REMOVED.get(Path(place[0]).name, ()):
             section.removed[f"{place[0]}: {place[-1]}"] += 1
-        elif one == ABSENT and _is_new_column(column, old_columns):
+        elif one == ABSENT and (_is_new_column(column, old_columns) or _is_added_key(place)):
             section.added[f"{place[0]}: {place[-1]}"] += 1
         elif one == two:
             section.same += 1
+        elif place[-1] in ROUNDED.get(Path(place[0]).name, ()) and _is_close(one, two):
+            section.rounded += 1
         else:
             section.differences.append((" ".join(place), one, two))
     return section
@@ -115,6 +124,19 @@ def _columns(values: dict[Place, str]) -> set[tuple[str, str]]:
 def _is_new_column(column: tuple[str, str], old_columns: set[tuple[str, str]]) -> bool:
     """Whether the column is new in a CSV file that both sides have."""
     return column not in old_columns and column[0] in {file for file, _ in old_columns}
+
+
+def _is_added_key(place: Place) -> bool:
+    """Whether it is a key of `ADDED`, in an entry of a list."""
+    return (*place[-3:-2], place[-1]) in ADDED
+
+
+def _is_close(one: str, two: str) -> bool:
+    """Whether two numbers, as `_text` writes them, differ by rounding only."""
+    try:
+        return math.isclose(*(float.fromhex(text.split()[0]) for text in (one, two)), rel_tol=TOLERANCE)
+    except (ValueError, IndexError):
+        return False
 
 
 def _read_section(folder: Path, name: str) -> dict[Place, str]:
@@ -185,12 +207,12 @@ def _text(value: Any, file: str, place: Place) -> str:
 
 def report(sections: list[Section], show: int = 5) -> str:
     """A table of all sections, then the first `show` differences of each, then the columns of one side only."""
-    lines = [f"{'section':12}{'compared':>10}{'different':>11}{'ignored':>9}{'removed':>9}{'added':>7}"]
+    lines = [f"{'section':12}{'compared':>10}{'different':>11}{'rounded':>9}{'ignored':>9}{'removed':>9}{'added':>7}"]
     for section in sections:
         removed, added = section.removed.total(), section.added.total()
         lines.append(
-            f"{section.name:12}{section.compared:>10}{len(section.differences):>11}{section.ignored:>9}"
-            f"{removed:>9}{added:>7}"
+            f"{section.name:12}{section.compared:>10}{len(section.differences):>11}{section.rounded:>9}"
+            f"{section.ignored:>9}{removed:>9}{added:>7}"
         )
     compared = sum(section.compared for section in sections)
     lines.append(f"{'total':12}{compared:>10}{sum(len(section.differences) for section in sections):>11}")
