@@ -137,6 +137,29 @@ def test_only_the_columns_of_the_bootstrap_may_go_and_new_ones_are_listed(before
     assert differences(before, after) == [f"{TABLE} 0 difference", f"{TABLE} 1 difference"]
 
 
+@pytest.mark.parametrize(
+    ("file", "factor", "rounded", "different"),
+    [
+        ("comparisons.csv", 1 + 4e-16, 1, 0),
+        ("comparisons.csv", 1 + 1e-12, 0, 1),
+        ("correlations.csv", 1 + 4e-16, 0, 1),
+    ],
+)
+def test_only_the_last_bits_of_the_named_columns_may_differ(before, after, file, factor, rounded, different):
+    for folder, value in ((before, 0.25), (after, 0.25 * factor)):
+        write_csv(folder / "correlate" / file, [{"predictor": "sce", "difference_p": value}])
+    (section,) = (section for section in compare(before, after) if section.name == "correlate")
+    assert (section.rounded, len(section.differences)) == (rounded, different)
+
+
+def test_a_skipped_value_may_get_a_category_and_nothing_else_may(before, after):
+    edit_results(before, left_out=[{"metric": "ppl@128"}])
+    edit_results(after, left_out=[{"metric": "ppl@128", "kind": "length"}])
+    assert differences(before, after) == []
+    edit_results(after, left_out=[{"metric": "ppl@128", "why": "length"}])
+    assert differences(before, after) == ["eval/results.json results left_out 0 why"]
+
+
 def test_the_report_counts_and_shows_the_first_differences(before, after):
     edit_results(after, zero=1.0, nan=1.0)
     text = report(compare(before, after), show=1)
