@@ -8,11 +8,11 @@ from typing import get_args
 import pytest
 
 from longshort.errors import Kind
-from longshort.sweep.run.retry import RETRIED, Attempt, Memory, next_attempt
+from longshort.sweep.run.retry import REPEATS, RETRIED, Attempt, Memory, next_attempt
 
 USUAL, SMALL, OFFLOAD = (Attempt(memory) for memory in get_args(Memory))
-KILLED, HUB = Attempt(retried=frozenset({"killed"})), Attempt(retried=frozenset({"hub"}))
-SMALL_KILLED = Attempt("small", frozenset({"killed"}))
+KILLED, HUB = Attempt(repeated=("killed",)), Attempt(repeated=("hub",))
+SMALL_KILLED = Attempt("small", ("killed",))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ SMALL_KILLED = Attempt("small", frozenset({"killed"}))
         ("killed", USUAL, False, True, KILLED),
         ("killed", KILLED, True, False, None),
         ("killed", SMALL, False, False, SMALL_KILLED),
-        ("killed", HUB, False, False, Attempt(retried=frozenset({"hub", "killed"}))),
+        ("killed", HUB, False, False, Attempt(repeated=("hub", "killed"))),
         ("hub", USUAL, False, False, HUB),
         ("hub", USUAL, False, True, None),
         ("hub", HUB, False, False, None),
@@ -54,4 +54,12 @@ def test_no_category_is_retried_forever(kind: Kind) -> None:
         assert attempt not in attempts
         attempts.append(attempt)
         attempt = next_attempt(kind, attempt, cpu_offload=True, is_offline=False)
-    assert len(attempts) == (3 if kind == "out_of_memory" else 2)
+    assert len(attempts) - 1 == REPEATS.get(kind, len(get_args(Memory)) - 1)
+
+
+def test_an_attempt_is_repeated_as_often_as_its_category_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REPEATS, "timeout", 3)
+    attempts: list[Attempt | None] = [USUAL]
+    while attempts[-1]:
+        attempts.append(next_attempt("timeout", attempts[-1], cpu_offload=False, is_offline=False))
+    assert attempts[1:] == [Attempt(repeated=("timeout",) * count) for count in (1, 2, 3)] + [None]

@@ -59,7 +59,7 @@ def own_record(checkpoint: str) -> dict[str, Any]:
     if not Path(checkpoint).is_absolute():
         return {}
     file = Path(checkpoint) / RECORD
-    if not file.is_file():
+    if not os.path.isfile(file):  # unlike Path.is_file, also False for a name that is too long
         return {}
     try:
         record = read_json(file)

@@ -9,8 +9,9 @@ from longshort.errors import Kind
 
 Memory = Literal["usual", "small", "offload"]
 
-ONCE: tuple[Kind, ...] = ("killed", "hub")  # another attempt may succeed without a change
-RETRIED: tuple[Kind, ...] = (*ONCE, "out_of_memory")  # every category with a rule in `next_attempt`
+# How often an attempt is repeated unchanged, where another one may succeed.
+REPEATS: dict[Kind, int] = {"killed": 1, "hub": 1}
+RETRIED: tuple[Kind, ...] = (*REPEATS, "out_of_memory")  # every category with a rule in `next_attempt`
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ class Attempt:
 
     Attributes:
         memory: "usual"; "small": one document at a time and smaller chunks; "offload": also weights in main memory.
-        retried: failure categories for which the checkpoint has been retried.
+        repeated: the failure categories for which an attempt was repeated, one entry per repetition.
     """
 
     memory: Memory = "usual"
-    retried: frozenset[Kind] = frozenset()
+    repeated: tuple[Kind, ...] = ()
 
 
 def next_attempt(kind: Kind, attempt: Attempt, *, cpu_offload: bool, is_offline: bool) -> Attempt | None:
@@ -43,6 +44,6 @@ def next_attempt(kind: Kind, attempt: Attempt, *, cpu_offload: bool, is_offline:
         return None
     if kind == "hub" and is_offline:
         return None
-    if kind in ONCE and kind not in attempt.retried:
-        return replace(attempt, retried=attempt.retried | {kind})
+    if attempt.repeated.count(kind) < REPEATS.get(kind, 0):
+        return replace(attempt, repeated=(*attempt.repeated, kind))
     return None
