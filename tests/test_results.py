@@ -11,6 +11,7 @@ import pytest
 
 from longshort.errors import UserError
 from longshort.results import COLUMNS, read, read_json, read_results, remove_left_over, write_atomically
+from tests.errors import assert_facts, assert_one, contains, user_error
 
 
 def results_json(
@@ -106,9 +107,7 @@ def test_folders_that_only_share_a_name_are_one_family_but_not_silently(tmp_path
         save(tmp_path / str(index), results_json(name, metadata={"family": "c"} if name.startswith("c") else {}))
     assert read_results(tmp_path)["family"].value_counts().to_dict() == {"step50": 4, "c": 2, "alone": 2}
     (note,) = [record.getMessage() for record in caplog.records if "measured more" not in record.getMessage()]
-    assert note.startswith("a/step50 and b/step50 ")
-    assert "'step50'" in note
-    assert "--family" in note
+    assert_facts(note, "a/step50", "b/step50", "'step50'", "--family")
 
 
 def test_the_table_survives_parquet(tmp_path):
@@ -166,7 +165,7 @@ def test_the_newest_result_wins_whatever_the_order_of_the_files(tmp_path, caplog
     save(tmp_path / "c", results_json(date=200.0, ppl=2.0))
     table = read_results(tmp_path)
     assert table.loc[table["metric"] == "ppl", "value"].tolist() == [3.0]
-    assert "4 values of 1 checkpoints" in caplog.text
+    assert_one(caplog.messages, 4, 1)
 
 
 def test_results_that_differ_in_revision_or_corpus_stand_side_by_side(tmp_path, caplog):
@@ -181,8 +180,7 @@ def test_values_that_are_not_finite_are_left_out_and_named(tmp_path, caplog):
     metrics = {"ppl@64,none": float("nan"), "ppl@128,none": "N/A", "ppl@256,none": 2.0}
     save(tmp_path, results_json(metrics=metrics))
     assert read_results(tmp_path)["length"].tolist() == [256]
-    assert "ppl@64 is nan" in caplog.text
-    assert "ppl@128 is N/A" in caplog.text
+    assert contains(caplog.text, "ppl@64", "nan", "ppl@128", "N/A")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +204,7 @@ def test_a_damaged_file_is_named_and_the_others_count(tmp_path, caplog, content)
     with caplog.at_level(logging.WARNING):
         assert len(read_results(tmp_path)) == 2
     assert str(damaged) in caplog.text
-    with pytest.raises(UserError, match=r"results_damaged\.json"):
+    with user_error("data", str(damaged)):
         read_results(tmp_path, strict=True)
 
 
@@ -332,13 +330,10 @@ def test_nothing_to_read(tmp_path):
         assert raised.value.kind == "not_found"
     save(tmp_path, results_json(task="arc_easy"))
     save(tmp_path, "{", "results_damaged.json")
-    with pytest.raises(UserError, match="2 results files, 1 of them damaged") as raised:
+    with user_error("data", 2, 1, str(tmp_path / "results_damaged.json")):
         read_results(tmp_path)
-    assert raised.value.kind == "data"
-    assert "\n" not in str(raised.value)
-    assert str(tmp_path / "results_damaged.json") in str(raised.value)
     file = save(tmp_path / "nan", results_json(metrics={"ppl@4096,none": float("nan")}))
-    with pytest.raises(UserError, match=r"0 of them damaged\)\. org/model-1b, longshort_perplexity: ppl@4096 is nan\."):
+    with user_error("not_found", 0, "org/model-1b", "longshort_perplexity", "ppl@4096", "nan"):
         read_results(file)
 
 
@@ -368,8 +363,8 @@ def test_write_atomically_replaces_and_leaves_nothing_else(tmp_path):
     assert json.loads(path.read_text("utf-8")) == ["\udcff", "é"]
 
 
-@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "Free some space"), (errno.EACCES, "can write")])
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, number, remedy):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, number):
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -377,11 +372,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, number, remedy
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(UserError, match=remedy) as raised:
+    with user_error("unwritable", str(path), os.strerror(number)):
         write_atomically(path, "new")
-    assert raised.value.kind == "unwritable"
-    assert str(path) in str(raised.value)
-    assert os.strerror(number) in str(raised.value)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
 
@@ -413,9 +405,7 @@ def test_a_file_that_is_no_json_object(tmp_path, content, fact):
     with pytest.raises(UserError, match=fact) as raised:
         read_json(path, "Do this.")
     assert raised.value.kind == "data"
-    assert raised.value.message.startswith(f"Cannot read {path}: ")
-    assert raised.value.message.endswith(" Do this.")
-    assert "\n" not in raised.value.message
+    assert_facts(raised.value.message, str(path), "Do this.")
 
 
 def test_a_json_file_that_cannot_be_read(tmp_path):

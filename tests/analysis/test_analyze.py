@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from longshort.analysis import analyze
-from longshort.errors import UserError
 from tests.analysis.results_folder import measured, results_of, save, save_folder
+from tests.errors import assert_one, contains, user_error
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_equal_size_is_no_control_and_no_loss_is_none(tmp_path):
     assert list(analysis.comparisons["other"]) == ["entropy", "jeffreys"]
     without = analyze(tmp_path / "lossless")
     assert without.correlations.empty
-    assert "no outcome: nothing was measured beyond the train lengths." in without.notes
+    assert_one(without.notes, "outcome", "train lengths")
 
 
 def test_damaged_files_and_repetitions_are_noted(tmp_path, caplog):
@@ -174,14 +174,12 @@ def test_damaged_files_and_repetitions_are_noted(tmp_path, caplog):
     )
     with caplog.at_level(logging.WARNING):
         analysis = analyze(tmp_path)
-    notes = "\n".join(analysis.notes)
-    assert str(damaged) in notes
-    assert "1 checkpoints (the first: org/model-0-0)" in notes
+    assert_one(analysis.notes, str(damaged))
+    assert_one(analysis.notes, 1, "org/model-0-0")
     assert not caplog.records  # told once, by whoever asked
     assert len(analysis.wide) == 15
-    with pytest.raises(UserError, match=str(damaged)) as raised:
+    with user_error("data", str(damaged)):
         analyze(tmp_path, strict=True)
-    assert raised.value.kind == "data"
 
 
 def test_what_does_not_compare_is_noted(tmp_path):
@@ -193,21 +191,20 @@ def test_what_does_not_compare_is_noted(tmp_path):
     del elsewhere["configs"]["longshort_misalignment"]["metadata"]["train_length"]
     save(tmp_path, "elsewhere", elsewhere)
     save(tmp_path, "only", results_of("org/only", {"babilong_qa1": {"acc": 0.5}}))
-    notes = "\n".join(analyze(tmp_path).notes)
-    assert "corpus 'builtin' stands for 2 different sets of documents" in notes
-    assert "org/elsewhere: no train_length in the results" in notes
-    assert "org/only: no perplexity or misalignment" in notes
+    notes = analyze(tmp_path).notes
+    assert_one(notes, "'builtin'", 2)
+    assert_one(notes, "org/elsewhere", "train_length")
+    assert_one(notes, "org/only", "perplexity", "misalignment")
 
 
 def test_targets_that_are_fixed_at_different_places_are_noted(tmp_path):
     save_folder(tmp_path)
-    assert "fixed targets" not in "\n".join(analyze(tmp_path).notes)
+    assert not any(contains(note, "'builtin'", 32) for note in analyze(tmp_path).notes)
     generator = np.random.default_rng(1)
     for index, lengths in enumerate(([64, 256], [64, 512])):
         about = {"lengths": lengths, "tail_tokens": 32}
         save(tmp_path, f"other-{index}", results_of(f"org/other-{index}", measured(generator, 1), **about))
-    notes = "\n".join(analyze(tmp_path).notes)
-    assert "corpus 'builtin' are not one set of tokens but the last 32 of 257 tokens or the last 32 of 513" in notes
+    assert_one(analyze(tmp_path).notes, "'builtin'", "32 of 257", "32 of 513")
 
 
 def test_tokenizers_that_differ_are_noted(tmp_path):
@@ -218,10 +215,9 @@ def test_tokenizers_that_differ_are_noted(tmp_path):
         nll = np.log(metrics["longshort_perplexity"]["ppl@128"])
         metrics["longshort_perplexity"]["bpb@128"] = nll / np.log(2) / bytes_per_token
         save(tmp_path, str(index), results_of(f"m{index}", metrics, params=index + 1))
-    told = "a token of these checkpoints covers 3.00 to 4.15 bytes: their tokenizers differ"
-    assert told in "\n".join(analyze(tmp_path).notes)
-    notes = "\n".join(analyze(tmp_path, where="params < 5").notes)
-    assert "tokenizers differ" not in notes  # 4.00 to 4.15
+    assert_one(analyze(tmp_path).notes, "tokenizers", "3.00", "4.15")
+    notes = analyze(tmp_path, where="params < 5").notes
+    assert not any(contains(note, "tokenizers") for note in notes)  # 4.00 to 4.15
 
 
 def test_two_corpora_need_a_choice(tmp_path):
@@ -229,15 +225,13 @@ def test_two_corpora_need_a_choice(tmp_path):
     generator = np.random.default_rng(1)
     for index in range(6):
         save(tmp_path, f"other-{index}", results_of(f"org/model-{index % 5}-0", measured(generator, 1), corpus="pg19"))
-    with pytest.raises(UserError, match=r"\(builtin, pg19\)") as raised:
+    with user_error("setting", "builtin", "pg19", field="corpus"):
         analyze(tmp_path)
-    assert (raised.value.kind, raised.value.field) == ("setting", "corpus")
     analysis = analyze(tmp_path, corpus="pg19", outcomes=["log_ppl@128"])
     assert set(analysis.tidy["corpus"].dropna()) == {"pg19"}
     assert len(analysis.wide) == 5
-    with pytest.raises(UserError, match="'pg9'") as raised:
+    with user_error("usage", "'pg9'", field="corpus"):
         analyze(tmp_path, corpus="pg9")
-    assert (raised.value.kind, raised.value.field) == ("usage", "corpus")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +245,5 @@ def test_two_corpora_need_a_choice(tmp_path):
     ],
 )
 def test_wrong_names(folder, wrong, field, facts):
-    with pytest.raises(UserError) as raised:
+    with user_error("usage", *facts, field=field):
         analyze(folder, **wrong)
-    assert (raised.value.kind, raised.value.field) == ("usage", field)
-    assert all(fact in raised.value.message for fact in facts)

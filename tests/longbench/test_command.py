@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from longshort.longbench.scores import DATASETS
+from tests.errors import assert_facts, assert_one
 from tests.lmeval.test_commands import in_process
 from tests.longbench.rows import make_row
 
@@ -30,18 +31,18 @@ def test_score_longbench_names_what_is_wrong_and_scores_the_rest(tmp_path: Path)
     done = in_process("score-longbench", str(folder))
     assert done.returncode == 1
     reported = [line for line in done.stderr.splitlines() if line.startswith("longshort: ")]
-    for words in (
-        "trec.jsonl",
-        "musique",
-        "line 4: not UTF-8",
-        "line 5: not JSON",
-        "qasper, trec",
+    for facts in (
+        ("trec.jsonl",),
+        ("musique",),
+        ("lcc.jsonl", "line 4", "UTF-8"),
+        ("lcc.jsonl", "line 5", "JSON"),
+        ("qasper, trec",),
     ):
-        assert sum(words in line for line in reported) == 1, words
+        assert_one(reported, *facts)
     assert json.loads((folder / "result.json").read_text())["lcc"] == {"0-4k": 100.0, "4-8k": 100.0, "8k+": 100.0}
     assert "Traceback" not in done.stderr
 
     done = in_process("score-longbench", str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith("longshort: ")
-    assert "subfolders predictions" in done.stderr
+    assert_facts(done.stderr.rstrip(), str(tmp_path), "predictions")

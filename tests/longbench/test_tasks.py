@@ -23,6 +23,7 @@ from longshort.longbench.predictions import write_official_predictions
 from longshort.longbench.scores import BUCKETS, CATEGORIES, DATASETS, bucket, score_row
 from longshort.results import read_results
 from longshort.testing import save_checkpoint
+from tests.errors import assert_facts, assert_one, contains, user_error
 from tests.lmeval.conftest import run
 from tests.lmeval.test_commands import in_process, stock
 from tests.longbench.rows import make_row, write_rows
@@ -144,7 +145,7 @@ def test_prompts_are_truncated_then_templated(
             assert cut
             assert text.removeprefix("<user>") == expected
             assert settings == {"until": [], "max_gen_toks": dataset.max_new_tokens, "do_sample": False}
-    assert "LongBench-E qasper: 3 of 3 prompts truncated to 500 tokens" in caplog.text
+    assert_one(caplog.messages, "qasper", "3 of 3", "500 tokens")
 
 
 def test_all_datasets_through_the_stock_command_line(
@@ -158,7 +159,7 @@ def test_all_datasets_through_the_stock_command_line(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Left truncation" not in done.stderr
-    assert "1 of 1 prompts truncated to 500 tokens" in done.stderr
+    assert any(contains(line, "1 of 1", "500 tokens") for line in done.stderr.splitlines())
     shown = done.stdout.replace(" ", "")
     assert "|longshort_longbench_e|1|none|" in shown
     assert all(category.replace(" ", "") in shown for category in CATEGORIES)
@@ -266,12 +267,12 @@ def test_a_missing_dataset_is_named_and_the_others_are_measured(
     prepared = prepare_tasks([GROUP], {"longbench_dir": str(folder)})
     results = evaluate_loaded(DummyLM(), {}, prepared, device="cpu")
     assert any("'qasper'" in line and "qasper_e.jsonl" in line for line in caplog.messages)
-    assert "trec_e.jsonl, line 2:" in caplog.text
+    assert any(contains(message, "trec_e.jsonl", "line 2") for message in caplog.messages)
     assert NAME.format("qasper") not in results["results"]
     assert results["results"][NAME.format("trec")]["sample_len"] == 2
     (gap,) = results["configs"][NAME.format("trec")]["metadata"]["scored"]["left_out"]
     assert gap["kind"] == "data"
-    assert "trec_e.jsonl, line 2:" in gap["reason"]
+    assert contains(gap["reason"], "trec_e.jsonl", "line 2")
     rows, datasets = problems(results)
     assert NAME.format("trec") in rows
     assert "1 of 13" in datasets
@@ -284,9 +285,10 @@ def test_a_missing_dataset_is_named_and_the_others_are_measured(
 )
 def test_no_data_at_all(metadata: dict[str, Any], kind: str, fact: str) -> None:
     for name in (GROUP, NAME.format("lcc")):
-        with pytest.raises(UserError, match=fact) as caught:
+        with pytest.raises(UserError) as caught:
             run("dummy", [name], metadata)
         assert caught.value.kind == kind
+        assert_facts(caught.value.message, fact)
 
 
 def test_without_data_the_other_tasks_are_measured(llama: Path, corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -298,7 +300,7 @@ def test_without_data_the_other_tasks_are_measured(llama: Path, corpus: Path, ca
 
 
 def test_a_window_without_room_for_the_answer(checkpoint: Path, rows: Path) -> None:
-    with pytest.raises(UserError, match=r"max_length=512 .*512 tokens"):
+    with user_error("setting", "max_length=512", "512 tokens"):
         run(
             "dummy",
             [NAME.format("gov_report")],

@@ -76,7 +76,7 @@ def test_it_runs_at_a_tiny_size_and_fails_where_the_results_differ(monkeypatch, 
     (clone / "eval.py").write_text(f"SHIFT = {shift}\n{EVAL}")
     arguments = ["--official", str(tmp_path / "clone"), "--rows", "6", "--runs", "1"]
     if shift:
-        with pytest.raises(SystemExit, match=r"the two result.json differ in .*qasper 8k\+"):
+        with pytest.raises(SystemExit, match=r"qasper 8k\+"):
             benchmark.main(arguments)
     else:
         benchmark.main(arguments)
@@ -94,5 +94,5 @@ def test_without_the_official_scorer_it_says_what_to_do(monkeypatch, tmp_path):
     assert "\n" not in str(stopped.value)
     (tmp_path / "eval.py").write_text("")
     monkeypatch.setattr(benchmark, "PACKAGES", ("rouge", "no-such-package"))
-    with pytest.raises(SystemExit, match="needs more: pip install no-such-package"):
+    with pytest.raises(SystemExit, match="pip install no-such-package"):
         benchmark.main(["--official", str(tmp_path)])

@@ -17,6 +17,7 @@ from longshort.synthetic.measure import measure, target_scale
 from longshort.synthetic.model import Size, Transformers
 from longshort.synthetic.tasks import TASKS, draw_bits
 from longshort.synthetic.training import train
+from tests.errors import user_error
 
 TINY = StudyConfig(
     tasks=("mean", "length-log"),
@@ -109,14 +110,12 @@ def test_a_models_numbers_depend_on_its_seed_alone(uninterrupted, tmp_path):
 
 def test_folder_of_another_study_is_refused(uninterrupted, tmp_path):
     study.run_study(TINY, tmp_path, workers=1)
-    with pytest.raises(UserError, match=r"\(steps\)") as raised:
+    with user_error("conflict", "steps"):
         study.run_study(replace(TINY, steps=6), tmp_path, workers=1)
-    assert raised.value.kind == "conflict"
     file = next((tmp_path / "settings").iterdir())
     file.write_text("{")
-    with pytest.raises(UserError, match=file.name) as raised:
+    with user_error("data", file.name):
         study.run_study(TINY, tmp_path, workers=1)
-    assert raised.value.kind == "data"
 
 
 def test_finished_settings_are_json_without_nan(uninterrupted, tmp_path):

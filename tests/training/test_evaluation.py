@@ -10,10 +10,10 @@ import torch
 from transformers import LlamaForCausalLM
 
 from longshort.corpora import open_corpus
-from longshort.errors import UserError
 from longshort.training import windows
 from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.evaluation import evaluate, held_out, reachable
+from tests.errors import assert_facts, user_error
 from tests.models import CONFIGS, dense_log_probabilities, random_tokens, tiny_model
 
 LENGTHS, T = [8, 16, 24], 16
@@ -73,8 +73,9 @@ def test_lengths_without_positions_are_left_out(caplog):
     assert reachable(model, [8, reach]) == (8, reach)
     assert not caplog.records
     assert reachable(model, [8, reach, reach + 1]) == (8, reach)
-    assert f"eval_lengths: skipped {reach + 1}, beyond the {reach} positions" in caplog.text
-    with pytest.raises(UserError, match=rf"eval_lengths.* {reach} positions"):
+    (warning,) = caplog.messages
+    assert_facts(warning, "eval_lengths", reach + 1, reach)
+    with user_error("length", reach, "--eval-lengths", field="eval_lengths"):
         reachable(model, [reach + 1, reach + 2])
     assert reachable(tiny_model("llama"), [8, 10**6]) == (8, 10**6)
 
@@ -84,7 +85,7 @@ def test_documents_are_cut_and_short_ones_left_out(tmp_path):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a" * 30, "b" * 5, "c" * 20)))
     tokens = held_out(open_corpus(str(path)), byte_tokenizer(), 8, 20, bos=256)
     assert tokens.tolist() == [[256] + [ord("a")] * 19, [256] + [ord("c")] * 19]
-    with pytest.raises(UserError, match=r"no document has 40 tokens; the longest has 31\. Shorten --eval-lengths"):
+    with user_error("text", str(path), 40, 31, "--eval-lengths", field="eval_lengths"):
         held_out(open_corpus(str(path)), byte_tokenizer(), 8, 40, bos=256)
 
 

@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from longshort.cli import app
-from longshort.errors import UserError
 from longshort.training import TrainConfig, evaluation, run, train, trainer
 from longshort.training.trainer import LongShortTrainer
+from tests.errors import assert_error, user_error
 from tests.training.test_train import LLAMA, ROOT
 
 TEXTS = [" ".join(str(n * step) for n in range(300)) for step in (1, 7, 13)]
@@ -155,7 +155,7 @@ def test_an_unfinished_run_of_other_settings_is_not_overwritten(folder, monkeypa
         with pytest.raises(KeyboardInterrupt):
             train(TrainConfig(output=str(folder / "run"), **settings(folder)), progress=False)
     other = TrainConfig(output=str(folder / "run"), **settings(folder, seed=1))
-    with pytest.raises(UserError, match=r"run\.partial holds an unfinished run with other settings"):
+    with user_error("conflict", str(folder / "run.partial"), field="output"):
         train(other, progress=False)
     assert (folder / "run.partial" / "checkpoint-4").is_dir()
 
@@ -212,7 +212,7 @@ def test_the_speed_is_that_of_training_alone(folder, monkeypatch):
 
 
 def test_files_have_no_held_out_text_of_their_own(folder):
-    with pytest.raises(UserError, match=r"no validation split.*--eval-corpus"):
+    with user_error("setting", str(folder / "corpus.jsonl"), "validation", "--eval-corpus", field="eval_corpus"):
         train(TrainConfig(output=str(folder / "run"), **settings(folder, eval_every=2)), progress=False)
 
 
@@ -234,8 +234,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(folder):
     with no_file_above(60_000):
         failed = CliRunner().invoke(app, command)
     assert failed.exit_code == 1
-    assert (failed.exception.kind, failed.exception.field) == ("unwritable", "output")
-    assert str(output) in str(failed.exception)
+    assert_error(failed.exception, "unwritable", str(output), field="output")
     assert not output.exists()
     assert CliRunner().invoke(app, command).exit_code == 0
     assert (output / "model.safetensors").is_file()

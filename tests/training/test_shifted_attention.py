@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from longshort.errors import UserError
 from longshort.training.shifted_attention import _attend, check_groups, shifted_sparse_attention
+from tests.errors import user_error
 from tests.models import random_tokens, tiny_model
 
 MODELS = ["llama", "mistral", "qwen3", "gpt_neox", "gpt2"]
@@ -223,12 +223,12 @@ def test_lengths_that_do_not_divide():
     check_groups(16, 4)
     check_groups(24, 4)
     for length in (15, 12, 20):
-        with pytest.raises(UserError, match=rf"train_length {length} must be a multiple of 8\."):
+        with user_error("setting", "4 groups", length, 8, field="train_length"):
             check_groups(length, 4)
-    with pytest.raises(UserError, match="groups is 1; shifted sparse attention requires at least 2"):
+    with user_error("setting", "groups", 1, 2, field="extension_options"):
         check_groups(16, 1)
     model = model_of("llama").train()
-    with shifted_sparse_attention(model), pytest.raises(UserError, match="train_length 20 must be"):
+    with shifted_sparse_attention(model), user_error("setting", 20, 8, field="train_length"):
         model(random_tokens(1, 20))
 
 
@@ -239,10 +239,10 @@ def test_masks_are_refused_in_training():
     with shifted_sparse_attention(model):
         model(tokens, attention_mask=padding)
         padding[1, -3:] = 0
-        with pytest.raises(UserError, match="takes no padding"):
+        with user_error("unsupported", "padding", "--extension", field="extension"):
             model(tokens, attention_mask=padding)
     model = tiny_model("mistral").train()  # a sliding window of 7
-    with shifted_sparse_attention(model), pytest.raises(UserError, match="sliding window is shorter"):
+    with shifted_sparse_attention(model), user_error("unsupported", "sliding window", "--extension", field="extension"):
         model(tokens)
 
 
@@ -253,7 +253,7 @@ def test_models_whose_attention_cannot_be_exchanged(name, monkeypatch):
         monkeypatch.setattr(type(model), "_supports_sdpa", True)
     before = model.config._attn_implementation
     with (
-        pytest.raises(UserError, match=rf"attention can be exchanged; '{name}' has its own"),
+        user_error("unsupported", f"'{name}'", "--extension", field="extension"),
         shifted_sparse_attention(model),
     ):
         pass

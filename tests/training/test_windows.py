@@ -18,6 +18,7 @@ from longshort.errors import UserError
 from longshort.training import windows as module
 from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.windows import Reading, WindowPairs, collate, default_bos, read_sequences
+from tests.errors import user_error
 
 T, MAX_EXTRA = 6, 3
 LENGTH = T + MAX_EXTRA
@@ -135,7 +136,7 @@ def test_joined_documents_have_eos_between_them(corpus):
 
 
 def test_joining_needs_an_eos():
-    with pytest.raises(UserError, match="--cross-documents"):
+    with user_error("setting", "--cross-documents", "EOS", field="cross_documents"):
         pairs(cross_documents=True)
     assert len(list(pairs(cross_documents=True, tokenizer=Numbers(eos_token_id=-1)))) == 20
 
@@ -163,16 +164,16 @@ def test_a_long_document_is_tokenized_in_parts_that_end_before_white_space(text,
 
 
 def test_no_document_is_long_enough(corpus):
-    with pytest.raises(UserError, match=r"texts\.jsonl.* has the 40 tokens .*longest of 4 has 30\. Shorten"):
+    with user_error("text", "texts.jsonl", 40, 4, 30, "--train-length", "--max-extra", field="corpus"):
         read(corpus, length=40)
-    with pytest.raises(UserError, match=r"its 4 documents have 68 tokens, less than the 100 tokens of a sequence"):
+    with user_error("text", "texts.jsonl", 4, 68, 100, "--train-length", field="corpus"):
         read(corpus, length=100, cross_documents=True)
 
 
 def test_the_search_for_a_long_document_ends(monkeypatch):
     monkeypatch.setattr(module, "MAX_DOCUMENTS_READ", 3)
     tokenizer = Numbers()
-    with pytest.raises(UserError, match="the longest of 3 has 5"):
+    with user_error("text", "memory", LENGTH, 3, 5, field="corpus"):
         read(numbered([1, 5, 2, LENGTH]), tokenizer)
     assert len(tokenizer.calls) == 3
     assert len(read(numbered([1, LENGTH, 2, 2, LENGTH]), tokenizer)[0]) == 2
@@ -181,8 +182,7 @@ def test_the_search_for_a_long_document_ends(monkeypatch):
 @pytest.mark.parametrize("crossing", [False, True])
 @pytest.mark.parametrize(("lengths", "count"), [((), 0), ((0, 0), 2)])
 def test_nothing_to_read(lengths, count, crossing):
-    message = rf"corpus 'memory' \(memory\): no tokens in its {count} documents\. Name another --corpus, or check"
-    with pytest.raises(UserError, match=message):
+    with user_error("text", "'memory'", count, "--corpus", "--tokenizer", field="corpus"):
         read(numbered(lengths), Numbers(eos_token_id=-1), cross_documents=crossing)
 
 
@@ -199,7 +199,7 @@ def test_the_first_sequence_can_be_checked_early():
     assert tokenizer.calls == ["0:1", f"1:{LENGTH}"]
     assert dataset.reading.num_documents == 0
     assert firsts(dataset) == firsts(pairs([1, LENGTH, LENGTH]))
-    with pytest.raises(UserError, match="no document has the 9 tokens"):
+    with user_error("text", "memory", LENGTH, 2, field="corpus"):
         pairs([1, 2]).check()
 
 

@@ -10,6 +10,7 @@ import pytest
 from longshort.errors import UserError
 from longshort.sweep.store.folder import Folder
 from longshort.sweep.store.status import states
+from tests.errors import user_error
 
 
 def test_a_status_file_that_a_crash_cut_off_is_read_and_goes_on(tmp_path: Path) -> None:
@@ -45,9 +46,8 @@ def test_a_status_file_that_no_sweep_has_written_is_told(tmp_path: Path, line: s
 
 def test_a_status_file_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
     (tmp_path / "status.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"status\.jsonl: Is a directory") as raised:
+    with user_error("data", str(tmp_path / "status.jsonl"), "Is a directory"):
         states(tmp_path)
-    assert raised.value.kind == "data"
 
 
 def test_a_folder_without_a_plan_is_not_found(tmp_path: Path) -> None:
