@@ -10,6 +10,7 @@ from tests.slow.robustness.case import (
     NO_SPACE,
     READ_ONLY,
     Case,
+    Facts,
     Interruption,
     Step,
     disk,
