@@ -154,7 +154,9 @@ def select(corpus: Corpus, num_docs: int, max_length: int) -> list[Document]:
     fill = heapq.nlargest(num_docs - len(long), others)
     chosen = long + [(-negative, document) for _, negative, document in fill]
     if not chosen:
-        raise UserError(f"corpus '{corpus.spec}' ({corpus.source}) has no document with text in it.", "text")
+        raise UserError(
+            f"Cannot use corpus '{corpus.spec}' ({corpus.source}): no document has text. Give another corpus.", "text"
+        )
     return [document for _, document in sorted(chosen, key=lambda pair: pair[0])]
 
 
