@@ -41,7 +41,7 @@ def _option(options: str, facts: Facts, **more: Any) -> Case:
 
 def _where(condition: str, *facts: str) -> Case:
     command = ("correlate", "results", "-o", "out", "--where", condition)
-    return Case("options", f"correlate --where {condition}", command, ("where", condition, *facts), code=2,
+    return Case("options", f"correlate --where {condition}", command, ("where", *(facts or (condition,))), code=2,
                 inputs=("results",))  # fmt: skip
 
 
@@ -112,7 +112,7 @@ OPTIONS = [
     _where("parms < 3", "'parms'", "params"),
     _where("family < 3"),
     _where("params"),
-    _where("params < 0", "8"),
+    _where("params < 0", "params < 0", "8"),
     Case("options", "correlate without a folder", "correlate -o out", "DIR", code=2),
 ]
 
