@@ -234,7 +234,8 @@ def _open_files(spec: str) -> Corpus:
     unknown = [file for file in files if not file.name.endswith(SUFFIXES)]
     if unknown:
         raise UserError(
-            f"Cannot open corpus '{spec}': {unknown[0]} is not a {', '.join(SUFFIXES)} file. Convert it to one.",
+            f"Cannot open corpus '{spec}': {unknown[0]} is not a {', '.join(SUFFIXES)} file. "
+            "Convert it to one of these formats.",
             "data",
         )
     source = str(files[0].resolve()) if len(files) == 1 else f"{len(files)} files, {spec}"
