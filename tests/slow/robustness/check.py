@@ -185,13 +185,14 @@ def faults_of(case: Case, outcome: Outcome, place: Path) -> list[str]:
     if "Traceback" in outcome.stderr + outcome.stdout:
         faults.append("a traceback")
     silent = case.code == 0 or case.pipe
+    box = BOX[0] in outcome.stderr  # of the command line's parser, which names the option and what it takes
     if not silent and not errors:
         faults.append("no line that tells the error")
     if len(errors) > case.lines:
         faults.append(f"{len(errors)} error lines, not {case.lines}")
     if not silent:
         faults += [f"not named: {fact}" for fact in case.expected_facts if not names(told, fact)]
-        if not any(advises(error) for error in errors) and "\nTry '" not in outcome.stderr:
+        if not any(advises(error) for error in errors) and not box:
             faults.append("no remedy")
     long = [error for error in errors if len(error) > LONGEST_LINE]
     if long:
@@ -206,7 +207,7 @@ def names(text: str, fact: str) -> bool:
 
 
 def advises(error: str) -> bool:
-    """Whether an error says more than its cause. The command line's own errors point to --help instead."""
+    """Whether an error says more than its cause."""
     return REMEDY.search(error) is not None
 
 

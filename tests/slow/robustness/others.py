@@ -109,7 +109,7 @@ INTERRUPTED = [
                   "out/figures/forest.png", inputs=("results",)),
     *_interrupted("demo", "demo --out out", "out/checkpoints/base.partial/checkpoint-*", "out/report.html",
                   "out/checkpoints/clex-a0.1/longshort.json", program="demo"),
-    *_interrupted("demo, evaluating", "demo --out out", "out/results/plain-a0", "out/report.html", program="demo"),
+    *_interrupted("demo, evaluating", "demo --out out", "out/sweep/results/*/*/results_*.json", "out/report.html", program="demo"),
     *_interrupted("synthetic", QUICK.replace("--steps 20", "--steps 150"), "out/settings/*.json", "out/tables.md",
                   "out/settings/mean_rope.json"),
     *_interrupted("export-clex", "export-clex clex --t 2 -o out", "Loading weights", "out/model.safetensors",
