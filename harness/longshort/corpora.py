@@ -154,7 +154,9 @@ def select(corpus: Corpus, num_docs: int, max_length: int) -> list[Document]:
     fill = heapq.nlargest(num_docs - len(long), others)
     chosen = long + [(-negative, document) for _, negative, document in fill]
     if not chosen:
-        raise UserError(f"corpus '{corpus.spec}' ({corpus.source}) has no document with text in it.", "text")
+        raise UserError(
+            f"Cannot use corpus '{corpus.spec}' ({corpus.source}): no document has text. Give another corpus.", "text"
+        )
     return [document for _, document in sorted(chosen, key=lambda pair: pair[0])]
 
 
@@ -220,7 +222,9 @@ def _open_files(spec: str) -> Corpus:
         files = [file for file in files if file.name.endswith(SUFFIXES)]
         if not files:
             known = ", ".join(SUFFIXES)
-            raise UserError(f"Cannot open corpus '{spec}': the folder has no {known} file.", "not_found")
+            raise UserError(
+                f"Cannot open corpus '{spec}': the folder has no {known} file. Give another folder.", "not_found"
+            )
     if not files:
         raise UserError(
             f"Cannot open corpus '{spec}': it is neither an existing file nor a known name. "
@@ -229,7 +233,11 @@ def _open_files(spec: str) -> Corpus:
         )
     unknown = [file for file in files if not file.name.endswith(SUFFIXES)]
     if unknown:
-        raise UserError(f"Cannot open corpus '{spec}': {unknown[0]} is not a {', '.join(SUFFIXES)} file.", "data")
+        raise UserError(
+            f"Cannot open corpus '{spec}': {unknown[0]} is not a {', '.join(SUFFIXES)} file. "
+            "Convert it to one of these formats.",
+            "data",
+        )
     source = str(files[0].resolve()) if len(files) == 1 else f"{len(files)} files, {spec}"
     return Corpus(spec, source, None, None, lambda: _read_files(files))
 
@@ -247,7 +255,7 @@ def _read_files(files: list[Path]) -> Iterator[Document]:
             raise _damaged(file, f"byte {error.start} is not UTF-8 text", "Convert it to UTF-8.") from error
         except OSError as error:
             kind: Kind = "not_found" if isinstance(error, FileNotFoundError) else "data"
-            raise UserError(f"Cannot read {file}: {error.strerror or error}.", kind) from error
+            raise UserError(f"Cannot read {file}: {error.strerror or error}. Give a readable file.", kind) from error
 
 
 def _damaged(file: Path, cause: str, remedy: str) -> UserError:

@@ -259,7 +259,7 @@ def _load(file: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def _not_results(file: Path) -> UserError:
-    return UserError(f"{file} is not an lm-eval results file.", "data")
+    return UserError(f"{file} is not an lm-eval results file. Move it to another folder.", "data")
 
 
 def _rows(data: dict[str, Any], task: str, notes: list[str]) -> Iterator[dict[str, Any]]:

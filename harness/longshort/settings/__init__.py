@@ -73,7 +73,8 @@ class EvalSettings:
     def _tail_fits(self) -> EvalSettings:
         if self.num_targets >= self.lengths[0]:
             raise UserError(
-                f"tail_tokens={self.tail_tokens} must be below the smallest length, {self.lengths[0]}.",
+                f"tail_tokens={self.tail_tokens} must be below the smallest length, {self.lengths[0]}. Lower it, or "
+                "raise the smallest length.",
                 "setting",
                 "tail_tokens",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -11,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 Step = Callable[[Path], Any]
+Facts = str | tuple[str, ...]
+
+# The reasons that the system gives.
+DENIED, READ_ONLY, NO_SPACE, IS_FOLDER = (
+    os.strerror(code) for code in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EISDIR)
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class Case:
         kind: of the input, as "files" or "options".
         name: what is wrong.
         command: the words after the program; split at blanks where it is text.
-        cause: what the one line has to name, and
-        remedy: to advise; parts of the line, in any case of letters.
+        facts: what the error line has to name, such as the file, the line, the field, the value or the command to
+            run, in upper or lower case; never words of a sentence. Split at blanks if it is text.
         code: the exit code.
         inputs: of the shared folder, copied to where the command runs.
         steps: what is done to the folder before.
@@ -53,8 +60,7 @@ class Case:
     kind: str
     name: str
     command: str | tuple[str, ...]
-    cause: str = ""
-    remedy: str = ""
+    facts: Facts = ()
     code: int = 1
     inputs: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
@@ -70,6 +76,11 @@ class Case:
     def words(self) -> list[str]:
         """The command's words."""
         return self.command.split() if isinstance(self.command, str) else list(self.command)
+
+    @property
+    def expected_facts(self) -> list[str]:
+        """The facts, one by one."""
+        return self.facts.split() if isinstance(self.facts, str) else list(self.facts)
 
 
 def write(name: str, content: str | bytes = "") -> Step:

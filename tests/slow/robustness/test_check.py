@@ -15,7 +15,7 @@ from tests.slow.robustness import check, inputs
 from tests.slow.robustness.case import Case, Interruption, write
 from tests.slow.robustness.cases import CASES, command_of, id_of
 
-LINE = "longshort: a.txt is not there. Name a file."
+LINE = "longshort: Cannot read a.txt: line 1 is empty. Remove it."
 
 
 @pytest.fixture
@@ -24,8 +24,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def judge(program: str, **more: Any) -> list[str]:
         monkeypatch.setattr(check, "argv", lambda case: [sys.executable, "-c", program])
-        fields = {"cause": "a.txt is not there", "remedy": "name a file"} | more
-        case = Case("files", "a case", "eval", **fields)
+        case = Case("files", "a case", "eval", **{"facts": ("a.txt", "line 1")} | more)
         place = tmp_path / f"place{len(list(tmp_path.iterdir()))}"
         return list(check.try_case(case, tmp_path / "inputs", place).faults)
 
@@ -38,7 +37,7 @@ def fails(line: str = LINE, code: int = 1, before: str = "") -> str:
 
 def test_a_failure_that_is_told_well_has_no_fault(judge: Any) -> None:
     assert judge(fails()) == []
-    box = "╭─ Error ───╮\n│ a.txt is not there. Name a │\n│ file. │\n╰───╯"
+    box = "╭─ Error ───╮\n│ A.txt is empty in line │\n│ 1 │\n╰───╯"
     assert judge(fails("Usage: x\n" + box, 2), code=2) == []
     assert judge(fails("a warning of another library\n" + LINE)) == []
 
@@ -50,8 +49,9 @@ def test_a_failure_that_is_told_well_has_no_fault(judge: Any) -> None:
         (fails(code=0), "exit code 0, not 1"),
         (fails(code=2), "exit code 2, not 1"),
         (fails(""), "no line that tells the error"),
-        (fails("longshort: it failed. Name a file."), "the cause is not told (a.txt is not there)"),
-        (fails("longshort: a.txt is not there."), "no remedy is told (name a file)"),
+        (fails("longshort: Cannot read data.txt: line 1 is empty. Remove it."), "not named: a.txt"),
+        (fails("longshort: Cannot read a.txt: line 12 is empty. Remove it."), "not named: line 1"),
+        (fails("longshort: a.txt is empty in line 1."), "no remedy"),
         (fails(LINE + "\n" + LINE), "2 error lines, not 1"),
         (fails(LINE + "!" * 1000), f"a line of {len(LINE) - len('longshort: ') + 1000} characters"),
     ],

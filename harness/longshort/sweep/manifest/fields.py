@@ -76,7 +76,7 @@ def refuse_unknown(parts: Mapping[str, Node], known: Iterable[str], what: str = 
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             advice = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
-            raise value.error(f"there is no such {what}; {advice}")
+            raise value.error(f"there is no {what} '{name}'; {advice}")
 
 
 @lru_cache
@@ -138,7 +138,7 @@ def _tasks(_: Place, node: Node) -> list[str]:
                 known = ", ".join(name for name in own_tasks() if name.startswith("longshort_"))
                 raise node.error(f"'{pattern}' matches none of the longshort tasks: {known}")
         elif pattern.startswith("longshort"):  # all others are lm-eval's, which a worker knows
-            refuse_unknown({pattern: node}, own_tasks(), "task of longshort")
+            refuse_unknown({pattern: node}, own_tasks(), "longshort task")
         found += [name for name in names if name not in found]
     return found
 
