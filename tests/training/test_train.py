@@ -330,7 +330,7 @@ def test_a_damaged_base_is_one_line(folder, tmp_path, file, content):
         ({"global_batch_size": 6}, "global_batch_size 6 is not a multiple of batch_size 4"),
         ({"extension": "yarn", "factor": 1.0}, "factor is 1.0; extension 'yarn' requires one above 1"),
         ({"factor": 2.0}, "A factor has no effect without an extension"),
-        ({"base": "x"}, "Give either a base checkpoint"),
+        ({"base": "x"}, "--base and --config"),
         ({"tokenizer": None}, "A config has no tokenizer"),
         ({"output": "base"}, "exists and is not a result of this run"),
         ({"model_config": None, "base": "nowhere"}, "model config 'nowhere' cannot be loaded"),
