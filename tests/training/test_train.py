@@ -337,7 +337,7 @@ def test_a_damaged_base_is_one_line(folder, tmp_path, file, content):
         ({"model_config": None, "base": "nowhere", "tokenizer": None}, "tokenizer 'nowhere' cannot be loaded"),
         ({"model_config": "wide.json"}, "The tokenizer has 257 tokens, the model a vocab_size of 100"),
         ({"train_length": 32}, "train_length 32 is beyond the 16 positions"),
-        ({"corpus": "absent.txt"}, "absent.txt' is neither a file that exists nor a known name"),
+        ({"corpus": "absent.txt"}, "'absent.txt'.*builtin"),
         ({"train_length": 1200, "extension": "linear", "factor": 99.0}, "no document has the 1800 tokens"),
     ],
 )
