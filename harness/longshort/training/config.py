@@ -104,7 +104,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if (self.base is None) == (self.model_config is None):
-            raise _wrong("base", "Give either a base checkpoint (--base) or a config to initialize (--config).")
+            raise _wrong("base", "Training starts from either a base or a config. Give one of --base and --config.")
         if self.model_config is not None and self.tokenizer is None:
             raise _wrong("tokenizer", "A config has no tokenizer: give --tokenizer (a folder, a hub name or 'bytes').")
         for name in ("steps", "batch_size", "global_batch_size", "eval_docs"):
@@ -143,7 +143,8 @@ class TrainConfig:
         if self.global_batch_size % self.batch_size:
             raise _wrong(
                 "global_batch_size",
-                f"global_batch_size {self.global_batch_size} is not a multiple of batch_size {self.batch_size}.",
+                f"global_batch_size {self.global_batch_size} is not a multiple of batch_size {self.batch_size}. "
+                "Change one of them.",
             )
         if wrong := [step for step in self.save_at if not 0 < step < self.steps]:
             raise _wrong("save_at", f"save_at contains step {wrong[0]}; a step must lie in 1 to {self.steps - 1}.")

@@ -220,7 +220,7 @@ STOCK = [
     _lm_eval("no documents", "num_docs 0 1", num_docs=0),
     _lm_eval("tail beyond the length", "tail_tokens 99 16", tail_tokens=99),
     _lm_eval("empty corpus", "a.jsonl", write("a.jsonl"), corpus="a.jsonl"),
-    _lm_eval("lengths that are a mapping", "lengths 8", lengths={"a": 1}),
+    _lm_eval("lengths that are a mapping", ("lengths", "{'a': 1}"), lengths={"a": 1}),
 ]
 
 PIPES = [
