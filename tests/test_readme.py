@@ -134,7 +134,7 @@ def check_longshort(words: list[str]) -> None:
     elif name == "correlate":
         words = ["correlate", "others", *words[2:]]
     told = longshort([*on_stand_ins(words), *shlex.split(SMALLER.get(name, ""))])
-    where = {"eval": "evaluated/my-checkpoint has the results", "train": "trained has the checkpoint"}
+    where = {"eval": "evaluated/my-checkpoint has the results", "train": "Checkpoint written to trained"}
     assert where.get(name, "") in told
 
 

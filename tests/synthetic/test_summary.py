@@ -150,6 +150,20 @@ def test_the_jackknife_is_the_textbooks(name, coefficient):
     assert correlation_interval(name, x, y, groups) == pytest.approx(tuple(expected))
 
 
+def test_a_perfect_rank_correlation_keeps_its_interval():
+    """Four settings of two models; as in Efron and Tibshirani, with Fisher's z cut off just inside ±1."""
+    groups = np.repeat(np.arange(4), 2)
+    x = np.arange(8.0)
+    assert correlation_interval("spearman", x, -x, groups) == pytest.approx((-1, -1, -1))
+    y = np.array([0.0, 1, 2, 3, 4, 5, 7, 6])  # without the last setting it is 1
+    rho = [stats.spearmanr(x[groups != index], y[groups != index]).statistic for index in range(4)]
+    without = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+    error = np.sqrt(3 / 4 * ((without - without.mean()) ** 2).sum())
+    z, half = np.arctanh(stats.spearmanr(x, y).statistic), stats.t.ppf(0.975, 3) * error
+    expected = tuple(np.tanh([z, z - half, z + half]))
+    assert correlation_interval("spearman", x, y, groups) == pytest.approx(expected, rel=1e-6)
+
+
 def test_far_is_twice_the_training_length():
     """An exponent of 4 up to 19 and of 1 from 20 on."""
     table = models(exponents=(1.0, 1.0))

@@ -210,6 +210,8 @@ def correlation_interval(name: str, x: Array, y: Array, settings: NDArray[np.int
         return whole, np.nan, np.nan
     # Ranks of few settings often agree perfectly: such a coefficient is moved just inside ±1, where z is finite.
     z = np.arctanh(np.clip([whole, *without], -ONE, ONE))
+    if np.ptp(z[1:]) == 0:  # no setting matters: the formula gives an interval of width 0
+        return whole, whole, whole
     low, high, _ = jackknife(float(z[0]), z[1:])
     return whole, float(np.tanh(low)), float(np.tanh(high))
 
