@@ -45,7 +45,7 @@ def check_group(name: str, wide: pd.DataFrame) -> None:
         UserError: there is not (kind ``usage``).
     """
     if name not in wide:
-        raise UserError(f"'{name}' is no column to group by. {_near(name, list(map(str, wide)))}", "usage", "group_by")
+        raise UserError(f"'{name}' is not a column to group by. {_near(name, list(map(str, wide)))}", "usage", "group_by")
 
 
 def keep_where(wide: pd.DataFrame, expression: str) -> pd.DataFrame:
@@ -71,14 +71,14 @@ def keep_where(wide: pd.DataFrame, expression: str) -> pd.DataFrame:
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {"__quoted__"}
     for name in [*sorted(names), *quoted]:
         if name not in wide:
-            raise _where_error(f"'{name}' is no column. {_near(name, list(map(str, wide)))}")
+            raise _where_error(f"'{name}' is not a column. {_near(name, list(map(str, wide)))}")
     try:
         chosen = wide.eval(expression.strip(), engine="python")
     except Exception as error:  # pandas raises many kinds, as for text compared with a number
         cause = " ".join(str(error).split())[:200]
         raise _where_error(f"{expression!r} cannot be evaluated: {cause}. Write it {EXAMPLE}.") from error
     if not isinstance(chosen, pd.Series) or not is_bool_dtype(chosen.dtype):
-        raise _where_error(f"{expression!r} is no condition on checkpoints. Write one, {EXAMPLE}.")
+        raise _where_error(f"{expression!r} is not a condition on checkpoints. Write one, {EXAMPLE}.")
     kept: pd.DataFrame = wide[chosen.fillna(False).astype(bool)].reset_index(drop=True)
     if kept.empty:
         raise _where_error(f"{expression!r} is true of none of {len(wide)} checkpoints.")
