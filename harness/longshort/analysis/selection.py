@@ -45,7 +45,9 @@ def check_group(name: str, wide: pd.DataFrame) -> None:
         UserError: there is not (kind ``usage``).
     """
     if name not in wide:
-        raise UserError(f"'{name}' is not a column to group by. {_near(name, list(map(str, wide)))}", "usage", "group_by")
+        raise UserError(
+            f"'{name}' cannot be grouped by: no such column. {_near(name, list(map(str, wide)))}", "usage", "group_by"
+        )
 
 
 def keep_where(wide: pd.DataFrame, expression: str) -> pd.DataFrame:
