@@ -101,8 +101,8 @@ def parsed(words: list[str]) -> dict[str, Any]:
     """The options of a longshort command as it would get them."""
     name, *rest = words
     group = typer.main.get_command(app)
-    assert name in group.commands, f"longshort has no command '{name}'"  # type: ignore[attr-defined]
-    return group.commands[name].make_context(name, list(rest)).params  # type: ignore[attr-defined, no-any-return]
+    assert name in group.commands, f"longshort has no command '{name}'"  # type: ignore[attr-defined]  # a click.Group
+    return group.commands[name].make_context(name, list(rest)).params  # type: ignore[attr-defined, no-any-return]  # a Group
 
 
 def longshort(words: list[str]) -> str:
@@ -212,7 +212,7 @@ def check_python(words: list[str]) -> None:
         patch.setattr("torch.cuda.is_available", lambda: True)  # a benchmark of GPUs asks for one first
         main: Callable[[], None] = importlib.import_module(name).main
         with pytest.raises(Parsed):
-            main(options) if main.__code__.co_argcount else main()  # type: ignore[call-arg]
+            main(options) if main.__code__.co_argcount else main()  # type: ignore[call-arg]  # some mains take the options
 
 
 def check_accelerate(words: list[str]) -> None:

@@ -69,7 +69,7 @@ class Benchmark:
 
         Cases measured before on the same machine, with the same versions and settings, stay in it.
         """
-        import transformers  # noqa: F401
+        import transformers  # noqa: F401  # loaded before the clock starts
 
         options = self._options(arguments)
         rows, measured = written(options, SETTINGS), []

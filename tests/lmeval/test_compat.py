@@ -236,7 +236,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counting(command: object, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
         found.append(str(command))
-        return popen(command, *arguments, **options)  # type: ignore[call-overload, no-any-return]
+        return popen(command, *arguments, **options)  # type: ignore[call-overload, no-any-return]  # any form of Popen
 
     monkeypatch.setattr(subprocess, "Popen", counting)
     return found

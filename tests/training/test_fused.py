@@ -233,7 +233,7 @@ class LargestShapes(TorchDispatchMode):
         super().__init__()
         self.vocab_size, self.rows = vocab_size, 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # as torch has it
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[-1] == self.vocab_size:
@@ -376,7 +376,7 @@ def test_a_forward_of_the_instance_comes_back() -> None:
 
 
 def test_a_head_that_cannot_run_apart_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    class Mixing(type(tiny_model("llama"))):  # type: ignore[misc]
+    class Mixing(type(tiny_model("llama"))):  # type: ignore[misc]  # the class is known at run time
         """Its logits depend on how many positions there are."""
 
         def forward(self, *args: object, **kwargs: object) -> object:
@@ -392,7 +392,7 @@ def test_a_head_that_cannot_run_apart_is_refused(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_head_whose_backward_needs_its_logits() -> None:
-    class Saturating(type(tiny_model("llama"))):  # type: ignore[misc]
+    class Saturating(type(tiny_model("llama"))):  # type: ignore[misc]  # the class is known at run time
         """tanh keeps what it returned for its gradient."""
 
         def forward(self, *args: object, **kwargs: object) -> object:

@@ -49,7 +49,7 @@ class Scripted:
 
 
 def item(name: str, *tasks: str, **settings: object) -> Item:
-    checkpoint = Checkpoint(f"/models/{name}", tasks=tasks, batch_size=4, **settings)  # type: ignore[arg-type]
+    checkpoint = Checkpoint(f"/models/{name}", tasks=tasks, batch_size=4, **settings)  # type: ignore[arg-type]  # by name
     return Item(checkpoint, {t: {"identity": "x", "task": t} for t in tasks}, missing=dict.fromkeys(tasks))
 
 

@@ -58,4 +58,4 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines() -> None:
     with watching(console, {}) as watch:
         watch(running, None)
         watch(running, "one: [x]")
-    assert console.file.getvalue() == "[0/2] one: [x]\n"  # type: ignore[attr-defined]
+    assert console.file.getvalue() == "[0/2] one: [x]\n"  # type: ignore[attr-defined]  # a StringIO
