@@ -6,9 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hypothesis import strategies as st
+
 from longshort.longbench.scores import DATASETS
 
 CLASSES = ["Abbreviation", "Entity", "Food", "Number of something"]
+
+
+# Few words, so that texts share some; full stops, articles, punctuation and white space in every position.
+words = st.sampled_from(["the", "a", "cat", "Cat", "sat", "mat,", "1", "é", "…", ".", "..", "\n", " ", "sat.on", "an"])
+texts = st.lists(words, max_size=30).map(" ".join) | st.lists(words, max_size=30).map("".join)
 
 
 def make_row(dataset: str, index: int, words: int = 900) -> dict[str, Any]:
