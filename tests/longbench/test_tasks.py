@@ -113,6 +113,10 @@ def test_group_means_standard_errors_and_counts(
     config = results["configs"][NAME.format("trec")]["metadata"]
     assert config["corpus"] == "longbench_e"
     assert config["scored"]["documents"] == {"score": 3, "score@0-4k": 1, "score@4-8k": 1, "score@8k+": 1}
+    assert config["scored"]["official_documents"] == 300
+    assert "code_ratio" not in config["scored"]
+    assert results["configs"][NAME.format("lcc")]["metadata"]["scored"]["code_ratio"] == "difflib"
+    assert_one(caplog.messages, "qasper", "3 of the 224")
     file = tmp_path / "results_x.json"
     file.write_text(json.dumps({key: value for key, value in results.items() if key != "samples"}, default=str))
     table = read_results(file).set_index(["task", "metric"])
