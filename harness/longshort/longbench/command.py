@@ -47,8 +47,6 @@ def score_longbench_command(
 
     summary = score_folder(folder, output, code_ratio)
     print_tables(summary)
-    if convert:
-        write_official_predictions(folder, convert)
     for note in summary.notes:
         typer.echo(note, err=True)
     problems = list(summary.problems)
@@ -56,6 +54,8 @@ def score_longbench_command(
         problems.append(f"{folder}: no scores of {', '.join(summary.missing)}; means are over the others.")
     for problem in problems:
         typer.echo(f"longshort: {problem}", err=True)
+    if convert:
+        write_official_predictions(folder, convert)
     if problems:
         raise typer.Exit(1)
 
