@@ -15,9 +15,9 @@ from longshort.longbench.predictions import read_predictions, write_official_pre
 from longshort.longbench.runs import Row
 from longshort.longbench.scores import BUCKETS, CATEGORIES, DATASETS
 from tests.errors import assert_facts, assert_one
+from tests.longbench.rows import OFFICIAL_ROWS, official_lengths
 
 CLASSES = ["Date", "City"]
-OFFICIAL_ROWS = {"qasper": (100, 100, 24), "multifieldqa_en": (67, 70, 13), "multi_news": (100, 100, 94)}
 DATE = "2025-01-02T03-04-05.000006"
 
 
@@ -46,12 +46,7 @@ def save(folder, dataset, rows=6, suffix=""):
 def official_rows(dataset, seed=0):
     """As many rows as the official data has, in its order of lengths, no two of the same length."""
     draw = random.Random(f"{dataset}{seed}")
-    lengths = [
-        length
-        for start, n in zip((1000, 4000, 8000), OFFICIAL_ROWS.get(dataset, (100, 100, 100)), strict=True)
-        for length in range(start, start + n)
-    ]
-    return [row(dataset, draw.randrange(2), length) for length in lengths]
+    return [row(dataset, draw.randrange(2), length) for length in official_lengths(dataset)]
 
 
 def official_means(lines):
