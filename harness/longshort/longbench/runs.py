@@ -84,7 +84,7 @@ def _lengths(rows: Sequence[Row], dataset: str) -> list[tuple[str, int, int]]:
 def _without_repeats(rows: Sequence[Row], official: int) -> list[Row]:
     distinct = Counter(row.key for row in rows)
     predictions = Counter((row.key, row.prediction) for row in rows)
-    more_than_one_run = f"{len(rows)} rows with predictions of {len(distinct)} different ones, so of more than one run"
+    more_than_one_run = f"{len(rows)} predictions of {len(distinct)} different rows, so of more than one run"
     if all(row.identity for row in rows):
         if len(predictions) > len(distinct):
             raise ValueError(more_than_one_run)

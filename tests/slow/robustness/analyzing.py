@@ -197,7 +197,7 @@ PREDICTIONS = [
     _score("samples without a doc", (f"samples/{SAMPLES}", "line 1", "`doc`", "`filtered_resps`"),
            write(f"samples/{SAMPLES}", '{"doc": 1}\n'), command="score-longbench samples -o out",
            inputs=("samples",)),
-    _score("two runs in a file", (QASPER, "80 rows", "40"), _predictions(40, runs=2)),
+    _score("two runs in a file", (QASPER, "80", "40"), _predictions(40, runs=2)),
     _score("more rows than the data", (QASPER, "225 rows", "224"), _predictions(225)),
     _score("less rows than the data", ("qasper", "20 of 224"), _predictions(20)),
     _score("two files of a dataset", (QASPER, "predictions/qasper_e.jsonl"), _predictions(20, name="qasper_e")),
