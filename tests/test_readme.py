@@ -34,7 +34,7 @@ from longshort.settings import settings_from
 from longshort.sweep.manifest.load import load_manifest
 from longshort.testing import save_corpus
 from tests.analysis.results_folder import save_folder
-from tests.longbench.rows import make_row, write_rows
+from tests.longbench.rows import make_row, official_lengths, write_rows
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "results" / "study"  # not in the sdist
@@ -285,11 +285,15 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = place / "results" / "my-checkpoint"
     samples.mkdir()
     for dataset in DATASETS:
-        row = make_row(dataset, 0, words=4)
-        line = json.dumps(row | {"pred": "an answer"})
-        (place / "pred_e" / "my-checkpoint" / f"{dataset}.jsonl").write_text(line + "\n")
+        rows = [
+            make_row(dataset, index, words=4) | {"length": length}
+            for index, length in enumerate(official_lengths(dataset))
+        ]
+        lines = [json.dumps(row | {"pred": "an answer"}) for row in rows]
+        (place / "pred_e" / "my-checkpoint" / f"{dataset}.jsonl").write_text("\n".join(lines))
+        lines = [json.dumps({"doc": row, "filtered_resps": ["an answer"]}) for row in rows]
         name = f"samples_longshort-longbench-e-{dataset}_2025-01-01T00-00-00.000000.jsonl"
-        (samples / name).write_text(json.dumps({"doc": row, "filtered_resps": ["an answer"]}) + "\n")
+        (samples / name).write_text("\n".join(lines))
     for names, block in zip(MANIFESTS, [block for block in BLOCKS if block.language == "yaml"], strict=True):
         (place / names).write_text(block.text)
     return place

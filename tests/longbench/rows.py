@@ -6,9 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hypothesis import strategies as st
+
 from longshort.longbench.scores import DATASETS
 
 CLASSES = ["Abbreviation", "Entity", "Food", "Number of something"]
+
+
+# Few words, so that texts share some; full stops, articles, punctuation and white space in every position.
+words = st.sampled_from(["the", "a", "cat", "Cat", "sat", "mat,", "1", "é", "…", ".", "..", "\n", " ", "sat.on", "an"])
+texts = st.lists(words, max_size=30).map(" ".join) | st.lists(words, max_size=30).map("".join)
+
+
+# Rows of the official data by bucket of length, where they are not 100 each.
+OFFICIAL_ROWS = {"qasper": (100, 100, 24), "multifieldqa_en": (67, 70, 13), "multi_news": (100, 100, 94)}
+
+
+def official_lengths(dataset: str) -> list[int]:
+    """As many lengths as the official data has rows, in its order of buckets, each once."""
+    counts = zip((1000, 4000, 8000), OFFICIAL_ROWS.get(dataset, (100, 100, 100)), strict=True)
+    return [length for start, n in counts for length in range(start, start + n)]
 
 
 def make_row(dataset: str, index: int, words: int = 900) -> dict[str, Any]:

@@ -51,6 +51,17 @@ def test_bad_rows_are_named_and_skipped(tmp_path: Path) -> None:
     assert [problem.split(":")[0] for problem in read.problems] == [f"{file}, line {n}" for n in (2, 3, 4, 5, 6, 8)]
 
 
+def test_more_rows_than_the_official_data_are_refused(tmp_path: Path) -> None:
+    line = json.dumps(make_row("qasper", 0, 5)) + "\n"
+    file = tmp_path / "qasper_e.jsonl"
+    file.write_text(line * 224)
+    assert len(read_rows("qasper", str(tmp_path)).rows) == 224
+    file.write_text(line * 448)
+    read_rows.cache_clear()
+    with user_error("data", file, 448, 224, field="longbench_dir"):
+        read_rows("qasper", str(tmp_path))
+
+
 def refused(dataset: str, location: str | None) -> UserError:
     with pytest.raises(UserError) as caught:
         read_rows(dataset, location)

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from longshort.errors import UserError
 from longshort.longbench.official import official_scores, row_scores, score_folder, summarize, table_rows
-from longshort.longbench.predictions import Row, read_predictions, write_official_predictions
+from longshort.longbench.predictions import read_predictions, write_official_predictions
+from longshort.longbench.runs import Row
 from longshort.longbench.scores import BUCKETS, CATEGORIES, DATASETS
 from tests.errors import assert_facts, assert_one
+from tests.longbench.rows import OFFICIAL_ROWS, official_lengths
 
 CLASSES = ["Date", "City"]
 DATE = "2025-01-02T03-04-05.000006"
@@ -39,6 +41,18 @@ def write_lines(file, lines):
 def save(folder, dataset, rows=6, suffix=""):
     lines = [row(dataset, index) for index in range(rows)] if isinstance(rows, int) else rows
     return write_lines(folder / f"{dataset}{suffix}.jsonl", lines)
+
+
+def official_rows(dataset, seed=0):
+    """As many rows as the official data has, in its order of lengths, no two of the same length."""
+    draw = random.Random(f"{dataset}{seed}")
+    return [row(dataset, draw.randrange(2), length) for length in official_lengths(dataset)]
+
+
+def official_means(lines):
+    """Mean and standard error in percent, of right predictions and wrong ones."""
+    values = [100.0 * (line["pred"] == line["answers"][0]) for line in lines]
+    return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
 def save_samples(folder, dataset, lines, date=DATE, task="longshort-longbench-e-"):
@@ -85,13 +99,12 @@ def test_the_result_goes_into_the_folder_itself_and_again_gives_the_same(complet
     first = score_folder(complete)
     assert score_folder(complete) == first
     assert (complete / "result.json").exists()
-    assert first.problems == []
 
 
 def test_summary_json_holds_the_tables(complete):
     summary = score_folder(complete)
     written = json.loads((complete / "summary.json").read_text())
-    assert set(written) == {"datasets", "categories", "overall", "plain", "missing", "notes", "problems"}
+    assert set(written) == {"datasets", "categories", "overall", "plain", "missing", "notes", "problems", "code_ratio"}
     assert written["overall"]["all"]["value"] == summary.overall["all"].value == pytest.approx(50)
     assert written["datasets"]["trec"]["0-4k"]["n"] == 2
 
@@ -150,20 +163,19 @@ def test_what_is_missing_is_said():
     assert set(summary.categories) == {"single-document QA", "code"}
     assert summary.overall["0-4k"].missing == tuple(summary.missing)
     assert set(summary.overall["8k+"].missing) == set(DATASETS) - {"qasper"}
-    notes = "\n".join(summary.notes)
-    assert "qasper: 5 rows, the official data has 224" in notes
-    assert "Fewer than 30 rows: qasper 0-4k (3), qasper 8k+ (2), lcc 0-4k (2), lcc 4-8k (1)." in notes
+    (problem,) = summary.problems
+    assert_facts(problem, "qasper has 5 of 224", "multifieldqa_en has 41 of 150", "lcc has 3 of 300")
+    assert summary.notes == ["Fewer than 30 rows: qasper 0-4k (3), qasper 8k+ (2), lcc 0-4k (2), lcc 4-8k (1)."]
 
 
 def test_complete_data_needs_no_note():
-    sizes = {"qasper": (100, 100, 24), "multifieldqa_en": (67, 70, 13), "multi_news": (100, 100, 94)}
     scores = {
-        name: {column: [0.5] * n for column, n in zip(BUCKETS, sizes.get(name, (100, 100, 100)), strict=True)}
+        name: {column: [0.5] * n for column, n in zip(BUCKETS, OFFICIAL_ROWS.get(name, (100, 100, 100)), strict=True)}
         for name in DATASETS
     }
     summary = summarize(scores)
     assert summary.notes == ["Fewer than 30 rows: qasper 8k+ (24), multifieldqa_en 8k+ (13)."]
-    assert summary.missing == []
+    assert (summary.missing, summary.problems) == ([], [])
     assert summary.overall["all"].n == 3668
     assert summary.overall["all"].missing == ()
     assert list(summary.categories) == list(CATEGORIES)
@@ -185,7 +197,7 @@ def test_table_rows_are_text(complete):
     assert [len(rows) for rows in sections.values()] == [13, 6, 2]
     assert {len(cells) for rows in sections.values() for cells in rows} == {5}
     (samsum,) = [cells for cells in sections["dataset"] if cells[0] == "samsum"]
-    assert samsum == ("samsum", "100.00*", "100.00*", "–", "–")
+    assert samsum == ("samsum", "100.00*†", "100.00*†", "–", "–")
     few_shot = {cells[0]: cells for cells in sections["category"]}["few-shot"]
     assert few_shot[3].endswith("*†")
 
@@ -273,12 +285,13 @@ def bad(**changes):
 def test_a_bad_row_is_named_and_the_rest_scored(tmp_path, line, cause):
     file = save(tmp_path, "qasper", [row("qasper", 0), "", line, row("qasper", 3)])
     summary = score_folder(tmp_path)
-    (problem,) = summary.problems
+    problem, incomplete = summary.problems
     assert problem.startswith(f"{file}, line 3: ")
     assert cause in problem
     assert "\n" not in problem
+    assert_facts(incomplete, "qasper has 2 of 224")
     assert summary.official == {"qasper": {"0-4k": 50.0}}
-    assert json.loads((tmp_path / "summary.json").read_text())["problems"] == [problem]
+    assert json.loads((tmp_path / "summary.json").read_text())["problems"] == [problem, incomplete]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +320,7 @@ def test_a_bad_sample_is_named(tmp_path, changes):
 
 def test_one_cause_on_many_lines_is_one_problem(tmp_path):
     save(tmp_path, "qasper", [bad(length=...)] * 8 + [bad(answers=...), row("qasper", 0)])
-    problems = score_folder(tmp_path).problems
+    problems = read_predictions(tmp_path).problems
     assert len(problems) == 2
     assert_facts(problems[0], 1, 2, 3, 4, 5, "3 more", "`length`")
     assert_facts(problems[1], "line 9", "`answers`")
@@ -316,7 +329,8 @@ def test_one_cause_on_many_lines_is_one_problem(tmp_path):
 def test_other_encodings(tmp_path):
     good = json.dumps(row("qasper", 0), ensure_ascii=False).encode()
     latin = json.dumps({**row("qasper", 0), "pred": "é"}, ensure_ascii=False).encode("latin-1")
-    (tmp_path / "qasper.jsonl").write_bytes(b"\xef\xbb\xbf" + good + b"\r\n" + latin + b"\r\n" + good)
+    other = json.dumps(row("qasper", 1)).encode()
+    (tmp_path / "qasper.jsonl").write_bytes(b"\xef\xbb\xbf" + good + b"\r\n" + latin + b"\r\n" + other)
     (tmp_path / "lcc.jsonl").write_bytes((json.dumps(row("lcc", 0)) + "\n").encode("utf-16"))
     predictions = read_predictions(tmp_path)
     assert len(predictions.rows["qasper"]) == 2
@@ -335,11 +349,12 @@ def test_an_empty_file_is_named(tmp_path, content):
     assert "trec" in summary.missing
 
 
-def test_an_unknown_dataset_is_named(tmp_path):
+def test_unknown_datasets_are_named_in_one_line(tmp_path):
     save(tmp_path, "qasper")
-    save(tmp_path, "narrativeqa", [row("qasper", 0)])
-    (problem,) = score_folder(tmp_path).problems
-    assert "narrativeqa.jsonl" in problem
+    save(tmp_path, "qasper-old", [row("qasper", 0)])
+    save(tmp_path, "notes", [row("qasper", 0)])
+    (problem,) = read_predictions(tmp_path).problems
+    assert_facts(problem, "notes.jsonl", "qasper-old.jsonl")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

@@ -1,5 +1,3 @@
-import os
-import random
 import re
 import string
 import subprocess
@@ -9,14 +7,12 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rouge import Rouge
 
 from longshort.longbench import scores
 from longshort.longbench.scores import (
     BUCKETS,
     CATEGORIES,
     DATASETS,
-    LONGEST_WALK,
     bucket,
     check_row,
     classification,
@@ -24,23 +20,12 @@ from longshort.longbench.scores import (
     count,
     qa_f1,
     retrieval,
-    rouge_l,
     score_row,
 )
+from tests.longbench.rows import texts
 
 CLASSES = ["Number of something", "Other number", "Date", "City"]
 ANSWERS = {"trec": "Date", "passage_count": "7", "passage_retrieval_en": "Paragraph 7"}
-
-# Few words, so that texts share some; full stops, articles, punctuation and white space in every position.
-words = st.sampled_from(["the", "a", "cat", "Cat", "sat", "mat,", "1", "é", "…", ".", "..", "\n", " ", "sat.on", "an"])
-texts = st.lists(words, max_size=30).map(" ".join) | st.lists(words, max_size=30).map("".join)
-
-
-def rouge_package(prediction, answer):
-    try:
-        return Rouge().get_scores([prediction], [answer], avg=True)["rouge-l"]["f"]
-    except ValueError:
-        return 0.0
 
 
 def plain_f1(prediction, answer):
@@ -78,71 +63,6 @@ def test_qa_f1_is_twice_the_shared_words_over_all_words(prediction, answer):
 )
 def test_qa_f1_of_small_texts(prediction, answer, score):
     assert qa_f1(prediction, answer) == pytest.approx(score)
-
-
-@settings(max_examples=500)
-@given(texts, texts)
-def test_rouge_l_equals_the_package(prediction, answer):
-    assert rouge_l(prediction, answer) == rouge_package(prediction, answer)
-
-
-@given(st.text(alphabet=". \n ab\u00a0", max_size=30), st.text(alphabet=". \n ab\u2003", max_size=30))
-def test_rouge_l_equals_the_package_on_characters(prediction, answer):
-    assert rouge_l(prediction, answer) == rouge_package(prediction, answer)
-
-
-def sentences(draw, num_sentences, num_words):
-    vocabulary = [f"w{rank}" for rank in range(1, 800)]
-    weights = [1 / rank for rank in range(1, 800)]
-    return ". ".join(" ".join(draw.choices(vocabulary, weights, k=num_words)) for _ in range(num_sentences)) + "."
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_rouge_l_equals_the_package_on_summaries(seed):
-    draw = random.Random(seed)
-    prediction, answer = sentences(draw, 10, 25), sentences(draw, 15, 30)
-    assert rouge_l(prediction, answer) == rouge_package(prediction, answer) > 0.2
-    one_line = prediction.replace(".", "")
-    assert rouge_l(one_line, answer) == rouge_package(one_line, answer)
-
-
-OFFICIAL_CALL = """
-from rouge import Rouge
-def metric(prediction, answer):
-    try:
-        return Rouge().get_scores([prediction], [answer], avg=True)["rouge-l"]["f"]
-    except RecursionError:
-        return 0.0
-def scorer():
-    for length in (990, 991):
-        words = " ".join(["x"] + [f"w{i}" for i in range(length - 1)])
-        print(metric("x", words), metric(words, "x"))
-scorer()
-"""
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 counts calls otherwise: the package ends earlier")
-def test_rouge_l_is_zero_where_the_package_recurses_too_deep():
-    """In a process of its own: how deep the package can go depends on how deep it is called."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}  # it calls, too
-    run = subprocess.run([sys.executable, "-c", OFFICIAL_CALL], capture_output=True, text=True, check=True, env=plain)
-    ours = []
-    for length in (LONGEST_WALK, LONGEST_WALK + 1):
-        long = " ".join(["x"] + [f"w{i}" for i in range(length - 1)])
-        ours += [rouge_l("x", long), rouge_l(long, "x")]
-    assert [float(value) for value in run.stdout.split()] == ours
-    assert ours[0] > 0
-    assert ours[2:] == [0, 0]
-
-
-def test_a_long_text_with_full_stops_or_an_early_match_is_scored():
-    assert rouge_l("word and more. " * 5000, "word and more.") > 0.8
-    assert rouge_l(" ".join(f"w{i}" for i in range(5000)) + " x", "x") > 0
-
-
-@pytest.mark.parametrize("text", ["", ".", "..."])
-def test_rouge_l_of_full_stops_alone_is_zero(text):
-    assert rouge_l(text, "a cat") == rouge_l("a cat", text) == 0.0
 
 
 def plain_classification(prediction, answer, classes):
@@ -194,7 +114,7 @@ def test_count_and_retrieval_are_the_share_of_right_numbers(prediction):
         ("```python\n# note\n// note\nreturn x", "return x", 1.0),
         ("\nfirst\n\nreturn x", "return x", 0.31),  # only leading newlines are dropped
         ("  return x", "return x", 0.89),  # 16 of 18 characters, no white space dropped
-        ("babba", "bbcba", 0.4),  # python-Levenshtein would give 0.8
+        ("babba", "bbcba", 0.4),
         ("# only a comment", "return x", 0.0),
         ("# only a comment", "", 1.0),
         ("", "x", 0.0),
@@ -227,6 +147,37 @@ def test_code_similarity_is_twice_the_matching_characters_in_whole_percents(pred
     total = len(prediction) + len(answer)
     percent = round(100 * Fraction(2 * plain_matches(prediction, answer), total)) if total else 100
     assert code_similarity(prediction, answer) == percent / 100
+
+
+# What `fuzz.ratio` of fuzzywuzzy 0.18 returned, without python-Levenshtein and with version 0.27.5 of it.
+@pytest.mark.parametrize(
+    ("prediction", "answer", "difflib", "levenshtein"),
+    [
+        ("ababab", "aaaaab", 33, 67),
+        ("babba", "bbcba", 40, 80),
+        ("a" + "b" * 39, "a" + "c" * 39, 2, 3),  # 2.5 percent, but not in floating point
+        ("aaa" + "b" * 37, "aaa" + "c" * 37, 8, 7),
+        ("a" * 17 + "b" * 23, "a" * 17 + "c" * 23, 42, 43),
+        (" " + "a" * 300, "a" * 300, 0, 100),  # 99.83
+        ("for i in range(n):", "for j in range(m):", 89, 89),
+        ("naïve = 1", "naive = 2", 78, 78),
+        ("def f(x): return x", "return f(x)", 55, 55),
+        ("return x", "return x", 100, 100),
+        ("", "x", 0, 0),
+    ],
+)
+def test_the_code_ratios_are_those_of_fuzzywuzzy(prediction, answer, difflib, levenshtein):
+    assert code_similarity(prediction, answer) == difflib / 100
+    assert score_row("lcc", prediction, [answer], None) == difflib / 100
+    assert score_row("repobench-p", prediction, [answer], None, "levenshtein") == levenshtein / 100
+
+
+def test_the_code_ratio_concerns_the_code_datasets_alone():
+    for dataset in set(DATASETS) - {"lcc", "repobench-p"}:
+        answer = answer_of(dataset)
+        for prediction in (answer, "the cat", "7 of 8"):
+            plain = score_row(dataset, prediction, [answer], CLASSES)
+            assert score_row(dataset, prediction, [answer], CLASSES, "levenshtein") == plain
 
 
 def answer_of(dataset):

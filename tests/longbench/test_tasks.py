@@ -113,6 +113,10 @@ def test_group_means_standard_errors_and_counts(
     config = results["configs"][NAME.format("trec")]["metadata"]
     assert config["corpus"] == "longbench_e"
     assert config["scored"]["documents"] == {"score": 3, "score@0-4k": 1, "score@4-8k": 1, "score@8k+": 1}
+    assert config["scored"]["official_documents"] == 300
+    assert "code_ratio" not in config["scored"]
+    assert results["configs"][NAME.format("lcc")]["metadata"]["scored"]["code_ratio"] == "difflib"
+    assert_one(caplog.messages, "qasper", "3 of the 224")
     file = tmp_path / "results_x.json"
     file.write_text(json.dumps({key: value for key, value in results.items() if key != "samples"}, default=str))
     table = read_results(file).set_index(["task", "metric"])
@@ -167,7 +171,8 @@ def test_all_datasets_through_the_stock_command_line(
     (file,) = (tmp_path / "out").rglob("results_*.json")
     measured = json.loads(file.read_text())["results"]
     summary = score_folder(file.parent, tmp_path / "scored")
-    assert summary.problems == []
+    (incomplete,) = summary.problems  # because of the limit
+    assert_facts(incomplete, "qasper has 1 of 224", "lcc has 1 of 300")
     for name in DATASETS:
         assert measured[NAME.format(name)]["score,none"] == pytest.approx(summary.datasets[name]["all"].value)
     assert measured[GROUP]["score,none"] == pytest.approx(summary.overall["all"].value)
@@ -177,7 +182,8 @@ def test_all_datasets_through_the_stock_command_line(
     assert write_official_predictions(file.parent, tmp_path / "official") == []
     for folder in (file.parent, tmp_path / "official"):
         done = in_process("score-longbench", str(folder), "-o", str(tmp_path / folder.name))
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 1, done.stderr
+        assert_one(done.stderr.splitlines(), "qasper has 1 of 224")
         official = json.loads((tmp_path / folder.name / "result.json").read_text())
         assert official == summary.official
         assert "mean of categories" in done.stdout

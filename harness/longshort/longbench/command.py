@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longshort.longbench.scores import CodeRatio
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,6 +24,13 @@ def score_longbench_command(
         Path | None,
         typer.Option(help="Also write the predictions of lm-eval samples as official files to this folder."),
     ] = None,
+    code_ratio: Annotated[
+        CodeRatio,
+        typer.Option(
+            help="Ratio of the code datasets: the official scorer takes that of python-Levenshtein where it is "
+            "installed, and otherwise that of difflib."
+        ),
+    ] = "difflib",
 ) -> None:
     """Score LongBench-E predictions exactly as the official scorer does, with means by category and overall.
 
@@ -30,21 +39,23 @@ def score_longbench_command(
     `longshort score-longbench pred_e/llama2-7b-chat-4k`
 
     `longshort score-longbench results/my-checkpoint --convert pred_e/my-checkpoint`
+
+    `longshort score-longbench pred_e/my-checkpoint --code-ratio levenshtein`
     """
     from longshort.longbench.official import score_folder
     from longshort.longbench.predictions import write_official_predictions
 
-    summary = score_folder(folder, output)
+    summary = score_folder(folder, output, code_ratio)
     print_tables(summary)
-    if convert:
-        write_official_predictions(folder, convert)
     for note in summary.notes:
         typer.echo(note, err=True)
     problems = list(summary.problems)
     if summary.missing:
-        problems.append(f"{folder} has no predictions for {', '.join(summary.missing)}; means are over the others.")
+        problems.append(f"{folder}: no scores of {', '.join(summary.missing)}; means are over the others.")
     for problem in problems:
         typer.echo(f"longshort: {problem}", err=True)
+    if convert:
+        write_official_predictions(folder, convert)
     if problems:
         raise typer.Exit(1)
 
@@ -65,4 +76,6 @@ def print_tables(summary: Summary, console: Console | None = None) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    console.print("percent ±standard error over rows; * fewer than 30 rows, † lacks datasets, – no rows")
+    console.print("percent ±standard error over rows")
+    console.print("* fewer than 30 rows, † rows or datasets are missing, – no rows")
+    console.print(f"ratio of lcc and repobench-p: {summary.code_ratio}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
-from longshort.longbench.scores import check_row
+from longshort.longbench.scores import DATASETS, check_row
 
 REPOSITORY = "THUDM/LongBench"
 REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"  # of 2024-12-18
@@ -47,8 +47,8 @@ def read_rows(dataset: str, location: str | None) -> Rows:
         location: folder or zip with the official files (`qasper_e.jsonl`, also below `data/`); None: the hub.
 
     Raises:
-        UserError: there is no such folder, file or member ("not_found"); the archive is damaged or no row is valid
-            ("data"); the hub cannot be reached ("hub").
+        UserError: there is no such folder, file or member ("not_found"); the archive is damaged, no row is valid, or
+            there are more rows than in the official data ("data"); the hub cannot be reached ("hub").
     """
     file = f"{dataset}_e.jsonl"
     path = Path(location).expanduser() if location else _download()
@@ -72,6 +72,13 @@ def read_rows(dataset: str, location: str | None) -> Rows:
     rows, problems = _parse(dataset, source, content)
     if not rows:
         raise UserError(f"{source} has no valid row. " + (problems[0] if problems else "It is empty."), "data")
+    if len(rows) > DATASETS[dataset].num_rows:
+        raise UserError(
+            f"{source} has {len(rows)} rows, where the official data has {DATASETS[dataset].num_rows}. Remove repeated "
+            "rows, or give the official file.",
+            "data",
+            "longbench_dir",
+        )
     revision = None if location else REVISION
     return Rows(rows, source, revision, hashlib.sha256(content).hexdigest(), problems)
 

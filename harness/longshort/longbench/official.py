@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from longshort.longbench.predictions import Row, read_predictions
-from longshort.longbench.scores import BUCKETS, CATEGORIES, DATASETS, bucket, score_row
+from longshort.longbench.predictions import read_predictions
+from longshort.longbench.runs import Row
+from longshort.longbench.scores import BUCKETS, CATEGORIES, DATASETS, CodeRatio, bucket, score_row
 from longshort.results import write_atomically
 
 COLUMNS = ("all", *BUCKETS)
@@ -41,7 +42,8 @@ class Summary:
         plain: mean over the datasets.
         missing: datasets without any row.
         notes: what a reader of the numbers should know.
-        problems: what was skipped and has to be corrected.
+        problems: what was skipped or is missing and has to be corrected.
+        code_ratio: ratio of lcc and repobench-p.
     """
 
     official: dict[str, dict[str, float]]
@@ -52,20 +54,23 @@ class Summary:
     missing: list[str]
     notes: list[str]
     problems: list[str]
+    code_ratio: CodeRatio = "difflib"
 
 
-def score_folder(folder: Path, output: Path | None = None) -> Summary:
+def score_folder(folder: Path, output: Path | None = None, code_ratio: CodeRatio = "difflib") -> Summary:
     """Score a folder of predictions; write ``result.json``, the official content, and ``summary.json``.
 
     Args:
         folder: has official prediction files, or lm-eval's samples of LongBench-E.
         output: folder for the two files; by default `folder`, as the official scorer does.
+        code_ratio: ratio of lcc and repobench-p; see `longshort.longbench.scores.code_similarity`.
 
     Raises:
         UserError: the folder has no dataset of LongBench-E, or the files cannot be written.
     """
     predictions = read_predictions(folder)
-    summary = summarize(row_scores(predictions.rows), predictions.problems)
+    scores = row_scores(predictions.rows, code_ratio)
+    summary = summarize(scores, predictions.problems, predictions.notes, code_ratio)
     output = output or folder
     write_atomically(output / "result.json", json.dumps(summary.official, ensure_ascii=False, indent=4))
     tables = {name: table for name, table in asdict(summary).items() if name != "official"}
@@ -73,13 +78,15 @@ def score_folder(folder: Path, output: Path | None = None) -> Summary:
     return summary
 
 
-def row_scores(rows: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, list[float]]]:
+def row_scores(
+    rows: Mapping[str, Sequence[Row]], code_ratio: CodeRatio = "difflib"
+) -> dict[str, dict[str, list[float]]]:
     """Return the score of every row, in [0, 1], by dataset and bucket. A bucket without rows is absent."""
     scores: dict[str, dict[str, list[float]]] = {}
     for dataset, rows_of_dataset in rows.items():
         buckets: dict[str, list[float]] = {name: [] for name in BUCKETS}
         for row in rows_of_dataset:
-            score = score_row(dataset, row.prediction, row.answers, row.all_classes)
+            score = score_row(dataset, row.prediction, row.answers, row.all_classes, code_ratio)
             buckets[bucket(row.length)].append(score)
         scores[dataset] = {name: values for name, values in buckets.items() if values}
     return scores
@@ -98,8 +105,16 @@ def official_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict
     }
 
 
-def summarize(scores: Mapping[str, Mapping[str, Sequence[float]]], problems: Iterable[str] = ()) -> Summary:
-    """Return means and standard errors by dataset, category and overall, from the scores of `row_scores`."""
+def summarize(
+    scores: Mapping[str, Mapping[str, Sequence[float]]],
+    problems: Iterable[str] = (),
+    notes: Iterable[str] = (),
+    code_ratio: CodeRatio = "difflib",
+) -> Summary:
+    """Return means and standard errors by dataset, category and overall, from the scores of `row_scores`.
+
+    To the problems and notes of the predictions it adds the datasets with missing rows and the buckets with few.
+    """
     datasets: dict[str, dict[str, Score]] = {}
     for name, buckets in scores.items():
         values = {"all": [value for column in buckets.values() for value in column], **buckets}
@@ -123,8 +138,9 @@ def summarize(scores: Mapping[str, Mapping[str, Sequence[float]]], problems: Ite
         overall=overall,
         plain=plain,
         missing=missing,
-        notes=_notes(datasets),
-        problems=list(problems),
+        notes=[*notes, *_few_rows(datasets)],
+        problems=[*problems, *_missing_rows(datasets)],
+        code_ratio=code_ratio,
     )
 
 
@@ -152,41 +168,57 @@ def means(tables: Mapping[str, Mapping[str, Score]]) -> dict[str, Score]:
     return by_column
 
 
-def _notes(datasets: Mapping[str, Mapping[str, Score]]) -> list[str]:
-    notes = []
-    for name, columns in datasets.items():
-        n, official = columns["all"].n, DATASETS[name].num_rows
-        if n != official:
-            notes.append(f"{name}: {n} rows, the official data has {official}.")
+def _missing_rows(datasets: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    short = [
+        f"{name} has {columns['all'].n} of {DATASETS[name].num_rows}"
+        for name, columns in datasets.items()
+        if columns["all"].n < DATASETS[name].num_rows
+    ]
+    if not short:
+        return []
+    return [f"Rows are missing: {', '.join(short)}. Scores are over the others; generate predictions of all rows."]
+
+
+def _few_rows(datasets: Mapping[str, Mapping[str, Score]]) -> list[str]:
     few = [
         f"{name} {column} ({columns[column].n})"
         for name, columns in datasets.items()
         for column in BUCKETS
         if column in columns and columns[column].n < FEW_ROWS
     ]
-    if few:
-        notes.append(f"Fewer than {FEW_ROWS} rows: {', '.join(few)}.")
-    return notes
+    return [f"Fewer than {FEW_ROWS} rows: {', '.join(few)}."] if few else []
 
 
 def table_rows(summary: Summary) -> dict[str, list[tuple[str, ...]]]:
     """Return the summary as text, by section: name, all rows, and each bucket.
 
-    A star marks fewer than 30 rows, a dagger a mean with missing datasets, a dash no rows.
+    A star marks fewer than 30 rows, a dagger a score or mean with missing rows or datasets, a dash no rows.
     """
+    members = {category: [name for name in DATASETS if DATASETS[name].category == category] for category in CATEGORIES}
     sections = {
-        "dataset": summary.datasets,
-        "category": summary.categories,
-        "overall": {"mean of categories": summary.overall, "mean of datasets": summary.plain},
+        "dataset": [(name, [name], columns) for name, columns in summary.datasets.items()],
+        "category": [(name, members[name], columns) for name, columns in summary.categories.items()],
+        "overall": [
+            ("mean of categories", list(DATASETS), summary.overall),
+            ("mean of datasets", list(DATASETS), summary.plain),
+        ],
     }
     return {
-        section: [(name, *(_cell(columns.get(column)) for column in COLUMNS)) for name, columns in table.items()]
+        section: [
+            (name, *(_cell(columns.get(column), _official_rows(names, column)) for column in COLUMNS))
+            for name, names, columns in table
+        ]
         for section, table in sections.items()
     }
 
 
-def _cell(score: Score | None) -> str:
+def _official_rows(datasets: Iterable[str], column: str) -> int:
+    rows = [{"all": DATASETS[name].num_rows, **DATASETS[name].rows_by_bucket} for name in datasets]
+    return sum(counts[column] for counts in rows)
+
+
+def _cell(score: Score | None, official: int) -> str:
     if score is None:
         return "–"
     stderr = "" if score.stderr is None else f" ±{score.stderr:.1f}"
-    return f"{score.value:.2f}{stderr}{'*' * (score.n < FEW_ROWS)}{'†' * bool(score.missing)}"
+    return f"{score.value:.2f}{stderr}{'*' * (score.n < FEW_ROWS)}{'†' * (score.n < official)}"

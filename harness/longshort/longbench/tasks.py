@@ -28,6 +28,7 @@ from longshort.longbench.scores import (
     DATASETS,
     LONGBENCH,
     LONGBENCH_PREFIX,
+    CodeRatio,
     bucket,
     score_row,
 )
@@ -36,6 +37,7 @@ from longshort.settings.definition import Role, names_of
 
 logger = logging.getLogger(__name__)
 
+CODE_RATIO: CodeRatio = "difflib"  # the other one: score-longbench --code-ratio, on logged samples
 COLUMNS = {"all": "score"} | {name: f"score@{name}" for name in BUCKETS}
 ABOUT_CHECKPOINT = names_of(EvalSettings, Role.ABOUT)
 OF_CORPUS_TASKS = names_of(EvalSettings, Role.NUMBERS)
@@ -122,6 +124,13 @@ class LongBenchTask(LongShortTask):
                     metadata=(self.config.task, doc_id, 1),
                 )
             )
+        if len(self._instances) < self.official.num_rows:  # --limit, or a part of the data
+            logger.warning(
+                "LongBench-E %s: %d of the %d official rows are evaluated",
+                self.dataset_name,
+                len(self._instances),
+                self.official.num_rows,
+            )
         if self.truncated:
             logger.warning(
                 "LongBench-E %s: %d of %d prompts truncated to %d tokens",
@@ -137,7 +146,7 @@ class LongBenchTask(LongShortTask):
 
     def process_results(self, doc: dict[str, Any], results: list[str]) -> dict[str, float]:
         """Return the score in percent, once for all rows and once for the row's bucket of length."""
-        value = 100 * score_row(self.dataset_name, results[0], doc["answers"], doc["all_classes"])
+        value = 100 * score_row(self.dataset_name, results[0], doc["answers"], doc["all_classes"], CODE_RATIO)
         return {"score": value, f"score@{bucket(doc['length'])}": value}
 
     def metrics(self) -> list[str]:
@@ -145,13 +154,15 @@ class LongBenchTask(LongShortTask):
         return list(COLUMNS.values())
 
     def scored(self) -> dict[str, Any]:
-        """Return the file and its hash, rows per bucket, truncated prompts, and rows that were skipped."""
+        """Return the file and its hash, rows per bucket and officially, truncated prompts, and skipped rows."""
         buckets = Counter(f"score@{bucket(self.data.rows[index]['length'])}" for index in self._requested)
         return {
             "source": self.data.source,
             "revision": self.data.revision,
             "sha256": self.data.sha256,
             "documents": {"score": len(self._requested), **buckets},
+            "official_documents": self.official.num_rows,
+            **({"code_ratio": CODE_RATIO} if self.official.category == "code" else {}),
             "truncated_prompts": self.truncated,
             "left_out": [{"kind": "data", "reason": problem} for problem in self.data.problems],
             "longshort": longshort.__version__,

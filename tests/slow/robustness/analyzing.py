@@ -158,6 +158,19 @@ OUTPUTS = [
     _correlate("terminal", "a pipe that is closed", "", "", leaves=LEFT, pipe=True),
 ]  # fmt: skip
 
+
+def _predictions(rows: int, runs: int = 1, name: str = "qasper", **fields: Any) -> Step:
+    """The first rows of qasper, of which one in three has another prediction in every run."""
+    lines = [
+        {"pred": f"run {run}" if index % 3 == 0 else "a", "answers": [f"a{index}"], "all_classes": None}
+        | {"length": 3000 + 40 * index}
+        | fields
+        for run in range(runs)
+        for index in range(rows)
+    ]
+    return write(f"predictions/{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
 PREDICTIONS = [
     _score("missing", "nowhere DATASET.jsonl", command="score-longbench nowhere"),
     _score("a file", "a DATASET.jsonl", write("a", "mine"), command="score-longbench a"),
@@ -184,6 +197,15 @@ PREDICTIONS = [
     _score("samples without a doc", (f"samples/{SAMPLES}", "line 1", "`doc`", "`filtered_resps`"),
            write(f"samples/{SAMPLES}", '{"doc": 1}\n'), command="score-longbench samples -o out",
            inputs=("samples",)),
+    _score("two runs in a file", (QASPER, "80", "40"), _predictions(40, runs=2)),
+    _score("more rows than the data", (QASPER, "225 rows", "224"), _predictions(225)),
+    _score("less rows than the data", ("qasper", "20 of 224"), _predictions(20)),
+    _score("two files of a dataset", (QASPER, "predictions/qasper_e.jsonl"), _predictions(20, name="qasper_e")),
+    _score("of LongBench", "predictions LongBench narrativeqa --e", _predictions(200, name="narrativeqa")),
+    _score("of LongBench by the number of rows", "predictions LongBench qasper 200 224", _predictions(200)),
+    _score("without lengths", "predictions LongBench `length` qasper", _predictions(200, length=None),
+           remove("predictions/hotpotqa.jsonl")),
+    _score("unknown datasets", "mine.jsonl notes.jsonl", _predictions(1, name="mine"), _predictions(1, name="notes")),
     _score("convert onto itself", "predictions", command=f"{SCORE} --convert predictions"),
     _score("convert to a file", "a/qasper.jsonl", write("a", "mine"), command=f"{SCORE} --convert a"),
     _score("output is a file", "out/result.json", write("out", "mine")),
@@ -191,6 +213,8 @@ PREDICTIONS = [
     _score("full disk", ("out/result.json", NO_SPACE), disk("out", "size=64k", full=True)),
     _score("score-longbench, 20 columns", "predictions multifieldqa_en", columns=20),
     _score("into a pipe that is closed", "", pipe=True),
+    Case("options", "score-longbench --code-ratio jaro", "score-longbench predictions --code-ratio jaro",
+         "--code-ratio jaro difflib", code=2, inputs=("predictions",)),
     Case("options", "score-longbench without a folder", "score-longbench -o out", "FOLDER", code=2),
 ]  # fmt: skip
 
