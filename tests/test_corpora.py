@@ -1,4 +1,6 @@
+import gzip
 import json
+import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from longshort import corpora
 from longshort.corpora import BYTES_PER_TOKEN, Corpus, Document, fingerprint, matching_files, open_corpus, select
 from longshort.errors import UserError
+from tests.errors import contains
 
 TEXTS = ["first — ürst", "second\nline", "third \u2028 \x1f"]
 
@@ -39,13 +42,80 @@ def error_of(spec):
 # ---------------------------------------------------------------- files
 
 
+def write_formats(folder, texts, column="text"):
+    """Write the texts in every format with rows; return the files' names."""
+    rows = [{"id": 1, column: text} for text in texts]
+    lines = jsonl(texts, column)
+    contents = {
+        "a.jsonl": lines,
+        "lines.json": b"\n" + lines,
+        "array.json": json.dumps(rows).encode(),
+        "pretty.json": json.dumps(rows, indent=2, ensure_ascii=False).encode("utf-8-sig"),
+    }
+    contents |= {f"{name}.gz": gzip.compress(content) for name, content in contents.items()}
+    contents |= {f"{name}.zst": zstandard.compress(content) for name, content in contents.items() if "gz" not in name}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    write_parquet(folder / "a.parquet", texts, column)
+    return [*contents, "a.parquet"]
+
+
 @pytest.mark.parametrize("column", corpora.TEXT_COLUMNS)
-def test_jsonl_zst_and_parquet_hold_the_same_documents(tmp_path, column):
-    (tmp_path / "a.jsonl").write_bytes(jsonl(TEXTS, column))
-    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(jsonl(TEXTS, column)))
-    write_parquet(tmp_path / "a.parquet", TEXTS, column)
-    for name in ("a.jsonl", "a.jsonl.zst", "a.parquet"):
-        assert texts_of(tmp_path / name) == TEXTS
+def test_all_formats_hold_the_same_documents(tmp_path, column):
+    for name in write_formats(tmp_path, TEXTS, column):
+        assert texts_of(tmp_path / name) == TEXTS, name
+
+
+def test_any_column_of_any_format(tmp_path):
+    for name in write_formats(tmp_path, TEXTS, "raw:content"):
+        assert texts_of(f"{tmp_path / name}:raw:content") == TEXTS, name
+        kind, message = error_of(tmp_path / name)
+        assert kind == "data"
+        assert contains(message, tmp_path / name, "id, raw:content", "text, content, document", "PATH:COLUMN")
+        kind, message = error_of(f"{tmp_path / name}:body")
+        assert kind == "data"
+        assert contains(message, tmp_path / name, "id, raw:content", "body")
+    (tmp_path / "b").mkdir()
+    for name in ("b/1.jsonl", "b/2.jsonl"):
+        (tmp_path / name).write_text('{"text": "wrong", "body": "right"}')
+    assert texts_of(f"{tmp_path}/b:body") == texts_of(f"{tmp_path}/b/*.jsonl:body") == ["right"] * 2
+    assert texts_of(f"{tmp_path}/b/1.jsonl:") == ["wrong"]
+
+
+def test_a_path_with_colons_is_no_column(tmp_path):
+    for name in ("a:text.jsonl", "a:text", "a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jsonl").write_text(json.dumps({"text": name, "body": "column"}))
+    assert texts_of(tmp_path / "a:text") == ["a:text"]
+    assert texts_of(tmp_path / "a:text:body") == ["column"]
+    assert texts_of(tmp_path / "b:text") == ["b"]
+    for spec in (
+        "C:\\data\\a.jsonl",
+        "https://example.org/a.jsonl",
+        "builtin:text",
+        "pg19:text",
+        ":text",
+        f"{tmp_path}/c:text",
+    ):
+        kind, message = error_of(spec)
+        assert (kind, f"'{spec}'" in message) == ("not_found", True)
+
+
+def test_a_text_file_has_no_columns(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    kind, message = error_of(tmp_path / "a.txt:body")
+    assert kind == "setting"
+    assert contains(message, tmp_path / "a.txt", "'body'")
+
+
+@pytest.mark.parametrize(
+    "content", ['{\n "text": "x"\n}\n', '{"text": "x"}', '[{"text": "x"}]', '\ufeff\n[\n{"text": "x"}]']
+)
+def test_one_document_as_json(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    assert list(open_corpus(str(tmp_path / "a.json"))) == [
+        Document(next(iter(open_corpus(str(tmp_path / "a.json")))).name, "x")
+    ]
 
 
 def test_a_txt_file_is_one_document(tmp_path):
@@ -87,9 +157,28 @@ def test_folders_and_globs_are_read_in_the_order_of_their_names(tmp_path):
     assert open_corpus(str(tmp_path)).source == f"4 files, {tmp_path}"
 
 
-def test_an_empty_value_in_parquet_is_an_empty_document(tmp_path):
-    write_parquet(tmp_path / "a.parquet", ["x", None, "y"])
-    assert texts_of(tmp_path / "a.parquet") == ["x", "", "y"]
+def test_a_null_text_is_skipped_and_counted_in_every_format(tmp_path, caplog):
+    for name in write_formats(tmp_path, [None, "x", "", None, "y"]):
+        caplog.clear()
+        assert texts_of(tmp_path / name) == ["x", "", "y"], name
+        assert len(select(open_corpus(str(tmp_path / name)), 9, 16)) == 2
+        (record,) = caplog.records  # once, although it is read twice
+        assert contains(record.getMessage(), tmp_path / name, 2), name
+
+
+def test_only_null_texts(tmp_path, caplog):
+    for name in write_formats(tmp_path, [None] * 3):
+        with pytest.raises(UserError) as raised:
+            select(open_corpus(str(tmp_path / name)), 9, 16)
+        assert raised.value.kind == "text"
+        assert contains(caplog.records[-1].getMessage(), tmp_path / name, 3)
+
+
+def test_a_null_text_is_not_replaced_by_another_column(tmp_path):
+    rows = [{"text": None, "content": "of another kind"}, {"text": "x", "content": "of another kind"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert texts_of(tmp_path / "a.jsonl") == texts_of(tmp_path / "a.parquet") == ["x"]
 
 
 def test_what_is_not_there_or_not_known(tmp_path):
@@ -117,6 +206,31 @@ def test_an_existing_path_is_no_glob(tmp_path):
     assert matching_files(str(tmp_path / "*.md")) == []
 
 
+def test_hidden_copies_are_no_documents(tmp_path):
+    root = tmp_path / ".cache" / "texts"  # above the folder that is named, a dot does not count
+    for name in (
+        "book.txt",
+        "below/book.txt",
+        "._book.txt",
+        ".ipynb_checkpoints/book-checkpoint.txt",
+        "below/.git/deep/book.txt",
+        "__MACOSX/book.txt",
+        "__MACOSX/below/._book.txt",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"\x00\x05\x16\x07\xff" if "._" in name else name.encode())
+    expected = ["below/book.txt", "book.txt"]
+    assert texts_of(root) == texts_of(root / "**" / "*.txt") == texts_of(root / "**" / "*") == expected
+    assert texts_of(root / "*.txt") == ["book.txt"]
+    # What is asked for by name is read.
+    assert texts_of(root / ".ipynb_checkpoints" / "*.txt") == [".ipynb_checkpoints/book-checkpoint.txt"]
+    assert texts_of(root / "__MACOSX" / "*.txt") == ["__MACOSX/book.txt"]
+    (root / ".only").mkdir()
+    (root / ".only" / ".a.txt").write_text("hidden")
+    assert texts_of(root / ".only" / ".a.txt") == ["hidden"]
+    assert error_of(root / ".only")[0] == "not_found"
+
+
 def test_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.txt").write_text("text")
@@ -130,7 +244,6 @@ def test_the_home_folder(tmp_path, monkeypatch):
         (b'{"text": "cut', "JSON"),
         (b"plain text", "JSON"),
         (b'{"title": "no text"}', "text"),
-        (b'{"text": null}', "text"),
         (b'["text"]', "text"),
         (b'{"text": "\xff"}', "UTF-8"),
         (b"1" * 5000, "4300"),
@@ -160,6 +273,73 @@ def test_zstd_files_cut_off_or_damaged(tmp_path):
     path.write_bytes(b"not zstd at all")
     kind, message = error_of(path)
     assert (kind, str(path) in message, "damaged" in message) == ("data", True, True)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.txt.gz"])
+def test_gzip_files_cut_off_or_damaged(tmp_path, name):
+    whole = gzip.compress(jsonl([str(number) for number in range(5000)]))
+    path = tmp_path / name
+    for damaged, fact in [
+        (whole[:-10], "incomplete"),
+        (b"not gzip at all", "damaged"),
+        (whole[:5000] + b"\x99" * 100 + whole[5100:], "damaged"),
+        (whole + b"more", "damaged"),
+    ]:
+        path.write_bytes(damaged)
+        kind, message = error_of(path)
+        assert kind == "data"
+        assert contains(message, path, fact, "gzip")
+
+
+def test_gzip_files_of_several_members_are_read_to_the_end(tmp_path):
+    content = jsonl(["one"] * 5)
+    (tmp_path / "a.jsonl.gz").write_bytes(
+        b"".join(gzip.compress(content[i : i + 7]) for i in range(0, len(content), 7))
+    )
+    assert texts_of(tmp_path / "a.jsonl.gz") == ["one"] * 5
+
+
+def test_zstd_without_its_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(jsonl(["x"])))
+    kind, message = error_of(tmp_path / "a.jsonl.zst")
+    assert kind == "dependency"
+    assert contains(message, tmp_path / "a.jsonl.zst", "zstandard")
+
+
+@pytest.mark.parametrize(
+    ("content", "facts"),
+    [
+        (b'[{"text": "a"},\n{"text": "b"', ["line 2", "JSON"]),
+        (b'[{"text": "a"},\n{"title": "b"}]', ["item 2", "title"]),
+        (b'[\n{"text": "\xff"}]', ["line 2", "UTF-8"]),
+        (b'{"text": "a"}\n{"text": "b', ["line 2", "JSON"]),
+        (b'["a"]', ["item 1"]),
+        (b'"a"', ["item 1"]),
+        (b"[" * 100_000, ["recursion"]),
+        (b"1" * 5000, ["4300"]),
+    ],
+)
+def test_a_bad_place_of_a_json_file_is_named(tmp_path, content, facts):
+    (tmp_path / "a.json").write_bytes(content)
+    kind, message = error_of(tmp_path / "a.json")
+    assert kind == "data"
+    assert contains(message, tmp_path / "a.json")
+    assert all(fact in message for fact in facts)
+
+
+def test_text_files_may_be_compressed(tmp_path):
+    content = "\ufeffone\r\ntwo\n".encode()
+    (tmp_path / "a.txt").write_bytes(content)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(content))
+    assert texts_of(tmp_path) == ["one\ntwo\n"] * 3
+
+
+def test_lines_longer_than_a_block(tmp_path):
+    texts = ["a" * 3_000_000, "b", "c" * 1_500_000]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(jsonl(texts), 1))
+    assert texts_of(tmp_path / "a.jsonl.gz") == texts
 
 
 def test_parquet_files_cut_off_or_damaged(tmp_path):
@@ -338,3 +518,17 @@ def test_what_is_asked_of_the_hub(monkeypatch, spec, split, expected):
     kind, message = error_of("hf:a/b:::book")
     assert kind == "data"
     assert all(fact in message for fact in ("'book'", "text"))
+
+
+def test_a_null_text_of_the_hub_is_skipped_and_counted(monkeypatch, caplog):
+    import datasets
+    from huggingface_hub import constants
+
+    rows = [{"body": None}, {"body": "one"}, {"body": None}, {"body": 3}]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows[:3])
+    assert [document.text for document in open_corpus("hf:some/nulls:::body")] == ["one"]
+    (record,) = caplog.records
+    assert contains(record.getMessage(), "hf:some/nulls:::body", 2, "some/nulls:test:0")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    assert error_of("hf:some/nulls:::body")[0] == "data"

@@ -181,7 +181,7 @@ def compared(loop: dict[str, list[Any]], ours: dict[str, list[Any]]) -> tuple[in
 def show(rows: list[dict[str, Any]]) -> None:
     """The table."""
     table = Table(title="correlations with 95 % jackknife intervals")
-    for column in ("points", "families", "pairs", *SIDES, "time ×", "CPU ×", "difference"):
+    for column in ("points", "families", "pairs", *SIDES, "time ×", "CPU ×", "differ"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 RATES = ("tokens/s", "of peak")
+SPREAD = ("seconds (min–max)", "MiB", "time ×", "memory ×")
 SETTINGS = ("intermediate", "heads", "kv_heads", "dtype", "runs")
 FLOOR = "floor"  # work that no way of computing it can leave out
 
@@ -143,31 +144,38 @@ class Benchmark:
         return row
 
     def _show(self, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
-        table = Table(title=f"{self.name}, random Llama, {options.dtype}")
-        known_card = any(cell.get("of peak") for row in rows for cell in row.values() if isinstance(cell, dict))
-        shown = RATES if known_card else ()
-        for column in ("model", "tokens", "what", "seconds (min–max)", "MiB*", "time ×", "memory ×", *shown):
-            table.add_column(column, justify="right" if column in ("tokens", "MiB*") else "left", no_wrap=True)
+        """Print a table per case, no wider than 80 columns."""
+        console = Console()
         for row in rows:
-            for side in self.sides:
-                model = f"{row['hidden']}×{row['layers']}, {row['vocabulary']:,}"
-                cell, case = row[side], (model, f"{row['tokens']:,}", side)
-                if "error" in cell:
-                    table.add_row(*case, cell["error"])
-                    continue
-                known = [name for name in self.references.get(side, ()) if f"time over {name}" in cell]
-                table.add_row(
-                    *case,
-                    f"{cell['seconds_median']:.2f} ({cell['seconds_min']:.2f}–{cell['seconds_max']:.2f})",
-                    f"{cell['bytes_median'] / 2**20:,.0f}",
-                    "\n".join(f"{cell[f'time over {n}']:.2f} {n}" for n in known),
-                    "\n".join(f"{cell[f'memory over {n}']:.3f}" for n in known),
-                    *(f"{cell[name]:,.3g}" if cell.get(name) else "–" for name in shown),
-                )
+            console.print(self._table(row, options.dtype))
         cells = [row[side] for row in rows for side in self.sides if "error" not in row[side]]
         taken = max((cell["others_cpu_seconds_max"] / cell["seconds_max"] for cell in cells), default=0.0)
-        about = "model: hidden size × layers, vocabulary; * peak above the loaded model"
-        Console().print(table, about, f"other processes: at most {taken:.2f} processors beside any run", sep="\n")
+        about = "model: hidden size × layers, vocabulary; MiB: peak above the loaded model"
+        console.print(about, f"other processes: at most {taken:.2f} processors beside any run", sep="\n")
+
+    def _table(self, row: Mapping[str, Any], dtype: str) -> Table:
+        model = f"random Llama {row['hidden']}×{row['layers']}, {row['vocabulary']:,}"
+        table = Table(title=f"{self.name}, {model}, {dtype}; {row['tokens']:,} tokens", title_justify="left")
+        known_card = any(cell.get("of peak") for cell in row.values() if isinstance(cell, dict))
+        # On a card whose peak is known the rates take the place of the spread and of the relative memory.
+        columns = ("seconds", "MiB", "time ×", *RATES) if known_card else SPREAD
+        for column in ("what", *columns):
+            table.add_column(column, justify="right" if column == "MiB" else "left", no_wrap=True)
+        for side in self.sides:
+            cell = row[side]
+            if "error" in cell:
+                table.add_row(side, cell["error"])
+                continue
+            known = [name for name in self.references.get(side, ()) if f"time over {name}" in cell]
+            shown = {
+                "seconds": f"{cell['seconds_median']:.2f}",
+                "seconds (min–max)": "{seconds_median:.2f} ({seconds_min:.2f}–{seconds_max:.2f})".format(**cell),
+                "MiB": f"{cell['bytes_median'] / 2**20:,.0f}",
+                "time ×": "\n".join(f"{cell[f'time over {name}']:.2f} {name}" for name in known),
+                "memory ×": "\n".join(f"{cell[f'memory over {name}']:.3f}" for name in known),
+            } | {name: f"{cell[name]:,.3g}" if cell.get(name) else "–" for name in RATES}
+            table.add_row(side, *(shown[column] for column in columns))
+        return table
 
 
 def random_llama(options: argparse.Namespace, length: int) -> nn.Module:

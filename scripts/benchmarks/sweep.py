@@ -117,10 +117,11 @@ def summary(sides: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def show(rows: list[dict[str, Any]]) -> None:
     """The table."""
     table = Table(
-        title="12 tiny checkpoints × 2 tasks; values: relative difference from the sweep",
+        title="12 tiny checkpoints × 2 tasks; time × of lm_eval per task and per checkpoint;\n"
+        "diff: relative difference of the values from the sweep's",
         title_justify="left",
     )
-    for column in ("what", "seconds (min–max)", "CPU s", "× per task", "× per ckpt", "values"):
+    for column in ("what", "seconds (min–max)", "CPU s", "× task", "× ckpt", "diff"):
         table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
     for row in rows:
         times = [""] * 4

@@ -150,7 +150,7 @@ def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         title=f"{options.batch} × 2 windows of {options.length}, hidden {options.hidden}, {options.layers} layers; "
         "forward and backward; memory above the loaded model; × of plain"
     )
-    columns = ("vocabulary", "loss", "seconds (min–max)", "CPU seconds", "memory", "time ×", "CPU ×", "memory ×")
+    columns = ("vocabulary", "loss", "seconds (min–max)", "MiB", "time ×", "CPU ×", "memory ×")
     for column in columns:
         table.add_column(column, justify="left" if column == "loss" else "right")
     for row in rows:
@@ -163,8 +163,7 @@ def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
                 f"{row['vocabulary']:,}",
                 side,
                 f"{cell['seconds_median']:.2f} ({cell['seconds_min']:.2f}–{cell['seconds_max']:.2f})",
-                f"{cell['cpu_seconds_median']:.2f}",
-                f"{cell['bytes_median'] / 2**20:,.0f} MiB",
+                f"{cell['bytes_median'] / 2**20:,.0f}",
                 *(f"{cell.get(f'{key}_over_plain', float('nan')):.2f}" for key in ("seconds", "cpu_seconds", "bytes")),
             )
     Console().print(table)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
 from longshort.corpora import Document
-from longshort.lmeval.documents import encode, special_tokens
+from longshort.lmeval import documents
+from longshort.lmeval.documents import _decoded_bytes, encode, special_tokens
 from longshort.testing import tiny_tokenizer
 from longshort.training.byte_tokenizer import byte_tokenizer
 
@@ -57,18 +60,88 @@ def test_documents_are_cut_and_cached() -> None:
     assert encode(model, Document("d", "other text"), 7).tokens.tolist() == list(b"other t")
 
 
-def test_a_slow_tokenizer_counts_bytes_by_decoding() -> None:
-    class Slow:
-        is_fast = False
+class Slow:
+    """A tokenizer without a fast version: what it needs is a text for every list of ids."""
 
-        def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
-            return {"input_ids": list(text.encode())}
+    is_fast = False
 
-        def decode(self, ids: list[int]) -> str:
-            return bytes(ids).decode()
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self.decode = decode
 
-    document = encode(Model(Slow()), Document("d", "plain text"), 5)
-    assert document.byte_ends.tolist() == [1, 2, 3, 4, 5]
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": list(text.encode())}
+
+
+PIECES = [*"ab ,.", " ", "th", " the", "ing ", "é", "日", "🙂", " n't", "'", '"', "``", " ."]
+
+
+def sentencepiece(ids: list[int]) -> str:
+    """Pieces of text or of a byte; one leading space is not text."""
+    data = b"".join(PIECES[i // 2 % len(PIECES)].encode() if i % 2 else bytes([i]) for i in ids)
+    return data.decode("utf-8", "replace").removeprefix(" ")
+
+
+def word_pieces(ids: list[int]) -> str:
+    """Words and their ends, spaces before punctuation removed, stripped."""
+    text = " ".join(("##" if i % 3 == 0 else "") + PIECES[i % len(PIECES)] for i in ids)
+    for old, new in ((" ##", ""), (" .", "."), (" n't", "n't"), (" ,", ",")):
+        text = text.replace(old, new)
+    return text.strip()
+
+
+def quotes(ids: list[int]) -> str:
+    """Every second quotation mark of the whole text takes the space before it: no window of it shows that."""
+    parts = "".join(PIECES[i % len(PIECES)] for i in ids).split('"')
+    return '"'.join(part.strip() if index % 2 else part for index, part in enumerate(parts))
+
+
+DECODERS = {
+    "byte-level BPE": lambda ids: b"".join(bytes([i, i // 2][: 1 + i % 2]) for i in ids).decode("utf-8", "replace"),
+    "bytes": lambda ids: bytes(ids).decode("utf-8", "ignore"),
+    "characters": lambda ids: "".join(PIECES[i % len(PIECES)][-1] for i in ids),
+    "sentencepiece": sentencepiece,
+    "word pieces": word_pieces,
+    "ByT5": ByT5Tokenizer().decode,
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(st.tuples(st.lists(st.integers(0, 255), max_size=9), st.integers(1, 9)), max_size=12))
+def test_bytes_of_a_slow_tokenizer_are_those_of_every_prefix(
+    name: str, parts: list[tuple[list[int], int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [i for part, times in parts for i in part * times]
+    decode = DECODERS[name]
+    monkeypatch.setattr(documents, "DECODED_EXACTLY", 4)
+    expected = [len(decode(ids[: count + 1]).encode("utf-8", "replace")) for count in range(len(ids))]
+    assert _decoded_bytes(Slow(decode), ids).tolist() == expected
+
+
+def test_bytes_of_a_slow_tokenizer_that_decodes_by_pairs_of_quotes() -> None:
+    ids = [PIECES.index(piece) for piece in [*"a b", " ", '"', "b", " ", '"', " ", "a"] * 60]
+    expected = [len(quotes(ids[: count + 1]).encode()) for count in range(len(ids))]
+    assert _decoded_bytes(Slow(quotes), ids).tolist() == expected
+
+
+def test_bytes_of_a_slow_tokenizer_after_a_long_run_of_spaces() -> None:
+    text = "a" + " " * 500 + "b" + " " * 50 + "é."
+    expected = [len(text[: count + 1].strip().encode()) for count in range(len(text))]
+    assert _decoded_bytes(Slow(lambda ids: "".join(map(chr, ids)).strip()), [*map(ord, text)]).tolist() == expected
+
+
+def test_a_slow_tokenizer_decodes_in_linear_time() -> None:
+    decoded = 0
+
+    def decode(ids: list[int]) -> str:
+        nonlocal decoded
+        decoded += len(ids)
+        return bytes(ids).decode("utf-8", "replace")
+
+    text = "Straße, 日本 🙂 " * 300
+    document = encode(Model(Slow(decode)), Document("d", text), 6000)
+    assert document.num_bytes(0, 6000) == 6000
+    assert decoded < 50 * 6000
 
 
 @pytest.mark.parametrize("tokenizer", [MERGING, BYTES])

@@ -35,6 +35,18 @@ def test_folder_and_zip_give_the_same_rows(tmp_path: Path) -> None:
         assert all(source.problems == [] and source.revision is None for source in sources)
 
 
+def test_hidden_copies_in_an_archive_are_not_read(tmp_path: Path) -> None:
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for index, folder in enumerate(("__MACOSX/data", "data/.ipynb_checkpoints", "data"), 1):
+            opened.writestr(f"{folder}/qasper_e.jsonl", json.dumps(make_row("qasper", index)))
+        opened.writestr("__MACOSX/data/._qasper_e.jsonl", b"\x00\x05\x16\x07")
+        opened.writestr("__MACOSX/data/trec_e.jsonl", json.dumps(make_row("trec", 0)))
+    assert read_rows("qasper", str(archive)).rows == [make_row("qasper", 3)]
+    with user_error("not_found", archive, "trec_e.jsonl", field="longbench_dir"):
+        read_rows("trec", str(archive))
+
+
 def test_bad_rows_are_named_and_skipped(tmp_path: Path) -> None:
     good = json.dumps(make_row("qasper", 0, 5))
     bad = [

@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longshort.corpora import Document
+from longshort.lmeval.first_tokens import first_tokens
+
+# Of tokenizers that only decode, in tokens.
+DECODED_EXACTLY = 256
+CONTEXTS = (16, 64)  # the text that a token adds rarely depends on more before it
 
 
 @dataclass(frozen=True)
@@ -57,24 +62,41 @@ def special_tokens(lm: Any) -> list[int]:
 
 
 def _encode(tokenizer: Any, document: Document, num_tokens: int) -> EncodedDocument:
-    fast = tokenizer.is_fast
     # JSON can carry half a surrogate pair, which tokenizers refuse.
     text = document.text.encode("utf-8", errors="replace").decode("utf-8")
-    encoding = tokenizer(
-        text,
-        add_special_tokens=False,
-        return_offsets_mapping=fast,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    tokens = torch.tensor(encoding["input_ids"][:num_tokens], dtype=torch.long)
-    if fast:
-        character_ends = np.array([end for _, end in encoding["offset_mapping"][:num_tokens]], dtype=np.int64)
-        ends = _bytes_up_to(text, character_ends)
+    if tokenizer.is_fast:
+        ids, offsets = first_tokens(tokenizer, text, num_tokens)
+        character_ends = np.array([end for _, end in offsets], dtype=np.int64)
+        ends = _bytes_up_to(text[: max(character_ends, default=0)], character_ends)
     else:
-        texts = (tokenizer.decode(encoding["input_ids"][: count + 1]) for count in range(len(tokens)))
-        ends = np.array([len(text.encode("utf-8", "replace")) for text in texts], dtype=np.float64)
-    return EncodedDocument(document.name, tokens, ends)
+        encoding = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        ids = encoding["input_ids"][:num_tokens]
+        ends = _decoded_bytes(tokenizer, ids)
+    return EncodedDocument(document.name, torch.tensor(ids, dtype=torch.long), ends)
+
+
+def _decoded_bytes(tokenizer: Any, ids: list[int]) -> NDArray[np.float64]:
+    """Return the UTF-8 bytes of the decoded tokens up to each one, [N], in time linear in N.
+
+    Each token adds what it adds to the text of the few tokens before it: what is cut there, such as a character or a
+    leading space, is cut with it and without it. Where that gives other numbers than decoding every prefix, for the
+    first tokens or for all together, more are decoded at once, and at last every prefix.
+    """
+
+    def num_bytes(start: int, stop: int) -> int:
+        return len(tokenizer.decode(ids[start:stop]).encode("utf-8", "replace"))
+
+    exact = [num_bytes(0, index + 1) for index in range(min(DECODED_EXACTLY, len(ids)))]
+    for context in CONTEXTS if len(ids) > DECODED_EXACTLY else ():
+        ends: list[int] = []
+        for first in range(0, len(ids), CONTEXTS[0]):
+            start, stop = max(0, first - context), min(first + CONTEXTS[0], len(ids))
+            before = ends[first - 1] - num_bytes(start, first) if start else 0
+            ends += [before + num_bytes(start, index + 1) for index in range(first, stop)]
+        if ends[: len(exact)] == exact and ends[-1] == num_bytes(0, len(ids)):
+            return np.array(ends, dtype=np.float64)
+    rest = [num_bytes(0, index + 1) for index in range(len(exact), len(ids))]
+    return np.array(exact + rest, dtype=np.float64)
 
 
 def _bytes_up_to(text: str, character_ends: NDArray[np.int64]) -> NDArray[np.float64]:

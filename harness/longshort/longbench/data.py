@@ -8,9 +8,10 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from longshort.corpora import is_hidden
 from longshort.errors import UserError
 from longshort.longbench.scores import DATASETS, check_row
 
@@ -93,7 +94,8 @@ def _read_file(file: Path) -> bytes:
 def _read_member(archive: Path, file: str) -> tuple[str, bytes]:
     try:
         with zipfile.ZipFile(archive) as opened:
-            member = next((name for name in opened.namelist() if name.rpartition("/")[2] == file), None)
+            names = [name for name in opened.namelist() if not is_hidden(PurePosixPath(name).parts)]
+            member = next((name for name in names if name.rpartition("/")[2] == file), None)
             if member is None:
                 raise UserError(
                     f"{archive} does not contain {file}. Give the official LongBench data.zip.",

@@ -44,8 +44,8 @@ class EvalSettings:
 
     corpus: Annotated[
         Text,
-        "Corpus: pg19, builtin, a path or glob of .txt, .jsonl, .jsonl.zst or .parquet files, "
-        "or hf:OWNER/NAME[:CONFIG][:SPLIT][:COLUMN].",
+        "Corpus: pg19, builtin, a path or glob PATH[:COLUMN] of .txt, .json, .jsonl (also .gz, .zst) or .parquet "
+        "files, or hf:OWNER/NAME[:CONFIG][:SPLIT][:COLUMN].",
         Mark.CORPUS,
     ] = "pg19"
     lengths: Annotated[Lengths, "Context lengths in tokens."] = (2048, 4096, 8192, 16384, 32768)

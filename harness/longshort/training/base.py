@@ -26,7 +26,7 @@ from longshort.training.config import TrainConfig
 from longshort.training.extension import extend_context
 from longshort.training.extension.options import LEARNED_FREQUENCIES
 from longshort.training.lora import quantization_config
-from longshort.training.windows import default_bos
+from longshort.training.windows import default_bos, require_embedding
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,11 @@ class Base:
     model_class: Any
     tokenizer: PreTrainedTokenizerBase
     bos_token_id: int | None
+
+    @property
+    def num_embeddings(self) -> int | None:
+        """Number of tokens that the model has an embedding for."""
+        return getattr(self.config.get_text_config(), "vocab_size", None)
 
     @property
     def is_clex(self) -> bool:
@@ -146,11 +151,13 @@ def _check_complete(config: TrainConfig, base: Base, info: dict[str, Any]) -> No
 
 
 def _check_fit(config: TrainConfig, model: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    vocabulary = getattr(model, "vocab_size", None)
-    if vocabulary is not None and vocabulary < len(tokenizer):
+    vocabulary = getattr(model.get_text_config(), "vocab_size", None)
+    if config.base is not None:  # its tokenizer may have more tokens; those that occur are checked as they are read
+        require_embedding(default_bos(tokenizer), tokenizer, vocabulary)
+    elif vocabulary is not None and vocabulary < len(tokenizer):
         raise UserError(
             f"The tokenizer has {len(tokenizer)} tokens, the model a vocab_size of {vocabulary}. "
-            "Raise vocab_size in the config, or use the model's own tokenizer.",
+            "Raise vocab_size in the config, or use a tokenizer of fewer tokens.",
             "setting",
             "tokenizer",
         )

@@ -38,7 +38,8 @@ class TrainConfig:
     ] = None
     corpus: Annotated[
         str,
-        "Training corpus: pg19, builtin, hf:OWNER/NAME (training split), or .txt, .jsonl, .jsonl.zst, .parquet files.",
+        "Training corpus: pg19, builtin, hf:OWNER/NAME (training split), or PATH[:COLUMN] of .txt, .json, .jsonl "
+        "(also .gz, .zst) or .parquet files.",
     ] = "pg19"
     cross_documents: Annotated[bool, "Join documents with EOS, so that a sequence may contain several."] = False
 

@@ -26,16 +26,23 @@ logger = logging.getLogger(__name__)
 TERMS = ("sce", "entropy", "jeffreys")
 
 
-def held_out(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, num_docs: int, length: int, bos: int | None) -> Tensor:
+def held_out(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    num_docs: int,
+    length: int,
+    bos: int | None,
+    num_embeddings: int | None = None,
+) -> Tensor:
     """Return the first `length` tokens of up to `num_docs` documents, BOS first where there is one.  [D, length].
 
     Raises:
-        UserError: no document has so many.
+        UserError: no document has so many, or a token is beyond the embeddings of the model.
     """
     rows, longest = [], 0
     for document in select(corpus, num_docs, length):
         ids = [] if bos is None else [bos]
-        for part in tokens_of(document.text, tokenizer):
+        for part in tokens_of(document.text, tokenizer, num_embeddings=num_embeddings):
             ids += part.tolist()
             if len(ids) >= length:
                 break

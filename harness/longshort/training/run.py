@@ -188,6 +188,7 @@ def _window_pairs(config: TrainConfig, base: Base) -> WindowPairs:
         seed=config.seed,
         bos_token_id=base.bos_token_id,
         cross_documents=config.cross_documents,
+        num_embeddings=base.num_embeddings,
         positions=_clex_positions(base, config),
     )
     dataset.check()
@@ -219,7 +220,7 @@ def _evaluation_tokens(config: TrainConfig, base: Base) -> Tensor | None:
             "eval_corpus",
         )
     longest = max(*config.eval_lengths, config.train_length + 1)
-    return held_out(corpus, base.tokenizer, config.eval_docs, longest, base.bos_token_id)
+    return held_out(corpus, base.tokenizer, config.eval_docs, longest, base.bos_token_id, base.num_embeddings)
 
 
 def _quantizes(config: TrainConfig, shows_messages: bool) -> bool:

@@ -52,6 +52,7 @@ def read_sequences(
     reading: Reading,
     *,
     cross_documents: bool = False,
+    num_embeddings: int | None = None,
 ) -> Iterator[NDArray[np.int32]]:
     """Cut documents into consecutive sequences of `length` tokens, in the corpus's order.
 
@@ -66,12 +67,13 @@ def read_sequences(
         length: tokens of a sequence.
         reading: a new one; says at any time what was read.
         cross_documents: join documents.
+        num_embeddings: tokens that the model has an embedding for; None if that is not known.
 
     Yields:
         Token ids  # [length]
 
     Raises:
-        UserError: no document is long enough, or the first `MAX_DOCUMENTS_READ` are not.
+        UserError: no document is long enough, or the first `MAX_DOCUMENTS_READ` are not; a token has no embedding.
     """
     left = np.empty(0, np.int32)  # tokens that wait for the rest of their sequence
     size = 0
@@ -80,7 +82,7 @@ def read_sequences(
         update_fingerprint(reading._digest, document)
         if not cross_documents:
             left, size = left[:0], 0
-        for ids in tokens_of(document.text, tokenizer, with_eos=cross_documents):
+        for ids in tokens_of(document.text, tokenizer, with_eos=cross_documents, num_embeddings=num_embeddings):
             size += len(ids)
             reading.longest = max(reading.longest, size)
             left = np.concatenate([left, ids])  # [fewer than length + those of a slice]
@@ -95,11 +97,16 @@ def read_sequences(
     reading.is_complete = True
 
 
-def tokens_of(text: str, tokenizer: PreTrainedTokenizerBase, *, with_eos: bool = False) -> Iterator[NDArray[np.int32]]:
+def tokens_of(
+    text: str, tokenizer: PreTrainedTokenizerBase, *, with_eos: bool = False, num_embeddings: int | None = None
+) -> Iterator[NDArray[np.int32]]:
     """Tokenize a text in parts of at most `SLICE_CHARACTERS`, see `read_sequences`.
 
     Yields:
         Token ids of a part, without special ones; at the end EOS if asked for  # [n]
+
+    Raises:
+        UserError: a token is beyond the embeddings of the model.
     """
     start = count = 0
     while start < len(text):
@@ -112,10 +119,29 @@ def tokens_of(text: str, tokenizer: PreTrainedTokenizerBase, *, with_eos: bool =
         part = text[start:stop].encode("utf-8", errors="replace").decode("utf-8")
         ids = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
         count += len(ids)
+        require_embedding(max(ids, default=None), tokenizer, num_embeddings)
         yield np.array(ids, np.int32)
         start = stop
     if with_eos and count:
+        require_embedding(tokenizer.eos_token_id, tokenizer, num_embeddings)
         yield np.array([tokenizer.eos_token_id], np.int32)
+
+
+def require_embedding(token_id: int | None, tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None) -> None:
+    """Refuse a token for which the model has no embedding. A tokenizer may have more tokens, if they do not occur.
+
+    Raises:
+        UserError: the token is beyond the embeddings ("setting").
+    """
+    if token_id is None or num_embeddings is None or token_id < num_embeddings:
+        return
+    raise UserError(
+        f"The tokenizer produces token {token_id} ('{tokenizer.convert_ids_to_tokens(token_id)}'), but the model has "
+        f"embeddings for {num_embeddings} tokens only. Use the model's own tokenizer, or remove this token's text from "
+        "the corpus.",
+        "setting",
+        "tokenizer",
+    )
 
 
 def _why_none(corpus: Corpus, length: int, reading: Reading, joined: bool) -> str:
@@ -158,6 +184,7 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
         bos_token_id: replaces the first token each window reads, where the tokenizer prepends it by default.
             It is no target, and window B's first position, which then ends in BOS, is not compared with A's.
         cross_documents: join documents with EOS.
+        num_embeddings: tokens that the model has an embedding for; None if that is not known.
         positions: for CLEX, what draws a step's t and positions [T]; items then have ``clex_t`` and
             ``clex_positions``, the same in the whole step.
 
@@ -181,6 +208,7 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
         seed: int,
         bos_token_id: int | None,
         cross_documents: bool = False,
+        num_embeddings: int | None = None,
         positions: Callable[[np.random.Generator], tuple[int, Tensor]] | None = None,
     ) -> None:
         if cross_documents and tokenizer.eos_token_id is None:
@@ -199,6 +227,7 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
         self.seed = seed
         self.bos_token_id = bos_token_id
         self.cross_documents = cross_documents
+        self.num_embeddings = num_embeddings
         self.positions = positions
         self.reading = Reading()
         self.extras = np.random.default_rng([seed, 1]).integers(1, max_extra, size=steps, endpoint=True)
@@ -253,7 +282,12 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
 
     def _read(self, reading: Reading) -> Iterator[NDArray[np.int32]]:
         return read_sequences(
-            self.corpus, self.tokenizer, self.sequence_length, reading, cross_documents=self.cross_documents
+            self.corpus,
+            self.tokenizer,
+            self.sequence_length,
+            reading,
+            cross_documents=self.cross_documents,
+            num_embeddings=self.num_embeddings,
         )
 
 

@@ -148,7 +148,6 @@ def run(case: Case, place: Path) -> Outcome:
         stdout=output,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=_heed_interrupts,
     )
     if case.pipe:
         os.close(output)
@@ -277,7 +276,6 @@ def _interrupted(case: Case, place: Path, verdict: Verdict) -> list[str]:
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             start_new_session=True,
-            preexec_fn=_heed_interrupts,
         )
         limit = time.monotonic() + SECONDS
         while process.poll() is None and time.monotonic() < limit:
@@ -316,11 +314,6 @@ def _interrupted(case: Case, place: Path, verdict: Verdict) -> list[str]:
     faults += [f"half written after the rerun: {name}" for name in half_written(place, before, again.after)]
     rest = [name for name in again.after if _is_temporary(name)]
     return faults + [f"left behind after the rerun: {name}" for name in rest[:3]]
-
-
-def _heed_interrupts() -> None:
-    """A background job ignores SIGINT, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

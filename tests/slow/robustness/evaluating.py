@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -72,6 +73,10 @@ def _zstd(name: str, cut_off: int | None = None) -> Step:
     return step
 
 
+def _gzip(name: str, cut_off: int) -> Step:
+    return lambda folder: (folder / name).write_bytes(gzip.compress((folder / "text.jsonl").read_bytes())[:cut_off])
+
+
 OPTIONS = [
     _option("--num-docs 0", "num_docs 0 1"),
     _option("--num-docs -3", "num_docs -3 1"),
@@ -130,6 +135,16 @@ CORPORA = [
     _corpus("column of another type", "a.jsonl", '{"text": 3}\n', ("a.jsonl", "line 1", "text, content, document")),
     _corpus("no zstd", "a.jsonl.zst", "this is none", "a.jsonl.zst zstd"),
     _corpus("cut zstd", "a.jsonl.zst", "", "a.jsonl.zst zstd", _zstd("a.jsonl.zst", 100)),
+    _corpus("no gzip", "a.jsonl.gz", "this is none", "a.jsonl.gz gzip"),
+    _corpus("cut gzip", "a.json.gz", "", "a.json.gz gzip", _gzip("a.json.gz", 100)),
+    _corpus("bad JSON in an array", "a.json", '[{"text": "a b"},\n{"text": "a', ("a.json", "line 2", "JSON")),
+    _corpus("array of texts", "a.json", '["a b"]', ("a.json", "item 1", "text, content, document")),
+    _corpus("null texts", "a.jsonl", '{"text": null}\n' * 3, "a.jsonl"),
+    _eval("corpora", "unknown column", "--corpus a.jsonl:body", ("a.jsonl", "line 1", "body", "text"),
+          steps=(write("a.jsonl", '{"text": "a b c"}\n'),)),
+    _eval("corpora", "column of a text file", "--corpus a.txt:body", "a.txt 'body'", steps=(write("a.txt", "a b c"),)),
+    _eval("corpora", "hidden files only", "--corpus hidden", "'hidden' .txt .jsonl",
+          steps=(write("hidden/._a.txt", b"\xff"), write("hidden/.ipynb_checkpoints/a.txt", "a b c"))),
     _corpus("no Parquet", "a.parquet", "this is none", "a.parquet Parquet"),
     _corpus("cut Parquet", "a.parquet", "", "a.parquet Parquet",
             _parquet("a.parquet", {"text": ["a b c"] * 99}), cut("a.parquet", 200)),

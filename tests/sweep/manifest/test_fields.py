@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from longshort.settings import Checkpoint
-from longshort.sweep.manifest.fields import names_of_fields, own_tasks
+from longshort.sweep.manifest.fields import Place, names_of_fields, own_tasks
 from tests.sweep.manifests import assert_error, entries, make_folder
 
 OWN = {"longshort_perplexity", "longshort_misalignment", "longshort_longbench_e"}
@@ -84,6 +84,15 @@ def test_globs_and_names_of_corpora(tmp_path):
         tmp_path, "{pretrained: owner/name, corpus: 'text-*.jsonl'}", "{pretrained: owner/name, corpus: pg19}"
     )
     assert (glob.corpus, pg19.corpus) == (str(tmp_path / "text-*.jsonl"), "pg19")
+
+
+def test_a_corpus_with_a_column(tmp_path: Path) -> None:
+    for name in ("text.jsonl", "a:b.jsonl"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "hf").mkdir()
+    specs = ["text.jsonl:body", "./*.jsonl:body", "a:b.jsonl", "a:b.jsonl:body", "none.jsonl:body", "hf:a/b:::body"]
+    found = [Place(tmp_path).corpus(spec) for spec in specs]
+    assert found == [str(tmp_path / spec) for spec in specs[:4]] + specs[4:]
 
 
 def test_a_path_to_nothing_is_left_to_the_sweep(tmp_path, monkeypatch):

@@ -184,6 +184,29 @@ def test_a_corpus_file_with_brackets_in_its_name_can_be_swept(checkpoint: Checkp
     assert identify_corpus(str(tmp_path / "my[1]*.txt"), Hashes(tmp_path / "h"), None) != expected
 
 
+def test_the_column_of_a_corpus_belongs_to_its_identity(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "some text", "body": "other text"}')
+    hashes = Hashes(tmp_path / "h")
+    plain, body, empty = (identify_corpus(f"{file}{column}", hashes, None) for column in ("", ":body", ":"))
+    assert plain == empty != body
+    assert identify_corpus(f"{tmp_path}/*.jsonl:body", hashes, None) == body
+    folder = Folder(tmp_path / "out")
+    measured(replace(checkpoint, corpus=f"{file}:body"), folder)
+    (same, other) = make_plan([replace(checkpoint, corpus=f"{file}{column}") for column in (":body", "")], folder)
+    assert (same.done, other.done) == (["longshort_perplexity"], [])
+
+
+def test_hidden_copies_do_not_change_the_identity_of_a_corpus(tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    (texts / ".ipynb_checkpoints").mkdir(parents=True)
+    (texts / "book.txt").write_text("some text")
+    before = identify_corpus(str(texts), Hashes(tmp_path / "h"), None)
+    for name in ("._book.txt", ".ipynb_checkpoints/book.txt"):
+        (texts / name).write_text("a copy")
+    assert identify_corpus(str(texts), Hashes(tmp_path / "h"), None) == before
+
+
 @pytest.mark.parametrize("name", ["gone", "unreadable"])
 def test_a_folder_that_cannot_be_read_is_known_before_it_is_tried(
     name: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from longshort.corpora import readings
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.options import settings_of
 from longshort.settings import ADDED, Checkpoint, Resources
@@ -39,8 +40,11 @@ class Place:
         return self.path(name) if is_path else name
 
     def corpus(self, name: str) -> str:
-        """An absolute path or glob where it matches a file; else the name."""
-        return str(self._join(name)) if self._is_there(name, Path.exists) or self.matches(name) else name
+        """An absolute path or glob, with its column, where it matches a file; else the name."""
+        for path, column in readings(name):
+            if self._is_there(path, Path.exists) or self.matches(path):
+                return str(self._join(path)) + (f":{column}" if column else "")
+        return name
 
     def resolve(self, value: Any, name: str, settings_class: type[Checkpoint]) -> Any:
         """The value of a setting, made absolute if the setting is marked as a path."""

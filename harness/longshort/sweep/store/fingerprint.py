@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO
 
-from longshort.corpora import hub_dataset, matching_files
+from longshort.corpora import corpus_files, hub_dataset, matching_files
 from longshort.errors import UserError
 from longshort.load_errors import kind_of
 from longshort.results import read_json, write_atomically
@@ -166,7 +166,7 @@ def _cached_commit(name: str, revision: str, kind: str) -> str | None:
 
 
 def identify_corpus(spec: str, hashes: Hashes, recorded: str | None) -> str | None:
-    """Return the hash of a local corpus, the commit of one on the hub, or for ``builtin`` the version of Python.
+    """Return the hash and column of a local corpus, the commit of one on the hub, or for ``builtin`` Python's version.
 
     Raises:
         UserError: there is no such file, or it cannot be read.
@@ -175,7 +175,9 @@ def identify_corpus(spec: str, hashes: Hashes, recorded: str | None) -> str | No
         return f"python {platform.python_version()}"
     if dataset := hub_dataset(spec):
         return _ask_hub(dataset, None, "dataset", recorded).identity
-    return _hash_of_files("corpus", spec, hashes)
+    name, column, _ = corpus_files(spec)
+    identity = _hash_of_files("corpus", name, hashes)
+    return f"{identity} column {column}" if column else identity
 
 
 def identify_longbench(spec: str | None, hashes: Hashes) -> str | None:
