@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from longshort.errors import UserError
 from longshort.results import read
-from tests.errors import assert_one, user_error
+from tests.errors import assert_error, assert_one, user_error
 from tests.results.files import results_json, save
 
 OLD = {
@@ -95,3 +96,12 @@ def test_a_file_that_is_given_has_to_be_one(tmp_path: Path) -> None:
     for given in (file, [file]):
         with user_error("data", str(file)):
             read(given)
+
+
+def test_a_record_of_a_sweep_is_not_results_and_there_is_one_remedy(tmp_path: Path) -> None:
+    file = save(tmp_path, '{"event": "plan"}\n{"event": "ended"}\n', "status.jsonl")
+    with pytest.raises(UserError) as caught:
+        read(file)
+    assert_error(caught.value, "data", str(file))
+    assert "again" not in caught.value.message
+    assert "longshort eval" not in caught.value.message

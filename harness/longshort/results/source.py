@@ -70,6 +70,8 @@ def load(file: Path, *, is_given: bool) -> Source | None:
     expected = is_given or NAMED_BY_LM_EVAL.fullmatch(file.name) is not None
     if not expected and not LOOKS_LIKE_RESULTS.search(content):
         return None
+    if is_given and file.suffix == ".jsonl":  # such as a sweep's status or lm-eval's samples
+        raise not_results(file)
     data = parse_json(content, file, "Run that evaluation again.")
     results = data.get("results")
     if not isinstance(results, dict) or not (expected or any(name in data for name in WRITTEN_WITH_RESULTS)):
@@ -82,7 +84,7 @@ def load(file: Path, *, is_given: bool) -> Source | None:
 
 def not_results(file: Path) -> UserError:
     """Return the error for a file that has no results of lm-eval."""
-    return UserError(f"{file} is not an lm-eval results file. Move it to another folder.", "data")
+    return UserError(f"{file} is not an lm-eval results file. Give a folder or file of results, without it.", "data")
 
 
 def _refuse_old_format(file: Path, data: dict[str, Any]) -> None:

@@ -124,6 +124,8 @@ def read(
     if not any(is_ours(row.columns["task"]) for row in rows):
         where = folder_or_files if isinstance(folder_or_files, (str, Path)) else "the list of files"
         why = "".join(f"{problem} " for problem in [*damaged, *reading.notes, *_note_on_others(others)][:1])
+        if damaged and len(files) == 1 and not is_folder:
+            raise UserError(damaged[0], "data")
         raise UserError(
             f"No result of a longshort_* task in {where} ({len(files) - len(others)} results files, {len(damaged)} of "
             f"them not usable). {why}Run 'longshort eval', or lm_eval with --output_path, first.",
