@@ -84,7 +84,9 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> list[Path]:
     for file in files:
         kind = file.suffix[1:]
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+        # A lower compression level than the usual 6 takes half of the time for 7 % larger files.
+        more: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"pil_kwargs": {"compress_level": 3}}
+        figure.savefig(buffer, format=kind, dpi=dpi, **more)
         write_atomically(file, buffer.getvalue())
     return files
 
