@@ -65,3 +65,21 @@ def test_labels_of_points_on_one_spot_are_skipped_where_there_is_no_place():
     with style():
         figure = figure_of(np.zeros((60, 2)), [f"checkpoint-{index}" for index in range(60)])
     assert 3 <= len(figure.axes[0].texts) < 60
+
+
+def test_each_file_is_drawn_once(tmp_path, monkeypatch):
+    """`Figure.savefig` draws a figure with a layout engine twice, and the layout is one of both files."""
+    with style():
+        figure = new_figure()
+        figure.subplots().plot([0, 1], [0, 1])
+        draws, layouts = [], []
+        draw, execute = type(figure).draw, type(figure.get_layout_engine()).execute
+        monkeypatch.setattr(type(figure), "draw", lambda self, renderer: draws.append(1) or draw(self, renderer))
+        monkeypatch.setattr(
+            type(figure.get_layout_engine()),
+            "execute",
+            lambda self, drawn: layouts.append(drawn.dpi) or execute(self, drawn),
+        )
+        save_figure(figure, tmp_path / "a", dpi=150)
+    assert len(draws) == 2
+    assert layouts == [150]

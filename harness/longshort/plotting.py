@@ -80,13 +80,25 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> list[Path]:
     """
     path = Path(path)
     files = [path] if path.suffix[1:] in KINDS else [path.with_name(f"{path.name}.{kind}") for kind in KINDS]
+    _lay_out(figure, dpi)
     for file in files:
         kind = file.suffix[1:]
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
-        figure.set_layout_engine("none")  # the layout is done, and doing it again takes as long as drawing
+        # A lower compression level than the usual 6 takes half of the time for 7 % larger files.
+        more: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"pil_kwargs": {"compress_level": 3}}
+        figure.savefig(buffer, format=kind, dpi=dpi, **more)
         write_atomically(file, buffer.getvalue())
     return files
+
+
+def _lay_out(figure: Figure, dpi: int) -> None:
+    """Do the layout once: `Figure.savefig` would draw a figure with a layout engine twice for each file."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        before, figure.dpi = figure.dpi, dpi
+        engine.execute(figure)
+        figure.dpi = before
+        figure.set_layout_engine(None)
 
 
 def label_points(

@@ -142,6 +142,18 @@ def test_wrong_usage(results, arguments):
     assert "Traceback" not in done.stderr
 
 
+def test_results_without_any_pair_are_said_to_have_none(tmp_path):
+    """Only accuracies by length of the perplexity task: neither a predictor nor an outcome."""
+    metrics = {"longshort_perplexity": {"accuracy_tail@64": 0.5}}
+    data = results_of("org/model", metrics, family="f", params=1000)
+    save(tmp_path, "one", data)
+    done = correlate(tmp_path)
+    assert done.exit_code == 0
+    assert_one(done.stdout.splitlines(), "No correlation")
+    assert "held fixed" not in done.stdout
+    assert_one(done.stderr.splitlines(), "no predictor")
+
+
 def test_nothing_to_read(tmp_path):
     done = correlate(tmp_path / "nowhere")
     assert_error(done.exception, "not_found", str(tmp_path / "nowhere"))

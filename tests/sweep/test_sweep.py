@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,31 @@ def test_a_rerun_does_what_is_missing_and_says_why(
     assert len(list((tmp_path / "out").rglob("outdated_*.json"))) == 2
     table = pd.read_parquet(tmp_path / "out" / "results.parquet")
     assert set(table["family"]) == {"llama-1", "llama-2", "other"}
+
+
+def test_variants_of_one_checkpoint_are_measured_apart(place: Path, tmp_path: Path) -> None:
+    """Two subfolders of one repository, each against the same weights as a checkpoint of its own."""
+    (tmp_path / "text.jsonl").write_bytes((place / "text.jsonl").read_bytes())
+    for name in ("llama-0", "llama-1"):
+        shutil.copytree(place / "models" / name, tmp_path / "run" / name)
+    for file in (tmp_path / "run" / "llama-0").glob("token*"):
+        shutil.copy(file, tmp_path / "run")
+    entries = "".join(
+        f"  - {{pretrained: ./run, tasks: [{TASKS[0]}], model_args: {{subfolder: {name}}}}}\n"
+        f"  - {{pretrained: ./run/{name}, tasks: [{TASKS[0]}]}}\n"
+        for name in ("llama-0", "llama-1")
+    )
+    write_manifest(tmp_path, entries)
+    done = sweep(tmp_path, "manifest.yaml", "-o", "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    values = {Path(name).name: rows["value"].tolist() for name, rows in table.groupby("checkpoint")}
+    assert len(values) == 4
+    for name in ("llama-0", "llama-1"):
+        assert values[f"run+subfolder={name}"] == pytest.approx(values[name], rel=1e-6)
+    assert values["llama-0"] != pytest.approx(values["llama-1"], rel=1e-3)
+    again = sweep(tmp_path, "manifest.yaml", "-o", "out")
+    assert "0 new results, 4 existing, 0 failed" in again.stdout
 
 
 def test_results_made_elsewhere_are_added_by_copying_them_in(

@@ -125,6 +125,9 @@ def show_headline(analysis: Analysis, console: Console) -> None:
         say(f"Correlation with {' '.join(axis_label(outcome).split())}")
         console.print(grid)
         console.print()
+    if table.empty:
+        say("No correlation: there is no pair of a predictor and an outcome. The tables hold what was measured.")
+        return
     for note, rows in table[table["pearson"].isna()].groupby("note", sort=False):
         say(f"{len(rows)} of {len(table)} pairs: {note}.")
     say(

@@ -88,7 +88,7 @@ def analyze(
             | {name: version(name) for name in LIBRARIES},
             "results files, SHA-256": reading.files,
         },
-        notes=[*reading.notes, *_doubts(reading, tidy, wide, everything, aims)],
+        notes=[*reading.notes, *_doubts(reading, tidy, wide, everything, aims), *_without_predictor(chosen)],
     )
 
 
@@ -151,6 +151,11 @@ def _doubts(
     if not outcomes:
         notes.append("no outcome: nothing was measured beyond the train lengths.")
     return notes
+
+
+def _without_predictor(predictors: Sequence[str]) -> list[str]:
+    missing = "no predictor: neither misalignment nor perplexity was measured at the training context length."
+    return [] if predictors else [missing]
 
 
 def _bytes_per_token(tidy: pd.DataFrame) -> tuple[float, float]:

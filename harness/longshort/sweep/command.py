@@ -83,6 +83,7 @@ def sweep_command(
         show_plan(make_plan(checkpoints, folder), gpu, console)
         return
     with folder.locked():
+        folder.adopt(everything)
         items = make_plan(checkpoints, folder)
         if failed:
             items = _failed_last(items, output)
@@ -107,11 +108,11 @@ def _matching(checkpoints: Sequence[Checkpoint], patterns: Sequence[str], manife
 
 def _failed_last(items: Sequence[Item], folder: Path) -> list[Item]:
     """The checkpoints whose last attempt failed."""
-    from longshort.sweep.store.folder import slug
+    from longshort.sweep.store.folder import former_slug, slug
     from longshort.sweep.store.status import states
 
     failed = {state.id for state in states(folder) if state.state == "failed"}
-    return [item for item in items if slug(item.checkpoint) in failed]
+    return [item for item in items if failed & {slug(item.checkpoint), former_slug(item.checkpoint)}]
 
 
 def _sort_by_hours(items: list[Item], gpu: str) -> dict[str, float]:

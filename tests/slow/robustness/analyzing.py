@@ -71,6 +71,12 @@ def _set_values(value: Any) -> Step:
     return _edit(change)
 
 
+def _old_format(data: dict[str, Any]) -> None:
+    del data["configs"]
+    for task, metrics in data["results"].items():
+        data["results"][task] = {name.partition(",")[0]: value for name, value in metrics.items()}
+
+
 def _only(count: int) -> Step:
     def step(folder: Path) -> None:
         import shutil
@@ -141,6 +147,9 @@ RESULTS = [
     _correlate("results", "one of eight is cut off", "", "", cut(FIRST, 99), code=0, leaves=LEFT),
     _correlate("results", "one of eight is cut off, strict", "--strict", f"{FIRST} JSON", cut(FIRST, 99)),
     _correlate("results", "one checkpoint alone", "", "", _only(1), code=0, leaves=LEFT),
+    _correlate("results", "numbers given as text", "", (*MEASURED, "'7.5'", "text"), _set_values("7.5")),
+    _correlate("results", "of lm-eval 0.3", "", (FIRST, "0.3"), _edit(_old_format)),
+    _correlate("results", "other JSON next to them", "", "", write("results/config.json", "{}"), code=0, leaves=LEFT),
     _correlate("results", "of another version", "", "",
                _edit(lambda data: [data.pop(name) for name in ("versions", "n-samples", "lm_eval_version", "date")]),
                code=0, leaves=LEFT),

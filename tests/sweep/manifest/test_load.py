@@ -18,6 +18,7 @@ from longshort.errors import UserError
 from longshort.settings import Checkpoint, Resources, settings_from
 from longshort.sweep.manifest.fields import names_of_fields
 from longshort.sweep.manifest.load import load_manifest, shipped
+from tests.errors import assert_facts
 from tests.sweep.manifests import (
     assert_error,
     assert_loads_or_reports,
@@ -86,6 +87,7 @@ checkpoints:
             gated=True,
             license="llama2",
             line=5,
+            label="owner/name+adapter@step1000+ratios=[1,0.5,null]",
         )
     ]
 
@@ -189,7 +191,8 @@ def test_a_folder_is_not_a_manifest(tmp_path: Path) -> None:
         ("{pretrained: a/b, revisions: [x, y]}", "{pretrained: a/b, revision: y}"),
         ("{pretrained: a/b, tasks: longshort_*}", "{pretrained: a/b, tasks: longshort_perplexity}"),
         ("{pretrained: ./run}", "{folders: r*}"),
-        ("{pretrained: a/b, model_args: {peft: c/d}}", "{pretrained: a/b, model_args: {peft: c/d, x: 1}}"),
+        ("{pretrained: a/b, model_args: {peft: c/d}}", "{pretrained: a/b, model_args: {peft: c/d, max_length: 9}}"),
+        ("{pretrained: a/b}", "{pretrained: a/b, model_args: {load_in_4bit: false}}"),
     ],
 )
 def test_results_that_could_not_be_distinguished(tmp_path: Path, one: str, other: str) -> None:
@@ -208,10 +211,20 @@ def test_results_that_could_not_be_distinguished(tmp_path: Path, one: str, other
         "{pretrained: a/b, corpus: builtin}",
         "{pretrained: a/b, tasks: hellaswag}",
         "{pretrained: a/b, model_args: {peft: c/d}}",
+        "{pretrained: a/b, model_args: {subfolder: step1000}}",
+        "{pretrained: a/b, model_args: {load_in_4bit: true}}",
+        "{pretrained: a/b, model_args: {my_own: 1}}",
+        "{pretrained: a/b, dtype: bfloat16}",
     ],
 )
 def test_results_that_can_be_distinguished(tmp_path: Path, other: str) -> None:
     assert len(entries(tmp_path, "{pretrained: a/b}", other)) == 2
+
+
+def test_twins_are_refused_with_what_differs(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        entries(tmp_path, "{pretrained: a/b, seed: 1}", "{pretrained: a/b, model_args: {max_length: 64}}")
+    assert_facts(caught.value.message, "seed", "max_length")
 
 
 # ---- speed and robustness

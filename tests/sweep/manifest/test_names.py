@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from longshort.settings import Checkpoint, plain_name
 from longshort.sweep.manifest.load import load_manifest
-from longshort.sweep.manifest.names import with_unique_names
+from longshort.sweep.manifest.names import variant_of, with_unique_names
 from longshort.sweep.store.folder import slug
 
 PARTS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4)
@@ -45,6 +46,35 @@ def test_adapters_and_corpora_tell_apart_too() -> None:
     adapted = [replace(base, model_args={"peft": f"/runs/{name}/lora"}) for name in "xy"]
     assert names(base, *adapted) == ["base", "base+x/lora", "base+y/lora"]
     assert names(base, replace(base, corpus="/texts/news.jsonl")) == ["base on pg19", "base on news.jsonl"]
+
+
+def test_model_arguments_that_make_another_model_are_in_the_name() -> None:
+    one = Checkpoint("owner/run", model_args={"subfolder": "step1", "max_length": 64})
+    assert names(one) == ["owner/run+subfolder=step1"], "also where it is the only one"
+    quantized = Checkpoint("owner/run", revision="r", model_args={"load_in_4bit": True, "peft": "a/x"})
+    assert names(one, quantized) == ["owner/run+subfolder=step1", "owner/run+x@r+load_in_4bit=True"]
+    own = [Checkpoint("owner/run", model_args={"tokenizer": f"/tok/{name}/own"}) for name in "ab"]
+    assert names(own[0]) == ["owner/run+tokenizer=own"]
+    assert names(*own) == ["owner/run+tokenizer=a/own", "owner/run+tokenizer=b/own"]
+
+
+def test_the_dtype_is_in_the_name_where_it_distinguishes() -> None:
+    found = [Checkpoint("a/b", dtype=dtype) for dtype in ("auto", "float32", "bfloat16")]
+    assert names(found[1], Checkpoint("a/c")) == ["a/b", "a/c"]
+    assert names(*found) == ["a/b", "a/b+dtype=float32", "a/b+dtype=bfloat16"]
+
+
+ARGUMENTS = st.dictionaries(st.sampled_from(["subfolder", "my_own", "tokenizer"]), SOURCES, max_size=2)
+
+
+@given(st.lists(st.tuples(SOURCES, ARGUMENTS, st.sampled_from(["auto", "float32", "float16"])), max_size=6))
+def test_two_variants_never_share_a_name_or_a_folder(parts: list[tuple[str, dict[str, str], str]]) -> None:
+    checkpoints = [Checkpoint(source, model_args=arguments, dtype=dtype) for source, arguments, dtype in parts]
+    identities = [(checkpoint.pretrained, tuple(variant_of(checkpoint).items())) for checkpoint in checkpoints]
+    different = len(set(identities))
+    assert len(set(names(*checkpoints))) == different
+    assert len({slug(checkpoint) for checkpoint in checkpoints}) == different
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,100}", slug(checkpoint)) for checkpoint in checkpoints)
 
 
 @given(st.lists(SOURCES, unique=True, max_size=6))

@@ -71,7 +71,6 @@ def test_what_is_saved_is_done(checkpoint: Checkpoint, tmp_path: Path) -> None:
         ({"num_docs": 3}, ("num_docs", 32, 3)),
         ({"tail_tokens": 3}, ("tail_tokens", None, 3)),
         ({"limit": 2}, ("limit", None, 2)),
-        ({"dtype": "float16"}, ("dtype", "auto", "float16")),
         ({"model_args": {"max_length": 100}}, ("max_length", None, 100)),
     ],
 )
@@ -84,6 +83,17 @@ def test_whatever_can_change_a_number_is_measured_again(
     (reason,) = item.missing.values()
     assert list(item.missing) == ["longshort_perplexity"]
     assert_facts(str(reason), *facts)
+
+
+@pytest.mark.parametrize("change", [{"dtype": "float16"}, {"model_args": {"load_in_4bit": True}}])
+def test_another_variant_is_measured_too_and_replaces_nothing(
+    checkpoint: Checkpoint, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder, other = Folder(tmp_path / "out"), replace(checkpoint, **change)
+    measured(checkpoint, folder)
+    assert [item.missing for item in make_plan([checkpoint, other], folder)] == [{}, {"longshort_perplexity": None}]
+    measured(other, folder)
+    assert not any(item.missing for item in make_plan([checkpoint, other], folder))
 
 
 @pytest.mark.parametrize("change", [{"train_length": 7}, {"params": 7}, {"train_tokens": 7}, {"family": "other"}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from huggingface_hub import constants
 
 from longshort.settings import Checkpoint
 from longshort.sweep.store import plan
-from longshort.sweep.store.folder import Folder, key_of, slug
+from longshort.sweep.store.folder import Folder, former_slug, key_of, slug
 from longshort.sweep.store.plan import make_plan
 from longshort.sweep.store.status import states
 
@@ -59,6 +60,27 @@ def test_keys_and_folder_names_are_those_of_version_0_1() -> None:
     adapted = Checkpoint("owner/name", revision="step10", corpus="builtin", model_args={"peft": "/adapter"})
     assert slug(adapted) == "owner_name_adapter_step10-c6220b25"
     assert slug(Checkpoint("/models/one", corpus="/texts/a.txt")) == "one-98830a42"
+
+
+def test_results_in_folders_of_version_0_1_are_found_and_moved(tmp_path: Path) -> None:
+    """Its folder names left out dtype and model arguments; the results recorded them."""
+    folder = Folder(tmp_path)
+    plain = Checkpoint(str(tmp_path / "model"), tasks=("longshort_perplexity",), corpus="builtin")
+    variants = [replace(plain, dtype=dtype) for dtype in ("float32", "float16")]
+    Path(plain.pretrained).mkdir()
+    (item,) = make_plan(variants[:1], folder)
+    saved = folder.save(variants[0], "longshort_perplexity", item.inputs["longshort_perplexity"], {"results": {}})
+    former = tmp_path / "results" / former_slug(plain)
+    former.mkdir()
+    saved.parent.rename(former / "longshort_perplexity")
+    saved.parent.parent.rmdir()
+
+    assert [item.done for item in make_plan(variants, folder)] == [["longshort_perplexity"], []]
+    assert former.is_dir(), "a plan alone moves nothing"
+    folder.adopt([*variants, plain])
+    assert saved.is_file()
+    assert not former.exists()
+    assert [item.done for item in make_plan([*variants, plain], folder)] == [["longshort_perplexity"], [], []]
 
 
 def test_a_recorded_status_is_read() -> None:

@@ -40,6 +40,9 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
     left: list[str] = []
     right: list[str] = []
     headings: list[int] = []
+    places: list[int] = []
+    import matplotlib as mpl
+
     with style():
         blocks = list(table.groupby("outcome", sort=False))
         figure = new_figure(7.5, 0.24 * (len(table) + 1.6 * len(blocks)) + 1.2)
@@ -48,22 +51,26 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
             headings.append(len(left))
             left.append(axis_label(str(outcome)).replace("\n", " "))
             right.append("")
-            for index, row in block.iterrows():
-                value, low, high = (float(row[name]) for name in (coefficient, *ends))
-                axes.errorbar(
-                    value,
-                    len(left),
-                    xerr=[[value - low], [high - value]],
-                    marker="o",
-                    markersize=5.5,
-                    color=COLOURS[0],
-                    markerfacecolor="white" if naive[index] else COLOURS[0],
-                    linestyle="none",
-                    elinewidth=1.4,
-                    capsize=2.5,
-                )
+            for _, row in block.iterrows():
+                places.append(len(left))
                 left.append(str(row["predictor"]))
-                right.append(f"n = {row['n']}, F = {row['n_families']}" + ("" if np.isfinite(value) else ", none"))
+                found = np.isfinite(row[coefficient])
+                right.append(f"n = {row['n']}, F = {row['n_families']}" + ("" if found else ", none"))
+        table = pd.concat([block for _, block in blocks]).assign(place=places)
+        for is_naive, points in table.groupby(naive.loc[table.index]):
+            value, low, high = (points[name].to_numpy(float) for name in (coefficient, *ends))
+            axes.errorbar(
+                value,
+                points["place"],
+                xerr=[value - low, high - value],
+                marker="o",
+                markersize=5.5,
+                color=COLOURS[0],
+                markerfacecolor="white" if is_naive else COLOURS[0],
+                linestyle="none",
+                elinewidth=1.4,
+                capsize=2.5,
+            )
         axes.axvline(0, color="#555555", linewidth=1)
         axes.set_xlim(-1.03, 1.03)
         axes.set_ylim(len(left) - 0.4, -0.6)
@@ -71,11 +78,11 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
         axes.set_yticklabels([name for row, name in enumerate(left) if row not in headings])
         for row in headings:
             axes.text(-1.02, row, left[row], fontweight="bold", fontsize=9, va="center", backgroundcolor="white")
-        counts = axes.secondary_yaxis("right")
-        counts.set_yticks(range(len(right)), right, fontsize=8)
-        for side in (axes, counts):
-            side.tick_params(axis="y", length=0)
-        counts.spines["right"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        # Texts, and not a second axis: a tick takes ten times as long to draw as its label.
+        place, up, across = axes.get_yaxis_text2_transform(mpl.rcParams["ytick.major.pad"])
+        for row, text in enumerate(right):
+            axes.text(1, row, text, fontsize=8, transform=place, verticalalignment=up, horizontalalignment=across)
         axes.grid(axis="y", visible=False)
         kinds = " (hollow: naive interval, too narrow)" if naive.any() else ""
         axes.set_xlabel(f"{LABELS[coefficient]}, 95 % interval{kinds}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
+CROWD_WIDTH, CROWD_ALPHA = 0.8, 0.4
 CROWD = 60  # from here on lines alone: markers and bars would hide them, and fill megabytes
 
 
@@ -102,23 +103,15 @@ def _by_length(
         for (family, *_), line in checkpoints:
             member = members[family]
             members[family] += 1
-            drawn = axes.errorbar(
-                line["length"].to_numpy(float),
-                line["value"].to_numpy(float),
-                yerr=None if crowded else _bars_above_zero(line),
-                color=COLOURS[families.index(family) % len(COLOURS)],
-                marker="" if crowded else MARKERS[member % len(MARKERS)],
-                linestyle="-" if crowded else LINE_STYLES[member % len(LINE_STYLES)],
-                alpha=0.4 if crowded else 1,
-                markersize=5,
-                linewidth=0.8 if crowded else 1.5,
-                elinewidth=1,
-                capsize=2,
-            )
+            colour = COLOURS[families.index(family) % len(COLOURS)]
+            drawn = _in_crowd(colour) if crowded else _line(axes, line, colour, member)
             if len(checkpoints) <= MAX_LEGEND:
-                in_legend.append((drawn.lines[0], short_names(line)[0]))
+                in_legend.append((drawn, short_names(line)[0]))
             elif member == 0:
-                in_legend.append((drawn.lines[0], shortened(family)))
+                in_legend.append((drawn, shortened(family)))
+        if crowded:
+            colours = [COLOURS[families.index(family) % len(COLOURS)] for (family, *_), _ in checkpoints]
+            _crowd(axes, [line for _, line in checkpoints], colours)
         length_axis(axes, "x", sorted(values["length"].unique()))
         scale(axes)
         axes.set_xlabel(across)
@@ -137,6 +130,39 @@ def _by_length(
         if len(in_legend) <= MAX_LEGEND:
             figure.legend(*zip(*in_legend, strict=True), loc="outside right upper")
         return save_figure(figure, path)
+
+
+def _line(axes: Axes, line: pd.DataFrame, colour: str, member: int) -> Line2D:
+    """A checkpoint's line, with markers and error bars."""
+    drawn = axes.errorbar(
+        line["length"].to_numpy(float),
+        line["value"].to_numpy(float),
+        yerr=_bars_above_zero(line),
+        color=colour,
+        marker=MARKERS[member % len(MARKERS)],
+        linestyle=LINE_STYLES[member % len(LINE_STYLES)],
+        markersize=5,
+        elinewidth=1,
+        capsize=2,
+    )
+    return drawn.lines[0]
+
+
+def _in_crowd(colour: str) -> Line2D:
+    """What the legend shows of a line in a crowd."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, linewidth=CROWD_WIDTH, alpha=CROWD_ALPHA)
+
+
+def _crowd(axes: Axes, lines: Sequence[pd.DataFrame], colours: Sequence[str]) -> None:
+    """The lines of many checkpoints, as one artist: hundreds would take seconds."""
+    from matplotlib.collections import LineCollection
+
+    points = [line[["length", "value"]].to_numpy(float) for line in lines]
+    style: dict[str, Any] = {"capstyle": "projecting", "joinstyle": "round", "zorder": 2}  # as of single lines
+    axes.add_collection(LineCollection(points, colors=colours, linewidths=CROWD_WIDTH, alpha=CROWD_ALPHA, **style))
+    axes.autoscale_view()
 
 
 def _bars_above_zero(line: pd.DataFrame) -> NDArray[np.float64]:

@@ -62,20 +62,22 @@ def misalignment_matrix(
         panels = figure.subplots(rows_of_panels, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes in panels[len(shown) :]:
             axes.remove()
+        ticks = range(len(lengths)) if numbered else range(0, len(lengths), ceil(len(lengths) / MAX_NUMBERED))
+        for axis in (panels[0].xaxis, panels[0].yaxis):  # which all panels share
+            axis.set_ticks(ticks, [str(lengths[tick]) for tick in ticks])
         for index, (axes, rows, matrix) in enumerate(zip(panels, shown, matrices, strict=False)):
             image = axes.imshow(matrix, cmap="cividis", vmin=low, vmax=high)
             axes.set_title(short_names(rows)[0], fontsize=8)
             axes.grid(False)
-            ticks = range(len(lengths)) if numbered else range(0, len(lengths), ceil(len(lengths) / MAX_NUMBERED))
-            axes.set_xticks(ticks, [str(lengths[tick]) for tick in ticks], rotation=90, fontsize=8)
-            axes.set_yticks(ticks, [str(lengths[tick]) for tick in ticks], fontsize=8)
-            axes.tick_params(labelbottom=index + columns >= len(shown))
+            axes.tick_params(labelsize=8, labelbottom=index + columns >= len(shown))
+            axes.tick_params(axis="x", labelrotation=90)
             for (row, column), value in np.ndenumerate(matrix) if numbered else ():
                 if np.isfinite(value):
                     pale = value > (low + high) / 2
-                    axes.text(
+                    cell = axes.text(
                         column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="k" if pale else "w"
                     )
+                    cell.set_in_layout(False)  # it is inside its panel, and measuring it takes time
         figure.supxlabel("context (tokens)", fontsize=10)
         figure.supylabel("context (tokens)", fontsize=10)
         figure.colorbar(image, ax=panels[: len(shown)].tolist(), label=f"{LABELS[metric]} (nats)", aspect=30)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from longshort import plotting
+from longshort.results.model_args import short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ def style() -> Any:
 def short_names(rows: pd.DataFrame) -> list[str]:
     """The last component of a checkpoint's name, and its revision if it is not the usual one; shortened."""
     return [
-        shortened(Path(checkpoint).name + (f"@{revision}" if pd.notna(revision) and revision != "main" else ""))
+        shortened(short_name(checkpoint) + (f"@{revision}" if pd.notna(revision) and revision != "main" else ""))
         for checkpoint, revision in zip(rows["checkpoint"], rows["revision"], strict=True)
     ]
 

@@ -13,7 +13,7 @@ from longshort.settings.definition import build
 from longshort.sweep.manifest.document import Node, parse
 from longshort.sweep.manifest.expand import folders, own_record, revisions, shared_families
 from longshort.sweep.manifest.fields import SOURCES, Place, names_of_fields, read_fields, refuse_unknown
-from longshort.sweep.manifest.names import with_unique_names
+from longshort.sweep.manifest.names import variant_of, with_unique_names
 
 logger = logging.getLogger(__name__)
 
@@ -112,16 +112,27 @@ def _entry(entry: Node, usual: Mapping[str, Any], place: Place, settings_class: 
 
 def _refuse_twins(checkpoints: list[Checkpoint], manifest: str) -> None:
     """Refuse two entries whose results would be the same rows of the table."""
-    lines: dict[tuple[str, ...], int] = {}
+    first: dict[tuple[object, ...], Checkpoint] = {}
     for checkpoint in checkpoints:
         added = [str(checkpoint.model_args.get(name)) for name in ADDED]
+        variant = tuple(variant_of(checkpoint).items())
         for task in checkpoint.tasks:
-            identity = (checkpoint.pretrained, checkpoint.revision, *added, checkpoint.corpus, task)
-            if identity in lines:
+            identity = (checkpoint.pretrained, checkpoint.revision, *added, variant, checkpoint.corpus, task)
+            twin = first.setdefault(identity, checkpoint)
+            if twin is not checkpoint:
                 raise UserError(
-                    f"{manifest}, lines {lines[identity]} and {checkpoint.line}: both ask for {task} of "
-                    f"{checkpoint.name} on {checkpoint.corpus}; their results could not be distinguished. Remove one.",
+                    f"{manifest}, lines {twin.line} and {checkpoint.line}: both ask for {task} of "
+                    f"{checkpoint.name} on {checkpoint.corpus}; their results could not be distinguished"
+                    f"{_what_differs(twin, checkpoint)}. Remove one.",
                     "setting",
                     "checkpoints",
                 )
-            lines[identity] = checkpoint.line
+
+
+def _what_differs(one: Checkpoint, other: Checkpoint) -> str:
+    """The settings in which two entries differ, none of which is part of a checkpoint's identity."""
+    settings = [field for field in names_of_fields(type(one)) if field not in ("tasks", "model_args")]
+    names = [name for name in settings if getattr(one, name) != getattr(other, name)]
+    arguments = sorted(one.model_args.keys() | other.model_args.keys())
+    names += [name for name in arguments if one.model_args.get(name) != other.model_args.get(name)]
+    return f", as {', '.join(names)} does not make another checkpoint" if names else ""

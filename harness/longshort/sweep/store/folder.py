@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +19,9 @@ from typing import Any
 
 from longshort.errors import UserError
 from longshort.results import read, read_json, write_atomically
+from longshort.results.model_args import identity_args, variant_suffix
 from longshort.settings import ADDED, Checkpoint, plain_name
+from longshort.sweep.manifest.names import variant_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +49,27 @@ def key_of(inputs: Mapping[str, Any]) -> str:
 
 def slug(checkpoint: Checkpoint) -> str:
     """Return a folder name for a checkpoint on a corpus: readable, and unique."""
+    return _slug(checkpoint, variant_of(checkpoint))
+
+
+def former_slug(checkpoint: Checkpoint) -> str:
+    """Return the folder name of version 0.1.0, which did not distinguish model arguments other than adapters."""
+    return _slug(checkpoint, {})
+
+
+def _slug(checkpoint: Checkpoint, variant: Mapping[str, str]) -> str:
     added = [str(checkpoint.model_args.get(name)) for name in ADDED]
-    identity = json.dumps([checkpoint.pretrained, checkpoint.revision, *added, checkpoint.corpus])
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", plain_name(checkpoint))[-80:].strip("._")
+    parts = [checkpoint.pretrained, checkpoint.revision, *added, checkpoint.corpus, *([variant] if variant else [])]
+    identity = json.dumps(parts, sort_keys=True)
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", plain_name(checkpoint) + variant_suffix(variant))[-80:].strip("._")
     return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def is_of(result: Saved, checkpoint: Checkpoint) -> bool:
+    """Whether a result in a folder with the former name is of this variant of the checkpoint."""
+    inputs = result.inputs
+    arguments = {**(inputs.get("model_args") or {}), "dtype": inputs.get("dtype"), "pretrained": checkpoint.pretrained}
+    return identity_args(arguments) == variant_of(checkpoint)
 
 
 class Folder:
@@ -114,6 +133,22 @@ class Folder:
         """Return all current results by `slug` and task, also of checkpoints that no manifest names any more."""
         files = sorted((self.path / "results").glob("*/*/results_*.json"), reverse=True)
         return {(file.parts[-3], file.parts[-2]): result for file in files if (result := _read(file))}
+
+    def adopt(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Move results from the folders of version 0.1.0, whose names left out model arguments, to those of now."""
+        for checkpoint in checkpoints:
+            former = self.path / "results" / former_slug(checkpoint)
+            if former.name == slug(checkpoint):
+                continue
+            for file in sorted(former.glob("*/results_*.json")):
+                place = self.result_folder(checkpoint, file.parent.name)
+                result = _read(file)
+                if result and is_of(result, checkpoint) and not place.is_dir():
+                    with contextlib.suppress(OSError):  # otherwise it is measured again
+                        place.mkdir(parents=True)
+                        file.rename(place / file.name)
+                        file.parent.rmdir()
+                        former.rmdir()
 
     def save(self, checkpoint: Checkpoint, task: str, inputs: Mapping[str, Any], data: dict[str, Any]) -> Path:
         """Write a result and rename the one it replaces.

@@ -26,7 +26,7 @@ from longshort.sweep.store.fingerprint import (
     sources,
     versions,
 )
-from longshort.sweep.store.folder import HASHES, MARK, Folder, Saved, slug
+from longshort.sweep.store.folder import HASHES, MARK, Folder, Saved, former_slug, is_of, slug
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
         }
         item = Item(checkpoint, inputs)
         for task in checkpoint.tasks:
-            result = saved.get((slug(checkpoint), task))
+            result = _result(saved, checkpoint, task)
             reason = None if result is None else why_invalid(result.inputs, inputs[task])
             if result is not None and reason is None:
                 item.done.append(task)
@@ -133,6 +133,12 @@ def why_invalid(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
         else:
             reasons.append(f"{name} was {old}, is {new}")
     return "; ".join(reasons) or None
+
+
+def _result(saved: Mapping[tuple[str, str], Saved], checkpoint: Checkpoint, task: str) -> Saved | None:
+    """The current result, or that of version 0.1.0, which a sweep will move."""
+    former = saved.get((former_slug(checkpoint), task))
+    return saved.get((slug(checkpoint), task)) or (former if former and is_of(former, checkpoint) else None)
 
 
 def _inputs(

@@ -1,0 +1,208 @@
+"""From one results file to rows of the tidy table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longshort.results.model_args import (
+    ADDED,
+    CHECKPOINT,
+    PRECISION,
+    SETTINGS,
+    as_text,
+    identity_args,
+    normal_path,
+    parse_model_args,
+    plain_dtype,
+    variant_suffix,
+)
+from longshort.results.source import Source
+
+TASK_PREFIXES = ("longshort_", "longshort-")
+END_OF_INTEGERS = 2**63  # of the table's columns
+NO_NUMBER = ("N/A", "")  # lm-eval's standard error where it cannot compute one
+ABOUT = ("family", "params", "train_tokens", "train_length", "version", "scored", "corpus")  # not settings of a task
+ASKED = ("limit", "gen_kwargs", "system_instruction", "chat_template", "fewshot_as_multiturn", "num_fewshot")
+
+
+@dataclass
+class Row:
+    """One value.
+
+    Attributes:
+        columns: its values by column of the table.
+        base: the checkpoint without its adapter and arguments.
+        precision: its arguments that the name has only where variants differ in them.
+        saved_dtype: what ``dtype=auto`` stood for, where it is recorded.
+        settings: how it was measured, for the note on values that were measured again.
+        has_family: whether the family was given.
+        date: in seconds; 0 before lm-eval 0.4.3, which did not record it.
+    """
+
+    columns: dict[str, Any]
+    base: str
+    precision: dict[str, str]
+    saved_dtype: str
+    settings: dict[str, str]
+    has_family: bool
+    date: float
+
+
+@dataclass
+class Reader:
+    """Reads the numbers of one file, and notes those that are not numbers.
+
+    Attributes:
+        file: where they are.
+        notes: receives one line for each field.
+    """
+
+    file: Path
+    notes: list[str]
+    noted: set[str] = field(default_factory=set)
+
+    def number(self, value: Any, name: str, *, is_value: bool = False) -> int | float | None:
+        """Return a finite number; None, with a note, for anything else but a missing one."""
+        if is_number(value):
+            return value  # type: ignore[no-any-return]
+        is_missing = value is None or value in NO_NUMBER
+        if (is_missing and not is_value) or name in self.noted:
+            return None
+        self.noted.add(name)
+        if isinstance(value, str) and value not in NO_NUMBER:
+            self.notes.append(f"{self.file}: {name} is the text {value!r}, not a number. Skipped.")
+        elif is_value or not isinstance(value, float):  # a standard error that is not finite is missing
+            self.notes.append(f"{self.file}: {name} is {value!r}, not a finite number. Skipped.")
+        return None
+
+    def whole(self, value: Any, name: str) -> int | None:
+        """As `number`, for an integer."""
+        number = self.number(value, name)
+        if number is not None and abs(number) >= END_OF_INTEGERS:
+            raise OverflowError(f"{number} does not fit into a column of integers")
+        return None if number is None else int(number)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_ours(task: str) -> bool:
+    """Whether a task is one of longshort's."""
+    return task.startswith(TASK_PREFIXES)
+
+
+def rows_of(source: Source, task: str, reader: Reader) -> Iterator[Row]:
+    """Yield a row for each metric of a task.
+
+    Raises:
+        ValueError: the file names no model, or is not as lm-eval writes it; as AttributeError, KeyError, TypeError.
+    """
+    data = source.data
+    config = data.get("config") or {}
+    arguments = parse_model_args(config.get("model_args"))
+    metadata = metadata_of(data, task)
+    base = _base(data, arguments, metadata)
+    identity = identity_args({"pretrained": base} | arguments)
+    precision = {name: identity.pop(name) for name in PRECISION if name in identity}
+    added = next((normal_path(as_text(arguments[name])) for name in ADDED if arguments.get(name)), "")
+    about = _about(config, metadata, reader) | {
+        "checkpoint": (f"{base}+{added}" if added else base) + variant_suffix(identity),
+        "revision": config.get("model_revision") or as_text(arguments.get("revision")) or "main",
+        "family": metadata.get("family") or Path(base).name,
+        "task": task,
+        "corpus": metadata.get("corpus") if is_ours(task) else None,  # a run's metadata reaches every task
+    }
+    settings = _settings(data, task, arguments, metadata)
+    saved_dtype = "" if "dtype" in precision else plain_dtype(as_text(config.get("model_dtype")))
+    date = reader.number(data.get("date"), "date") or 0
+    for values in _metrics(data, task, metadata, reader, base):
+        yield Row(about | values, base, precision, saved_dtype, settings, bool(metadata.get("family")), date)
+
+
+def metadata_of(data: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return a task's own metadata; a group has none in lm-eval's results and takes that of its first member."""
+    configs, groups = data.get("configs") or {}, data.get("group_subtasks") or {}
+    while task not in configs and groups.get(task):
+        task = groups[task][0]
+    return (configs.get(task) or {}).get("metadata") or {}
+
+
+def _base(data: Mapping[str, Any], arguments: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    names = [arguments.get("pretrained"), metadata.get("pretrained"), data.get("model_name")]
+    names += [arguments.get(name) for name in CHECKPOINT]
+    name = next((name for name in names if name), None)
+    if name is None:
+        raise ValueError("the file names no model")
+    return normal_path(str(name))  # of lm_eval's ./name and of `longshort eval`'s name one checkpoint
+
+
+def _about(config: Mapping[str, Any], metadata: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
+    counted = reader.whole(config.get("model_num_parameters"), "config.model_num_parameters")
+    params = reader.whole(metadata.get("params"), "params") or counted
+    return {
+        "params": None if params == -1 else params,  # lm-eval's "cannot tell"
+        "train_tokens": reader.whole(metadata.get("train_tokens"), "train_tokens"),
+        "train_length": reader.whole(metadata.get("train_length"), "train_length"),
+    }
+
+
+def _metrics(
+    data: Mapping[str, Any], task: str, metadata: Mapping[str, Any], reader: Reader, base: str
+) -> Iterator[dict[str, Any]]:
+    metrics = data["results"][task]
+    # Of a group lm-eval counts per metric itself; its members' counts are theirs.
+    counts = metrics.get("sample_count")
+    if counts is None:
+        counts = {f"{name},none": n for name, n in ((metadata.get("scored") or {}).get("documents") or {}).items()}
+    effective = (data.get("n-samples") or {}).get(task, {}).get("effective")
+    for key, value in metrics.items():
+        name, comma, filter_name = key.partition(",")
+        if not comma or name.endswith("_stderr"):
+            continue
+        if name.isdigit() and value == -1:  # lm-eval's RULER for a length that was not asked for
+            continue
+        if reader.number(value, f"{key} of {task} ({base})", is_value=True) is None:
+            continue
+        metric, length = _split_length(name) if is_ours(task) else (name if filter_name == "none" else key, None)
+        yield {
+            "metric": metric,
+            "length": length,
+            "value": value,
+            "stderr": reader.number(
+                metrics.get(f"{name}_stderr,{filter_name}"), f"{name}_stderr,{filter_name} of {task} ({base})"
+            ),
+            "n": reader.whole(counts.get(key, effective), f"number of documents of {key} of {task} ({base})"),
+        }
+
+
+def _settings(
+    data: Mapping[str, Any], task: str, arguments: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> dict[str, str]:
+    """How a task was evaluated, apart from its model: two values of one model may differ in it."""
+    config = data.get("config") or {}
+    found = {name: arguments[name] for name in SETTINGS if name in arguments}
+    found |= {name: value for name, value in metadata.items() if name not in (*ABOUT, *arguments)}
+    found |= {
+        name: (data.get("n-shot") or {}).get(task) if name == "num_fewshot" else config.get(name) for name in ASKED
+    }
+    found["backend"] = config.get("model")
+    texts = {name: as_text(value) for name, value in found.items()}
+    return {name: _digest(text) if len(text) > 40 else text for name, text in texts.items() if text}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:8]
+
+
+def _split_length(name: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(.+)@(\d{1,15})", name)
+    return (match[1], int(match[2])) if match else (name, None)

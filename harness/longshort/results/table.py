@@ -1,0 +1,184 @@
+"""Results files to the tidy table, with its provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longshort.errors import UserError
+from longshort.results.rows import Reader, Row, is_ours, rows_of
+from longshort.results.source import Source, find_files, load, not_results
+from longshort.results.variants import IDENTITY, name_precisions, notes_on
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+# The tidy table: one row per checkpoint × task × metric × length. pandas' nullable types, so that a missing
+# integer stays an integer column; the table's columns are these, in this order.
+COLUMNS = {
+    "checkpoint": "string",
+    "revision": "string",
+    "family": "string",
+    "params": "Int64",
+    "train_tokens": "Int64",
+    "train_length": "Int64",
+    "task": "string",
+    "corpus": "string",
+    "metric": "string",
+    "length": "Int64",
+    "value": "float64",
+    "stderr": "float64",
+    "n": "Int64",
+}
+SHOWN = 3  # names in a note
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The content of a folder of results, and its provenance.
+
+    Attributes:
+        table: the tidy table of `read_results`.
+        files: SHA-256 of each file that was used, by its path below the folder.
+        corpora: the documents each corpus stood for (task, source, revision, split, SHA-256, and which of their tokens
+            are the fixed targets), by its name.
+        versions: of tasks, lm-eval and transformers, as the files record them.
+        notes: what was skipped or measured more than once, one line each.
+    """
+
+    table: pd.DataFrame
+    files: dict[str, str]
+    corpora: dict[str, list[dict[str, Any]]]
+    versions: dict[str, list[str]]
+    notes: list[str]
+
+
+def read_results(
+    folder_or_files: str | Path | Iterable[str | Path], *, strict: bool = False, every_task: bool = False
+) -> pd.DataFrame:
+    """Read lm-eval's results files into the tidy table, one row per checkpoint × task × metric × length.
+
+    Where a checkpoint and revision have several results for one task, corpus, metric and length, the newest counts.
+    A file that cannot be read is skipped, and so is a value that is not finite. All three are reported through
+    ``logging``.
+
+    Args:
+        folder_or_files: a folder, searched at any depth for JSON files of lm-eval, whatever their names; or results
+            files.
+        strict: raise for a file that cannot be read instead of skipping it.
+        every_task: also the results of other tasks than longshort's.
+
+    Returns:
+        A table with the columns and types of `COLUMNS`. A checkpoint is its ``pretrained`` model argument
+        (``BASE+ADAPTER`` with a PEFT adapter or delta weights), with the other arguments that can change the model
+        (``BASE+load_in_4bit=True``); ``dtype`` and ``attn_implementation`` only where one was measured with several.
+        ``length`` is in tokens, missing for metrics
+        that have none; such a metric keeps its whole name (``score@0-4k``, ``sce_between@1024-2048``), and so
+        does every metric of another task, with its filter if it has one (``exact_match,strict-match``).
+        ``stderr`` is NaN where lm-eval gives none.
+
+    Raises:
+        UserError: no folder, no results of a longshort task in it, or with `strict` a damaged file.
+    """
+    reading = read(folder_or_files, strict=strict, every_task=every_task)
+    for note in reading.notes:
+        logger.warning("%s", note)
+    return reading.table
+
+
+def read(
+    folder_or_files: str | Path | Iterable[str | Path], *, strict: bool = False, every_task: bool = False
+) -> Reading:
+    """As `read_results`, with the table's provenance; notes are returned and not logged.
+
+    Raises:
+        UserError: as there.
+    """
+    import pandas as pd
+
+    files = find_files(folder_or_files)
+    is_folder = isinstance(folder_or_files, (str, Path)) and Path(folder_or_files).is_dir()
+    reading = Reading(pd.DataFrame(), {}, {}, {}, [])
+    rows: list[Row] = []
+    damaged: list[str] = []
+    others: list[str] = []
+    for name, file in files.items():
+        try:
+            source = load(file, is_given=not is_folder)
+            if source is None:
+                others.append(file.name)
+            else:
+                rows += _read_one(name, source, every_task, reading)
+        except UserError as error:
+            damaged.append(str(error))
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # JSON, but not as lm-eval writes it
+            damaged.append(str(not_results(file)))
+    if damaged and strict:
+        raise UserError(damaged[0] + (f" {len(damaged) - 1} more files are damaged." if damaged[1:] else ""), "data")
+    if not any(is_ours(row.columns["task"]) for row in rows):
+        where = folder_or_files if isinstance(folder_or_files, (str, Path)) else "the list of files"
+        why = "".join(f"{problem} " for problem in [*damaged, *reading.notes, *_note_on_others(others)][:1])
+        if damaged and len(files) == 1 and not is_folder:
+            raise UserError(damaged[0], "data")
+        raise UserError(
+            f"No result of a longshort_* task in {where} ({len(files) - len(others)} results files, {len(damaged)} of "
+            f"them not usable). {why}Run 'longshort eval', or lm_eval with --output_path, first.",
+            "data" if damaged else "not_found",
+        )
+    reading.notes[:0] = [f"{problem} Skipped." for problem in damaged]
+    name_precisions(rows)
+    reading.notes.extend([*_note_on_others(others), *notes_on(rows)])
+    rows.sort(key=lambda row: row.date)
+    table = pd.DataFrame([row.columns for row in rows])[list(COLUMNS)].astype(COLUMNS)
+    identity = list(IDENTITY)
+    newest = table.drop_duplicates(identity, keep="last").sort_values(identity, ignore_index=True)
+    return replace(reading, table=newest, notes=[" ".join(note.splitlines()) for note in reading.notes])
+
+
+def _read_one(name: str, source: Source, every_task: bool, reading: Reading) -> list[Row]:
+    """The rows of one file; its provenance is added to `reading`."""
+    reader = Reader(source.file, reading.notes)
+    tasks = [task for task in source.data["results"] if every_task or is_ours(task)]
+    rows = [row for task in tasks for row in rows_of(source, task, reader)]
+    if rows:
+        _record_origins(source.data, tasks, reading)
+        reading.files[name] = hashlib.sha256(source.content).hexdigest()
+    return rows
+
+
+def _note_on_others(names: list[str]) -> list[str]:
+    """One line that counts the JSON files that are not results."""
+    if not names:
+        return []
+    shown = ", ".join(list(dict.fromkeys(names))[:SHOWN])
+    more = ", …" if len(set(names)) > SHOWN else ""
+    return [f"{len(names)} other JSON files ({shown}{more}) are not results of lm-eval and were not read."]
+
+
+def _record_origins(data: dict[str, Any], tasks: Iterable[str], reading: Reading) -> None:
+    """Add what one file says of its documents and versions, once each."""
+    found = {name: data.get(name) for name in ("lm_eval_version", "transformers_version")}
+    versions = data.get("versions") or {}
+    for task in tasks:
+        found[task] = versions.get(task)
+        metadata = (data["configs"].get(task) or {}).get("metadata") or {}  # a group read nothing itself
+        scored = metadata.get("scored")
+        if scored:
+            origin = {"task": task} | {name: scored.get(name) for name in ("source", "revision", "split", "sha256")}
+            if metadata.get("lengths") and metadata.get("tail_tokens"):
+                origin["fixed_targets"] = f"the last {metadata['tail_tokens']} of {max(metadata['lengths']) + 1} tokens"
+            _add(reading.corpora, str(metadata.get("corpus")), origin)
+    for name, version in found.items():
+        if version is not None:
+            _add(reading.versions, name, str(version))
+
+
+def _add(known: dict[str, list[Any]], name: str, value: Any) -> None:
+    if value not in known.setdefault(name, []):
+        known[name].append(value)
