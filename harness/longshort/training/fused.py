@@ -93,7 +93,7 @@ def add_fused_loss(model: nn.Module, tokens: Tensor) -> bool:
         if lm_head.backbone is None:
             return False
         parameters, is_linear = _lm_head_parameters(model, lm_head, probe)
-    model.__dict__[FUSED] = _Fused(model.__dict__.get("forward"), model.forward, lm_head, parameters, is_linear)
+    model.__dict__[FUSED] = _Fused(model.forward, lm_head, parameters, is_linear)
 
     @functools.wraps(type(model).forward)  # generation reads the signature
     def forward(self: nn.Module, *args: Any, fused_loss: FusedLoss | None = None, **inputs: Any) -> Any:
@@ -106,21 +106,10 @@ def add_fused_loss(model: nn.Module, tokens: Tensor) -> bool:
     return True
 
 
-def remove_fused_loss(model: nn.Module) -> None:
-    """Undo `add_fused_loss`, once nothing wraps the model's forward any more."""
-    model = without_adapter(model)
-    fused: _Fused | None = model.__dict__.pop(FUSED, None)
-    if fused is not None:
-        del model.forward
-        if fused.replaced is not None:
-            model.forward = fused.replaced
-
-
 @dataclass
 class _Fused:
     """State of a model that can compute the loss."""
 
-    replaced: Callable[..., Any] | None  # a forward of the instance that ours took the place of
     original: Callable[..., Any]
     lm_head: LMHead
     parameters: list[tuple[nn.Module, str]]  # by name: FSDP puts other tensors there during a forward
