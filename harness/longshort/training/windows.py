@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +130,7 @@ def _why_none(corpus: Corpus, length: int, reading: Reading, joined: bool) -> st
     )
 
 
+@dataclass(eq=False)
 class WindowPairs(IterableDataset[dict[str, Any]]):
     """The windows of every sequence of a run, in the order of training.
 
@@ -168,40 +169,30 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
         UserError: documents are to be joined, and the tokenizer has no EOS.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        train_length: int,
-        max_extra: int,
-        windows: int,
-        steps: int,
-        sequences_per_step: int,
-        seed: int,
-        bos_token_id: int | None,
-        cross_documents: bool = False,
-        positions: Callable[[np.random.Generator], tuple[int, Tensor]] | None = None,
-    ) -> None:
-        if cross_documents and tokenizer.eos_token_id is None:
+    corpus: Corpus
+    tokenizer: PreTrainedTokenizerBase
+    _: KW_ONLY
+    train_length: int
+    max_extra: int
+    windows: int
+    steps: int
+    sequences_per_step: int
+    seed: int
+    bos_token_id: int | None
+    cross_documents: bool = False
+    positions: Callable[[np.random.Generator], tuple[int, Tensor]] | None = None
+    reading: Reading = field(default_factory=Reading, init=False)
+
+    def __post_init__(self) -> None:
+        if self.cross_documents and self.tokenizer.eos_token_id is None:
             raise UserError(
                 "--cross-documents joins documents with EOS, and the tokenizer has none. "
                 "Omit it, or use a tokenizer with an EOS token.",
                 "setting",
                 "cross_documents",
             )
-        self.corpus = corpus
-        self.tokenizer = tokenizer
-        self.train_length = train_length
-        self.sequence_length = train_length + max_extra
-        self.windows = windows
-        self.sequences_per_step = sequences_per_step
-        self.seed = seed
-        self.bos_token_id = bos_token_id
-        self.cross_documents = cross_documents
-        self.positions = positions
-        self.reading = Reading()
-        self.extras = np.random.default_rng([seed, 1]).integers(1, max_extra, size=steps, endpoint=True)
+        self.sequence_length = self.train_length + self.max_extra
+        self.extras = np.random.default_rng([self.seed, 1]).integers(1, self.max_extra, size=self.steps, endpoint=True)
 
     def __len__(self) -> int:
         return len(self.extras) * self.sequences_per_step
