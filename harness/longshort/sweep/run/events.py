@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import get_args
 
 from longshort.errors import Kind
 
@@ -89,23 +90,12 @@ class Exit:
 
 
 Event = Starting | Loading | Loaded | Started | Result | Failed | Log | Note | Exit
-CLASSES: dict[str, type[Event]] = {
-    "starting": Starting,
-    "loading": Loading,
-    "loaded": Loaded,
-    "started": Started,
-    "result": Result,
-    "failed": Failed,
-    "log": Log,
-    "note": Note,
-    "exit": Exit,
-}
-NAMES = {event_class: name for name, event_class in CLASSES.items()}
+CLASSES: dict[str, type[Event]] = {event_class.__name__.lower(): event_class for event_class in get_args(Event)}
 
 
 def to_line(event: Event) -> str:
     """Return an event as `parse` reads it."""
-    return json.dumps({"event": NAMES[type(event)], **asdict(event)}) + "\n"
+    return json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) + "\n"
 
 
 def parse(line: str | bytes) -> Event:
