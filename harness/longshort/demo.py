@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from longshort.devices import available_cpus
 from longshort.errors import UserError
 from longshort.settings import Checkpoint, Resources
-from longshort.sweep.run.engines.local import available_cpus
 from longshort.training.config import TrainConfig
 from longshort.training.extension.options import Extension
 from longshort.training.presets import preset
