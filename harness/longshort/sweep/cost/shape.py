@@ -53,13 +53,8 @@ class Shape:
     backbone: int
 
 
-def shape_of(checkpoint: Checkpoint) -> Shape:
-    """Return the shape in its config, or else the usual shape for its number of parameters. Never downloads."""
-    return shape_from(checkpoint, read_config(checkpoint))
-
-
-def shape_from(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shape:
-    """Return the same for a config that has been read; empty if there is none."""
+def shape_of(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shape:
+    """Return the shape in its config, from `read_config`, or else the usual shape for its number of parameters."""
     hidden, layers = whole(config, HIDDEN), whole(config, LAYERS)
     if not hidden or not layers:
         return _usual(checkpoint)
@@ -88,7 +83,10 @@ def shape_from(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shape:
 
 
 def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return its config.json, with the text model's settings where nested; empty if missing or damaged."""
+    """Return its config.json, with the text model's settings where nested; empty if missing or damaged.
+
+    Never downloads.
+    """
     path = Path(checkpoint.pretrained) / "config.json" if checkpoint.is_local else _cached(checkpoint)
     if path is None:
         return {}
