@@ -26,12 +26,9 @@ def models_table(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
     for result in results:
         config, lengths = result["config"], result["lengths"]
         for index in range(config["seeds"]):
-            part = pd.DataFrame({name: np.array(result[name][index], dtype=np.float64) for name in MEASURES})
-            part.insert(0, "length", lengths)
-            part.insert(0, "seed", config["seed"] + index)
-            part.insert(0, "encoding", config["encoding"])
-            part.insert(0, "task", config["task"])
-            parts.append(part.assign(scale=result["target_scale"]))
+            model = {"task": config["task"], "encoding": config["encoding"], "seed": config["seed"] + index}
+            measured = {name: np.array(result[name][index], dtype=np.float64) for name in MEASURES}
+            parts.append(pd.DataFrame({**model, "length": lengths, **measured, "scale": result["target_scale"]}))
     table: pd.DataFrame = pd.concat(parts, ignore_index=True)
     return table
 
