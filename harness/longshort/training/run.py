@@ -156,7 +156,7 @@ def fit(run: Run, resume_from: Path | None) -> LongShortTrainer:
             trainer.log({f"eval_{name}": value for name, value in values.items()})
         if step in config.save_at:
             snapshot = run.output.with_name(f"{run.output.name}-step{step}")
-            _write(run, trainer, snapshot, run.partial / snapshot.name)
+            write_checkpoint(snapshot, run.partial / snapshot.name, run.base, trainer, run.num_parameters)
 
     trainer.add_callback(AfterStep(after_step))
     with run.attention, _no_loading_bars():
@@ -167,13 +167,9 @@ def fit(run: Run, resume_from: Path | None) -> LongShortTrainer:
 def finish(run: Run, trainer: LongShortTrainer) -> None:
     """Write the finished checkpoint and remove the folder of the work in progress."""
     with _no_loading_bars():
-        _write(run, trainer, run.output, run.partial / "final")
+        write_checkpoint(run.output, run.partial / "final", run.base, trainer, run.num_parameters)
     if run.arguments.should_save:
         shutil.rmtree(run.partial)
-
-
-def _write(run: Run, trainer: LongShortTrainer, folder: Path, work: Path) -> None:
-    write_checkpoint(folder, work, run.config, run.base, trainer, run.dataset, run.num_parameters)
 
 
 def _window_pairs(config: TrainConfig, base: Base) -> WindowPairs:
