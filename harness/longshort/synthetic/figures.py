@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which can be distinguished with any colour vision; each with a line style of its own.
 LOOKS: dict[str, dict[str, Any]] = {
-    "none": {"color": "#000000", "linestyle": "-", "marker": "o"},
-    "learned": {"color": "#E69F00", "linestyle": "--", "marker": "s"},
-    "sinusoidal": {"color": "#009E73", "linestyle": "-.", "marker": "^"},
-    "rope": {"color": "#0072B2", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "D"},
-    "alibi": {"color": "#CC79A7", "linestyle": ":", "marker": "v"},
+    "none": {"label": "none", "color": "#000000", "linestyle": "-", "marker": "o"},
+    "learned": {"label": "learned", "color": "#E69F00", "linestyle": "--", "marker": "s"},
+    "sinusoidal": {"label": "sinusoidal", "color": "#009E73", "linestyle": "-.", "marker": "^"},
+    "rope": {"label": "RoPE", "color": "#0072B2", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "D"},
+    "alibi": {"label": "ALiBi", "color": "#CC79A7", "linestyle": ":", "marker": "v"},
 }
 DPI = 90
-NAMES = {"none": "none", "learned": "learned", "sinusoidal": "sinusoidal", "rope": "RoPE", "alibi": "ALiBi"}
 
 
 def error_by_length(table: pd.DataFrame, train_length: int, task: str, path: Path) -> list[Path]:
@@ -119,7 +118,7 @@ def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Pa
         ):
             for axes, task in zip(panels[row], tasks, strict=True):
                 for encoding, group in models[models["task"] == task].groupby("encoding", sort=False):
-                    look = LOOKS[str(encoding)] | {"linestyle": "", "label": NAMES[str(encoding)]}
+                    look = LOOKS[str(encoding)] | {"linestyle": ""}
                     axes.plot(group[column], group["error_beyond"], **look)
                 axes.set(yscale="log", xlabel=f"misalignment {where}")
                 axes.locator_params(axis="x", nbins=4)
@@ -134,7 +133,7 @@ def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Pa
 def _lines(axes: Axes, part: pd.DataFrame, column: str) -> None:
     for encoding in [name for name in ENCODINGS if name in set(part["encoding"])]:
         line = part[part["encoding"] == encoding]
-        look = LOOKS[encoding] | {"label": NAMES[encoding], "linewidth": 1.5, "markersize": 4}
+        look = LOOKS[encoding] | {"linewidth": 1.5, "markersize": 4}
         axes.plot(line["length"], line[column], markevery=(ENCODINGS.index(encoding), 10), **look)
         bounds = [line[f"{column}_{end}"].to_numpy(float) for end in ("lo", "hi")]
         axes.fill_between(line["length"], *bounds, color=look["color"], alpha=0.18, linewidth=0)

@@ -65,11 +65,7 @@ def run_study(config: StudyConfig, out: Path, device: str = "cpu", workers: int 
 
 
 def run_setting(
-    config: StudyConfig,
-    task: str,
-    encoding: str,
-    device: str = "cpu",
-    advance: Callable[[int], object] = lambda steps: None,
+    config: StudyConfig, task: str, encoding: str, device: str, advance: Callable[[int], object]
 ) -> dict[str, Any]:
     """Train and measure the models of one setting.
 
