@@ -43,12 +43,9 @@ LARGE_LOGIT = 1000.0  # shows soft caps in a probe
 class FusedLoss:
     """Which loss a forward returns, with windows A, then windows B, on the batch axis; see `TrainConfig`."""
 
-    extra: int
-    """How many tokens later window B starts."""
-    special: int
-    """Tokens at each window's start that the tokenizer put there, as BOS."""
-    alpha: float
-    """Weight of the misalignment; with 0 it is measured, but gives no gradient."""
+    extra: int  # how many tokens later window B starts
+    special: int  # tokens at each window's start that the tokenizer put there, as BOS
+    alpha: float  # weight of the misalignment; with 0 it is measured, but gives no gradient
     windows: int = 2
     positions: Positions = "overlap"
     divergence: Divergence = "sce"
@@ -58,16 +55,11 @@ class FusedLoss:
 class LossParts(NamedTuple):
     """Scalars in nats; only ``loss`` carries a gradient. One window has no misalignment: then those are None."""
 
-    loss: Tensor
-    """cross_entropy + α · misalignment."""
-    cross_entropy: Tensor
-    """Mean over all next-token targets of all windows."""
-    misalignment: Tensor | None
-    """Mean over pairs of positions, as the next two."""
-    entropy: Tensor | None
-    """H(p) + H(q)."""
-    jeffreys: Tensor | None
-    """KL(p‖q) + KL(q‖p)."""
+    loss: Tensor  # cross_entropy + α · misalignment
+    cross_entropy: Tensor  # mean over all next-token targets of all windows
+    misalignment: Tensor | None  # mean over pairs of positions, as the next two
+    entropy: Tensor | None  # H(p) + H(q)
+    jeffreys: Tensor | None  # KL(p‖q) + KL(q‖p)
 
 
 def add_fused_loss(model: nn.Module, tokens: Tensor) -> bool:

@@ -34,33 +34,19 @@ from longshort.training.windows import WindowPairs, collate
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to train.
+    """A run that is ready to train."""
 
-    Attributes:
-        config: the resolved settings.
-        output: folder of the finished checkpoint.
-        partial: folder of the work in progress.
-        arguments: of the Trainer.
-        base: config and tokenizer that the run starts from.
-        dataset: the training windows.
-        model: the model to train, with its adapters.
-        num_parameters: of the model without adapters.
-        attention: context in which the model trains.
-        eval_tokens: held-out documents, if there are evaluations  # [D, N]
-        eval_lengths: context lengths to evaluate.
-    """
-
-    config: TrainConfig
-    output: Path
-    partial: Path
+    config: TrainConfig  # resolved
+    output: Path  # folder of the finished checkpoint
+    partial: Path  # folder of the work in progress
     arguments: TrainingArguments
     base: Base
     dataset: WindowPairs
-    model: nn.Module
-    num_parameters: int
-    attention: AbstractContextManager[None]
-    eval_tokens: Tensor | None
-    eval_lengths: tuple[int, ...]
+    model: nn.Module  # with its adapters
+    num_parameters: int  # without adapters
+    attention: AbstractContextManager[None]  # in which the model trains
+    eval_tokens: Tensor | None  # held-out documents, if there are evaluations  # [D, N]
+    eval_lengths: tuple[int, ...]  # context lengths to evaluate
 
 
 def train(config: TrainConfig, *, progress: bool = True) -> Path:
@@ -95,12 +81,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
 
 
 def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
-    """Load and check everything that a run needs, without writing anything.
-
-    Args:
-        config: the resolved settings.
-        output: folder of the finished checkpoint.
-        progress: show a progress bar and messages.
+    """Load and check everything that a run needs, without writing anything; `progress` also shows messages.
 
     Raises:
         UserError: a base, tokenizer or corpus cannot be read, or does not fit.

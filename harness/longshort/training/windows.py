@@ -33,10 +33,7 @@ class Reading:
 
     num_documents: int = 0
     num_sequences: int = 0
-    longest: int = 0
-    """Tokens of the longest document; of all of them where they are joined."""
-    is_complete: bool = False
-    """Whether the corpus was read to its end."""
+    longest: int = 0  # tokens of the longest document; of all of them where they are joined
     _digest: Any = field(default_factory=hashlib.sha256)
 
     @property
@@ -92,7 +89,6 @@ def read_sequences(
             break
     if reading.num_sequences == 0:
         raise UserError(_why_none(corpus, length, reading, cross_documents), "text", "corpus")
-    reading.is_complete = True
 
 
 def tokens_of(text: str, tokenizer: PreTrainedTokenizerBase, *, with_eos: bool = False) -> Iterator[NDArray[np.int32]]:
