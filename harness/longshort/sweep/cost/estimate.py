@@ -23,23 +23,14 @@ USUAL_BYTES = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of some tasks of one checkpoint.
+    """The cost of some tasks of one checkpoint."""
 
-    Attributes:
-        forward_tokens: tokens read in all forward passes.
-        flops: of all forward passes and of the LM head.
-        weight_bytes: of the loaded weights.
-        activation_bytes: maximum in addition to the weights.
-        hours: on one GPU, with start-up and loading.
-        assumed: assumptions about what is not known, a sentence each.
-    """
-
-    forward_tokens: int
-    flops: float
-    weight_bytes: int
-    activation_bytes: int
-    hours: float
-    assumed: tuple[str, ...]
+    forward_tokens: int  # read in all forward passes
+    flops: float  # of all forward passes and of the LM head
+    weight_bytes: int  # of the loaded weights
+    activation_bytes: int  # maximum in addition to the weights
+    hours: float  # on one GPU, with start-up and loading
+    assumed: tuple[str, ...]  # assumptions about what is not known, a sentence each
 
 
 def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:

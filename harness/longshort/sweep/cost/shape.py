@@ -34,23 +34,15 @@ MOST = 10**15  # a greater number means that the config is damaged
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a decoder-only transformer.
+    """Sizes of a decoder-only transformer."""
 
-    Attributes:
-        parameters: all of them, embeddings included.
-        layers, hidden, intermediate, vocabulary: of the config; of a mixture of experts, `intermediate` is the
-            width of all experts that process one token.
-        known: False where they are guessed.
-        backbone: parameters that every token is multiplied with, without embeddings and LM head.
-    """
-
-    parameters: int
+    parameters: int  # all of them, embeddings included
     layers: int
     hidden: int
-    intermediate: int
+    intermediate: int  # of a mixture of experts, the width of all experts that process one token
     vocabulary: int
-    known: bool
-    backbone: int
+    known: bool  # False where they are guessed
+    backbone: int  # parameters that every token is multiplied with, without embeddings and LM head
 
 
 def shape_of(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shape:

@@ -36,19 +36,12 @@ class Started:
 
 @dataclass(frozen=True)
 class Result:
-    """A task is done.
-
-    Attributes:
-        task: its name.
-        seconds: how long it took.
-        text: the results file, as JSON.
-        notes: why values are missing from it.
-    """
+    """A task is done."""
 
     task: str
-    seconds: float
-    text: str
-    notes: list[str] = field(default_factory=list)
+    seconds: float  # how long it took
+    text: str  # the results file, as JSON
+    notes: list[str] = field(default_factory=list)  # why values are missing from it
 
 
 @dataclass(frozen=True)
@@ -76,17 +69,11 @@ class Note:
 
 @dataclass(frozen=True)
 class Exit:
-    """The worker has ended; the last event of every attempt.
+    """The worker has ended; the last event of every attempt."""
 
-    Attributes:
-        code: exit status; below 0 the signal that ended it; None where the engine lost it.
-        stopped: why the engine stopped it: "timeout" or "interrupted".
-        message: why the engine lost it.
-    """
-
-    code: int | None
-    stopped: str | None = None
-    message: str | None = None
+    code: int | None  # exit status; below 0 the signal that ended it; None where the engine lost it
+    stopped: str | None = None  # why the engine stopped it: "timeout" or "interrupted"
+    message: str | None = None  # why the engine lost it
 
 
 Event = Starting | Loading | Loaded | Started | Result | Failed | Log | Note | Exit
