@@ -10,17 +10,11 @@ from longshort.errors import UserError
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card.
+    """A card."""
 
-    Attributes:
-        flops_per_second: dense bf16 FLOP/s at the peak.
-        memory: bytes.
-        bandwidth: bytes per second from memory.
-    """
-
-    flops_per_second: float
-    memory: int
-    bandwidth: float
+    flops_per_second: float  # dense bf16 FLOP/s at the peak
+    memory: int  # bytes
+    bandwidth: float  # bytes per second from memory
 
 
 # A name that contains another's comes before it, since cards are found by what their full name contains.

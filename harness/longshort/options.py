@@ -24,21 +24,13 @@ READ_BY_TYPER = (str, int, float, bool, Path)
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One field of a settings class.
-
-    Attributes:
-        name: of the field.
-        type: without `None` and `Annotated`, as `tuple[int, ...]`.
-        help: one sentence.
-        default: what the class takes where nothing is given.
-        is_required: whether it has no default.
-    """
+    """One field of a settings class."""
 
     name: str
-    type: Any
-    help: str
-    default: Any = None
-    is_required: bool = False
+    type: Any  # without `None` and `Annotated`, as `tuple[int, ...]`
+    help: str  # one sentence
+    default: Any = None  # what the class takes where nothing is given
+    is_required: bool = False  # whether it has no default
 
     @property
     def is_text(self) -> bool:
