@@ -92,8 +92,9 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
     with _no_loading_bars():
         base = load_base(config)
     dataset = _window_pairs(config, base)
+    is_sparse = config.extension == "longqlora"
     groups = (config.extension_options or {}).get("groups", OPTIONS["longqlora"]["groups"])
-    if config.extension == "longqlora":
+    if is_sparse:
         check_groups(config.train_length, groups)
     eval_tokens = _evaluation_tokens(config, base)
     quantize = _quantizes(config, shows_messages)
@@ -103,8 +104,7 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
         if config.gradient_checkpointing:
             _checkpoint_gradients(model)
     num_parameters = model.num_parameters()
-    sparse = config.extension == "longqlora"
-    attention = shifted_sparse_attention(model, groups) if sparse else nullcontext()
+    attention = shifted_sparse_attention(model, groups) if is_sparse else nullcontext()
     trained: Any = model
     if config.rank_of_adapters:
         torch.manual_seed(config.seed)

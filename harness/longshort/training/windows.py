@@ -143,24 +143,6 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
     loss, the number of windows or of steps. So baselines read the same tokens, and a resumed run goes on with those
     that are next.
 
-    Args:
-        corpus: documents to train on.
-        tokenizer: the model's.
-        train_length: T.
-        max_extra: the greatest e.
-        windows: 2, or 1 for window A alone.
-        steps: optimizer steps.
-        sequences_per_step: over all micro-batches and processes.
-        seed: of order and e.
-        bos_token_id: replaces the first token each window reads, where the tokenizer prepends it by default.
-            It is no target, and window B's first position, which then ends in BOS, is not compared with A's.
-        cross_documents: join documents with EOS.
-        positions: for CLEX, what draws a step's t and positions [T]; items then have ``clex_t`` and
-            ``clex_positions``, the same in the whole step.
-
-    Attributes:
-        reading: what the first pass has read so far, or all it read.
-
     Raises:
         UserError: documents are to be joined, and the tokenizer has no EOS.
     """
@@ -168,16 +150,19 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
     corpus: Corpus
     tokenizer: PreTrainedTokenizerBase
     _: KW_ONLY
-    train_length: int
-    max_extra: int
-    windows: int
-    steps: int
-    sequences_per_step: int
-    seed: int
+    train_length: int  # T
+    max_extra: int  # the greatest e
+    windows: int  # 2, or 1 for window A alone
+    steps: int  # of the optimizer
+    sequences_per_step: int  # over all micro-batches and processes
+    seed: int  # of order and e
+    # Replaces the first token each window reads, where the tokenizer prepends it by default. It is no target, and
+    # window B's first position, which then ends in BOS, is not compared with A's.
     bos_token_id: int | None
-    cross_documents: bool = False
+    cross_documents: bool = False  # join documents with EOS
+    # For CLEX, what draws a step's t and positions [T]; items then have ``clex_t`` and ``clex_positions``.
     positions: Callable[[np.random.Generator], tuple[int, Tensor]] | None = None
-    reading: Reading = field(default_factory=Reading, init=False)
+    reading: Reading = field(default_factory=Reading, init=False)  # what the first pass has read so far
 
     def __post_init__(self) -> None:
         if self.cross_documents and self.tokenizer.eos_token_id is None:
