@@ -1,4 +1,4 @@
-"""Figures of the study, each as PNG and SVG."""
+"""Figures of the study from the tables of `longshort.synthetic.summary`, each as PNG and SVG; lengths are in bits."""
 
 from __future__ import annotations
 
@@ -28,16 +28,10 @@ DPI = 90
 
 
 def error_by_length(table: pd.DataFrame, train_length: int, task: str, path: Path) -> list[Path]:
-    """Draw squared error against length on a logarithmic axis, a line per position encoding.
+    """Draw squared error against length on a logarithmic axis, a line per position encoding, from `by_length`'s table.
 
     Lines are geometric means over seeds, bands 95 % t-intervals of the logarithm. The training range is shaded;
     the mean task has the error of the constant ½ as well.
-
-    Args:
-        table: as of `longshort.synthetic.summary.by_length`.
-        train_length: in bits.
-        task: name of the task.
-        path: without suffix.
     """
     part = table[table["task"] == task]
     with style():
@@ -102,12 +96,7 @@ def misalignment_by_length(table: pd.DataFrame, train_length: int, path: Path) -
 def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
     """Draw misalignment against the error beyond training, a point per model, a column per task.
 
-    Above the misalignment at the training length, below its mean over longer lengths.
-
-    Args:
-        models: as of `longshort.synthetic.summary.one_row_per_model`.
-        train_length: in bits.
-        path: without suffix.
+    Above the misalignment at the training length, below its mean over longer lengths; from `one_row_per_model`'s table.
     """
     tasks = list(models["task"].unique())
     with style():

@@ -30,14 +30,7 @@ MARKDOWN_LENGTHS = (1, 5, 10, 11, 15, 20, 30, 50, 100, 200, 500)
 def write_report(
     config: StudyConfig, results: Sequence[dict[str, Any]], out: Path, command: str, wall_seconds: float
 ) -> None:
-    """Write tables, figures and study.json to `out`.
-
-    Args:
-        config: of the study.
-        results: as of `longshort.synthetic.study.run_study`.
-        out: the study's folder.
-        command: how to repeat it.
-        wall_seconds: how long this run took.
+    """Write the tables and figures of `run_study`'s results to `out`, and study.json: `command` repeats the study.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
