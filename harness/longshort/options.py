@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass
 
 from longshort.errors import UserError
-from longshort.settings.definition import SHOWN, problem_in
+from longshort.settings.definition import SHOWN
 
 READ_BY_TYPER = (str, int, float, bool, Path)
 
@@ -181,5 +181,6 @@ def _parse(setting: Setting, text: str) -> Any:
         return adapter.validate_json(text)
     except ValidationError as error:
         shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-        message = f"{_flag(setting)}: '{shown}' {problem_in(error).text}."
+        wanted = "a list of values separated by commas" if setting.is_list else "a JSON object"
+        message = f"{_flag(setting)}: '{shown}' is not {wanted}: {error.errors(include_url=False)[0]['msg']}."
         raise UserError(message, "usage", setting.name) from error
