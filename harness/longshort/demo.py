@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from longshort.devices import available_cpus
 from longshort.errors import UserError
 from longshort.settings import Checkpoint, Resources
-from longshort.sweep.run.engines.local import available_cpus
 from longshort.training.config import TrainConfig
 from longshort.training.extension.options import Extension
 from longshort.training.presets import preset
@@ -64,31 +64,24 @@ def run_demo(out: Path, scale: Scale | None = None, console: Console | None = No
 
 def training_plan(out: Path, scale: Scale) -> list[TrainConfig]:
     """The base, then its variants: every α and position handling, with the same tokens in the same order."""
-    base = preset(
-        "tiny",
-        output=str(out / "checkpoints" / "base"),
-        alpha=0.0,
-        windows=1,
-        steps=scale.base_steps,
-        global_batch_size=scale.batch_size,
-        batch_size=scale.batch_size,
-    )
+    batch = {"global_batch_size": scale.batch_size, "batch_size": scale.batch_size}
+    folder = out / "checkpoints"
+    base = preset("tiny", output=str(folder / "base"), alpha=0.0, windows=1, steps=scale.base_steps, **batch)
     plan = [base]
     for extension, alpha in product(scale.extensions, scale.alphas):
         name = f"{'plain' if extension == 'none' else extension}-a{alpha:g}"
         plan.append(
             preset(
                 "tiny",
-                output=str(out / "checkpoints" / name),
+                output=str(folder / name),
                 base=base.output,
                 alpha=alpha,
                 extension=extension,
                 factor=None if extension == "none" else FACTOR,
                 steps=scale.steps,
-                global_batch_size=scale.batch_size,
-                batch_size=scale.batch_size,
                 learning_rate=1e-3,
                 seed=1,
+                **batch,
             )
         )
     return plan

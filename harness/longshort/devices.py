@@ -1,7 +1,8 @@
-"""Devices: the GPUs that costs are estimated for, and the check that a named device can be used."""
+"""Devices: the GPUs that costs are estimated for, the available cores, and the check that a device can be used."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from longshort.errors import UserError
@@ -9,17 +10,11 @@ from longshort.errors import UserError
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card.
+    """A card."""
 
-    Attributes:
-        flops_per_second: dense bf16 FLOP/s at the peak.
-        memory: bytes.
-        bandwidth: bytes per second from memory.
-    """
-
-    flops_per_second: float
-    memory: int
-    bandwidth: float
+    flops_per_second: float  # dense bf16 FLOP/s at the peak
+    memory: int  # bytes
+    bandwidth: float  # bytes per second from memory
 
 
 # A name that contains another's comes before it, since cards are found by what their full name contains.
@@ -34,6 +29,11 @@ GPUS: dict[str, Gpu] = {
     "rtx4090": Gpu(165.2e12, 24 * 10**9, 1.008e12),  # NVIDIA Ada white paper; "165.2 | 330.4", float32 sums
     "t4": Gpu(65e12, 16 * 10**9, 0.3e12),  # NVIDIA T4 data sheet, float16: it has no bf16
 }
+
+
+def available_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def require_device(name: str) -> None:

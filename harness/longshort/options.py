@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -14,31 +13,24 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass
 
 from longshort.errors import UserError
+from longshort.settings.definition import SHOWN
 
 READ_BY_TYPER = (str, int, float, bool, Path)
-LONGEST_SHOWN = 60  # characters of a wrong value in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One field of a settings class.
-
-    Attributes:
-        name: of the field.
-        type: without `None` and `Annotated`, as `tuple[int, ...]`.
-        help: one sentence.
-        default: what the class takes where nothing is given.
-        is_required: whether it has no default.
-    """
+    """One field of a settings class."""
 
     name: str
-    type: Any
-    help: str
-    default: Any = None
-    is_required: bool = False
+    type: Any  # without `None` and `Annotated`, as `tuple[int, ...]`
+    help: str  # one sentence
+    default: Any = None  # what the class takes where nothing is given
+    is_required: bool = False  # whether it has no default
 
     @property
     def is_text(self) -> bool:
@@ -181,24 +173,14 @@ def _plain_type(annotation: Any) -> Any:
 
 
 def _parse(setting: Setting, text: str) -> Any:
-    origin = get_origin(setting.type)
-    if origin is tuple:
-        of = get_args(setting.type)[0]
-        try:
-            return tuple(of(part.strip()) for part in text.split(",") if part.strip())
-        except ValueError as error:
-            raise _error(setting, text, f"not a list of {of.__name__} values separated by commas") from error
-    if origin is dict:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise _error(setting, text, f"not valid JSON ({error})") from error
-        if not isinstance(value, dict):
-            raise _error(setting, text, "not a JSON object")
-        return value
-    return text
-
-
-def _error(setting: Setting, text: str, problem: str) -> UserError:
-    shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
-    return UserError(f"{_flag(setting)}: '{shown}' is {problem}.", "usage", setting.name)
+    """A list from a text with commas, a mapping from JSON."""
+    adapter = TypeAdapter(setting.type)
+    try:
+        if setting.is_list:
+            return adapter.validate_python([part.strip() for part in text.split(",") if part.strip()])
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+        wanted = "a list of values separated by commas" if setting.is_list else "a JSON object"
+        message = f"{_flag(setting)}: '{shown}' is not {wanted}: {error.errors(include_url=False)[0]['msg']}."
+        raise UserError(message, "usage", setting.name) from error

@@ -43,11 +43,7 @@ DIRECTIONS = ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -
 
 
 def style(more: dict[Any, Any] | None = None) -> Any:
-    """A context with the shared style, in which figures are drawn and saved.
-
-    Args:
-        more: further matplotlib parameters.
-    """
+    """A context with the shared style, and `more` matplotlib parameters, in which figures are drawn and saved."""
     import matplotlib as mpl
 
     return mpl.rc_context(STYLE | (more or {}))

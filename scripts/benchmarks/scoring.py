@@ -222,7 +222,7 @@ def rates(tokens: int, flops: float, seconds: float) -> dict[str, float | None]:
     """Tokens per second and, on a card whose dense bf16 rate is known, the share of it; else None."""
     import torch
 
-    from longshort.sweep.cost.estimate import GPUS
+    from longshort.devices import GPUS
 
     name = torch.cuda.get_device_name().lower().replace(" ", "") if torch.cuda.is_available() else ""
     peak = next((gpu.flops_per_second for key, gpu in GPUS.items() if key in name), None)

@@ -91,7 +91,6 @@ def test_sequences_cross_no_document(corpus):
     ]
     assert reading.num_documents == 4
     assert reading.num_sequences == 6
-    assert reading.is_complete
     assert reading.sha256 == fingerprint(corpus)
 
 
@@ -100,7 +99,7 @@ def test_no_more_is_read_than_is_asked_for(corpus):
     sequences = read_sequences(corpus, TOKENIZER, LENGTH, reading)
     assert reading.num_documents == 0
     next(sequences)
-    assert (reading.num_documents, reading.num_sequences, reading.is_complete) == (1, 1, False)
+    assert (reading.num_documents, reading.num_sequences) == (1, 1)
     assert reading.sha256 == fingerprint(list(corpus)[:1])
     next(sequences)
     next(sequences)
@@ -256,12 +255,11 @@ def test_the_record_is_of_the_first_pass(monkeypatch):
     dataset = pairs(lengths, steps=1, sequences_per_step=1)
     items = iter(dataset)
     next(items)
-    assert (dataset.reading.num_documents, dataset.reading.is_complete) == (4, False)
+    assert dataset.reading.num_documents == 4
     dataset = pairs(lengths, steps=5, sequences_per_step=3)
     assert len(list(dataset)) == len(dataset) == 15
     assert len(list(dataset)) == 15  # reading again does not count twice
     assert (dataset.reading.num_documents, dataset.reading.num_sequences) == (4, 3)
-    assert dataset.reading.is_complete
     assert dataset.reading.sha256 == fingerprint(dataset.corpus)
 
 

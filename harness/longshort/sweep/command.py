@@ -66,7 +66,7 @@ def sweep_command(
     Each checkpoint runs in its own process, for all its tasks. Interrupted sweeps resume: a rerun evaluates only what
     is missing.
     """
-    from longshort.sweep.cost.estimate import GPUS
+    from longshort.devices import GPUS
     from longshort.sweep.manifest.load import load_manifest
     from longshort.sweep.plan_table import show_plan
     from longshort.sweep.store.folder import Folder
@@ -117,7 +117,8 @@ def _failed_last(items: Sequence[Item], folder: Path) -> list[Item]:
 
 def _sort_by_hours(items: list[Item], gpu: str) -> dict[str, float]:
     """Sort a plan, the longest first, so that no worker waits for it at the end; return the hours by name."""
-    from longshort.sweep.cost.estimate import GPUS, cost_of
+    from longshort.devices import GPUS
+    from longshort.sweep.cost.estimate import cost_of
     from longshort.sweep.store.plan import to_run
 
     def hours(item: Item) -> float:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from longshort.sweep.cost.estimate import GPUS, Cost, cost_of
+from longshort.devices import GPUS
+from longshort.sweep.cost.estimate import Cost, cost_of
 from longshort.sweep.store.plan import Item
 
 COLUMNS = ("done", "to do", "Mtokens", "PFLOP", "GB", "h")

@@ -13,37 +13,21 @@ DENSE, STRIDE = 50, 25  # every length up to 50 is measured, then every 25th
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What a study trains and measures. All lengths are in bits.
-
-    Attributes:
-        tasks: names from `TASKS`.
-        encodings: from `longshort.synthetic.model.ENCODINGS`.
-        seeds: models per setting, with seeds `seed`, `seed` + 1, …
-        seed: the first seed.
-        train_length: training lengths are uniform on 1 … this.
-        max_length: the longest test length.
-        steps: optimizer steps.
-        batch_size: sequences per model and step; each counts at all its prefixes.
-        learning_rate: of Adam, after a linear warm-up over `warmup` steps; a half cosine takes it to 0.
-        warmup: in steps.
-        sequences: test sequences per model.
-        pairs: how many of them are also read from a later start, for the misalignment; at most `sequences`.
-        size: of each model.
-    """
+    """What a study trains and measures. All lengths are in bits."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
     encodings: tuple[str, ...] = ENCODINGS
-    seeds: int = 5
+    seeds: int = 5  # models per setting, with seeds `seed`, `seed` + 1, …
     seed: int = 0
-    train_length: int = 10
-    max_length: int = 50
-    steps: int = 3000
-    batch_size: int = 16
-    learning_rate: float = 3e-3
-    warmup: int = 100
-    sequences: int = 512
-    pairs: int = 128
-    size: Size = field(default_factory=Size)
+    train_length: int = 10  # training lengths are uniform on 1 … this
+    max_length: int = 50  # the longest test length
+    steps: int = 3000  # of the optimizer
+    batch_size: int = 16  # sequences per model and step; each counts at all its prefixes
+    learning_rate: float = 3e-3  # of Adam, after a linear warm-up; a half cosine takes it to 0
+    warmup: int = 100  # in steps
+    sequences: int = 512  # test sequences per model
+    pairs: int = 128  # how many of them are also read from a later start, for the misalignment; at most `sequences`
+    size: Size = field(default_factory=Size)  # of each model
 
     @property
     def lengths(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""Figures of the study, each as PNG and SVG."""
+"""Figures of the study from the tables of `longshort.synthetic.summary`, each as PNG and SVG; lengths are in bits."""
 
 from __future__ import annotations
 
@@ -18,27 +18,20 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which can be distinguished with any colour vision; each with a line style of its own.
 LOOKS: dict[str, dict[str, Any]] = {
-    "none": {"color": "#000000", "linestyle": "-", "marker": "o"},
-    "learned": {"color": "#E69F00", "linestyle": "--", "marker": "s"},
-    "sinusoidal": {"color": "#009E73", "linestyle": "-.", "marker": "^"},
-    "rope": {"color": "#0072B2", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "D"},
-    "alibi": {"color": "#CC79A7", "linestyle": ":", "marker": "v"},
+    "none": {"label": "none", "color": "#000000", "linestyle": "-", "marker": "o"},
+    "learned": {"label": "learned", "color": "#E69F00", "linestyle": "--", "marker": "s"},
+    "sinusoidal": {"label": "sinusoidal", "color": "#009E73", "linestyle": "-.", "marker": "^"},
+    "rope": {"label": "RoPE", "color": "#0072B2", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "D"},
+    "alibi": {"label": "ALiBi", "color": "#CC79A7", "linestyle": ":", "marker": "v"},
 }
 DPI = 90
-NAMES = {"none": "none", "learned": "learned", "sinusoidal": "sinusoidal", "rope": "RoPE", "alibi": "ALiBi"}
 
 
 def error_by_length(table: pd.DataFrame, train_length: int, task: str, path: Path) -> list[Path]:
-    """Draw squared error against length on a logarithmic axis, a line per position encoding.
+    """Draw squared error against length on a logarithmic axis, a line per position encoding, from `by_length`'s table.
 
     Lines are geometric means over seeds, bands 95 % t-intervals of the logarithm. The training range is shaded;
     the mean task has the error of the constant ½ as well.
-
-    Args:
-        table: as of `longshort.synthetic.summary.by_length`.
-        train_length: in bits.
-        task: name of the task.
-        path: without suffix.
     """
     part = table[table["task"] == task]
     with style():
@@ -103,12 +96,7 @@ def misalignment_by_length(table: pd.DataFrame, train_length: int, path: Path) -
 def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
     """Draw misalignment against the error beyond training, a point per model, a column per task.
 
-    Above the misalignment at the training length, below its mean over longer lengths.
-
-    Args:
-        models: as of `longshort.synthetic.summary.one_row_per_model`.
-        train_length: in bits.
-        path: without suffix.
+    Above the misalignment at the training length, below its mean over longer lengths; from `one_row_per_model`'s table.
     """
     tasks = list(models["task"].unique())
     with style():
@@ -119,7 +107,7 @@ def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Pa
         ):
             for axes, task in zip(panels[row], tasks, strict=True):
                 for encoding, group in models[models["task"] == task].groupby("encoding", sort=False):
-                    look = LOOKS[str(encoding)] | {"linestyle": "", "label": NAMES[str(encoding)]}
+                    look = LOOKS[str(encoding)] | {"linestyle": ""}
                     axes.plot(group[column], group["error_beyond"], **look)
                 axes.set(yscale="log", xlabel=f"misalignment {where}")
                 axes.locator_params(axis="x", nbins=4)
@@ -134,7 +122,7 @@ def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Pa
 def _lines(axes: Axes, part: pd.DataFrame, column: str) -> None:
     for encoding in [name for name in ENCODINGS if name in set(part["encoding"])]:
         line = part[part["encoding"] == encoding]
-        look = LOOKS[encoding] | {"label": NAMES[encoding], "linewidth": 1.5, "markersize": 4}
+        look = LOOKS[encoding] | {"linewidth": 1.5, "markersize": 4}
         axes.plot(line["length"], line[column], markevery=(ENCODINGS.index(encoding), 10), **look)
         bounds = [line[f"{column}_{end}"].to_numpy(float) for end in ("lo", "hi")]
         axes.fill_between(line["length"], *bounds, color=look["color"], alpha=0.18, linewidth=0)

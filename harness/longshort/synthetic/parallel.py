@@ -43,7 +43,7 @@ def run_all(
     counter, counted = context.Value("q", 0), 0
     others = multiprocessing.active_children()
     with ProcessPoolExecutor(workers, context, _prepare, (counter,)) as pool:
-        running = {pool.submit(_run, run, config, setting, device): setting for setting in settings}
+        running = {pool.submit(run, config, *setting, device, _advance): setting for setting in settings}
         try:
             while running:
                 finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -64,10 +64,6 @@ def run_all(
                 if process not in others:
                     process.terminate()
             raise
-
-
-def _run(run: Run, config: object, setting: Setting, device: str) -> dict[str, Any]:
-    return run(config, *setting, device, _advance)
 
 
 def _advance(steps: int) -> None:

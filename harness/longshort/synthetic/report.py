@@ -29,18 +29,8 @@ MARKDOWN_LENGTHS = (1, 5, 10, 11, 15, 20, 30, 50, 100, 200, 500)
 
 def write_report(
     config: StudyConfig, results: Sequence[dict[str, Any]], out: Path, command: str, wall_seconds: float
-) -> str:
-    """Write tables, figures and study.json to `out`.
-
-    Args:
-        config: of the study.
-        results: as of `longshort.synthetic.study.run_study`.
-        out: the study's folder.
-        command: how to repeat it.
-        wall_seconds: how long this run took.
-
-    Returns:
-        The Markdown tables.
+) -> None:
+    """Write the tables and figures of `run_study`'s results to `out`, and study.json: `command` repeats the study.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
@@ -57,8 +47,7 @@ def write_report(
     }
     for name, content in tables.items():
         write_atomically(out / f"{name}.csv", content.to_csv(index=False, float_format="%.6g"))
-    markdown = _markdown(config, tables)
-    write_atomically(out / "tables.md", markdown)
+    write_atomically(out / "tables.md", _markdown(config, tables))
     for task in config.tasks:
         figures.error_by_length(table, config.train_length, task, out / "figures" / f"error_{task}")
     if any(not TASKS[task].of_mean for task in config.tasks):
@@ -76,7 +65,6 @@ def write_report(
         "seconds_of_settings": seconds_of_settings,
     }
     write_atomically(out / "study.json", json.dumps(study, indent=1, ensure_ascii=False) + "\n")
-    return markdown
 
 
 def _wall_seconds(out: Path, seconds_of_settings: float, this_run: float) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from longshort.devices import require_device
+from longshort.devices import available_cpus, require_device
 from longshort.errors import UserError
 from longshort.results import read_json, remove_left_over, write_atomically
 from longshort.synthetic.config import StudyConfig
@@ -54,7 +53,7 @@ def run_study(config: StudyConfig, out: Path, device: str = "cpu", workers: int 
     done = {setting: result for setting in settings if (result := _load(config, out, *setting)) is not None}
     missing = [setting for setting in settings if setting not in done]
     on_cpu = torch.device(device).type == "cpu"
-    workers = min(workers or (min(_cores(), 8) if on_cpu else 1), max(len(missing), 1))
+    workers = min(workers or (min(available_cpus(), 8) if on_cpu else 1), max(len(missing), 1))
     total, finished = len(settings) * config.steps, len(done) * config.steps
     with tqdm(total=total, initial=finished, unit="step", desc="longshort synthetic", smoothing=0.05) as bar:
         bar.set_postfix_str(f"{len(done)} of {len(settings)} settings")
@@ -66,11 +65,7 @@ def run_study(config: StudyConfig, out: Path, device: str = "cpu", workers: int 
 
 
 def run_setting(
-    config: StudyConfig,
-    task: str,
-    encoding: str,
-    device: str = "cpu",
-    advance: Callable[[int], object] = lambda steps: None,
+    config: StudyConfig, task: str, encoding: str, device: str, advance: Callable[[int], object]
 ) -> dict[str, Any]:
     """Train and measure the models of one setting.
 
@@ -128,7 +123,3 @@ def _load(config: StudyConfig, out: Path, task: str, encoding: str) -> dict[str,
         differs = ", ".join(key for key in wanted if found.get(key) != wanted[key])
         raise UserError(f"{file} was made with other settings ({differs}). {remedy}", "conflict")
     return result
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,12 +26,9 @@ def models_table(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
     for result in results:
         config, lengths = result["config"], result["lengths"]
         for index in range(config["seeds"]):
-            part = pd.DataFrame({name: np.array(result[name][index], dtype=np.float64) for name in MEASURES})
-            part.insert(0, "length", lengths)
-            part.insert(0, "seed", config["seed"] + index)
-            part.insert(0, "encoding", config["encoding"])
-            part.insert(0, "task", config["task"])
-            parts.append(part.assign(scale=result["target_scale"]))
+            model = {"task": config["task"], "encoding": config["encoding"], "seed": config["seed"] + index}
+            measured = {name: np.array(result[name][index], dtype=np.float64) for name in MEASURES}
+            parts.append(pd.DataFrame({**model, "length": lengths, **measured, "scale": result["target_scale"]}))
     table: pd.DataFrame = pd.concat(parts, ignore_index=True)
     return table
 
@@ -122,12 +119,7 @@ def comparisons(models: pd.DataFrame, lengths: Iterable[int], train_length: int)
 
     ``ratio`` is the geometric mean over seeds with the t-interval of the logarithm; below 1 the setting is better
     than ``against``. Three claims: OutRep against plain length prediction at the same encoding; in the mean task
-    each encoding against none, and each against the constant ½.
-
-    Args:
-        models: as of `one_row_per_model`.
-        lengths: test lengths.
-        train_length: in bits.
+    each encoding against none, and each against the constant ½. `models` is the table of `one_row_per_model`.
     """
     half = float(np.mean([constant_half_error(length) for length in lengths if length > train_length]))
     errors = {key: group["error_beyond"].to_numpy(np.float64) for key, group in models.groupby(["task", "encoding"])}
@@ -163,9 +155,7 @@ def correlations(models: pd.DataFrame) -> pd.DataFrame:
     logarithms are taken off first, so that tasks' different units and difficulty do not count; or the models of one
     task. The seeds of a setting are not independent points: the interval is a jackknife that deletes one setting
     (task × encoding) at a time, as `longshort.analysis.intervals.jackknife` on Fisher's z. NaN below four settings.
-
-    Args:
-        models: as of `one_row_per_model`.
+    `models` is the table of `one_row_per_model`.
     """
     rows = []
     scopes = [

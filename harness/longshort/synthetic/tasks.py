@@ -19,19 +19,12 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class OutRep:
-    """An invertible function of the length, and where its inverse is defined.
+    """An invertible function of the length, and where its inverse is defined."""
 
-    Attributes:
-        label: how f is written in tables and figures.
-        forward: f, from lengths to outputs.
-        inverse: f^-1, for outputs of at least `smallest`.
-        smallest: outputs below this are raised to it before inverting.
-    """
-
-    label: str
-    forward: Map
-    inverse: Map
-    smallest: float
+    label: str  # how f is written in tables and figures
+    forward: Map  # f, from lengths to outputs
+    inverse: Map  # f^-1, for outputs of at least `smallest`
+    smallest: float  # outputs below this are raised to it before inverting
 
     def invert(self, outputs: torch.Tensor) -> torch.Tensor:
         """Outputs [...] to lengths [...], bits, float64; one that has no inverse gives the nearest that does."""
@@ -44,19 +37,12 @@ class OutRep:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be predicted from a sequence of bits.
+    """What is to be predicted from a sequence of bits."""
 
-    Attributes:
-        name: as in files and options.
-        label: as in tables and figures.
-        of_mean: the mean of the bits; else their number.
-        out_rep: what the network predicts, the identity unless the task is an OutRep one.
-    """
-
-    name: str
-    label: str
-    of_mean: bool
-    out_rep: OutRep
+    name: str  # as in files and options
+    label: str  # as in tables and figures
+    of_mean: bool  # the mean of the bits; else their number
+    out_rep: OutRep  # what the network predicts, the identity unless the task is an OutRep one
 
     def truth(self, bits: torch.Tensor) -> torch.Tensor:
         """The answer for every prefix of each sequence, in the task's units: bits [..., T] → [..., T]."""

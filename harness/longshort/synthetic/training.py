@@ -22,14 +22,8 @@ def train(
 
     Each step draws sequences of `train_length` bits and takes the squared error at every prefix: lengths uniform
     on 1 … `train_length`, as if each prefix were a sequence of its own, since a causal model's output after a
-    prefix is that of the prefix alone. Model r draws from a generator of its own seed.
-
-    Args:
-        config: of the study.
-        task: what to predict.
-        encoding: one of `longshort.synthetic.model.ENCODINGS`.
-        device: a torch device.
-        advance: is called with a number of steps, now and then, when they are done.
+    prefix is that of the prefix alone. Model r draws from a generator of its own seed. `advance` is called with a
+    number of steps, now and then, when they are done.
 
     Returns:
         The models, and the mean training loss of each over the last tenth of the steps, [R].

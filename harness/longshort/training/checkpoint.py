@@ -22,7 +22,6 @@ from longshort.training.config import TrainConfig
 from longshort.training.figure import training_figure
 from longshort.training.lora import merged, trained_state
 from longshort.training.trainer import LOSSES, LongShortTrainer
-from longshort.training.windows import WindowPairs
 
 RECORD = "longshort.json"
 LOG = "training_log.csv"
@@ -32,15 +31,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy
 FINAL_STEPS = 10  # final losses are means over this many last steps: one step alone is noisy
 
 
-def write_checkpoint(
-    folder: Path,
-    work: Path,
-    config: TrainConfig,
-    base: Base,
-    trainer: LongShortTrainer,
-    dataset: WindowPairs,
-    num_parameters: int,
-) -> None:
+def write_checkpoint(folder: Path, work: Path, base: Base, trainer: LongShortTrainer, num_parameters: int) -> None:
     """Write what training has reached into `work` and rename it to `folder`: it is whole or not there.
 
     All processes of a launch must call it, since sharded weights are gathered; the main one writes.
@@ -49,7 +40,7 @@ def write_checkpoint(
         UserError: with adapters, the base cannot be loaded again.
         OSError: the folder cannot be written to.
     """
-    writes = trainer.args.should_save
+    config, writes = trainer.config, trainer.args.should_save
     if writes:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -67,7 +58,7 @@ def write_checkpoint(
     if writes:
         base.tokenizer.save_pretrained(work)
         _write_logs(work, trainer)
-        record = _record(config, base, trainer, dataset, num_parameters)
+        record = _record(base, trainer, num_parameters)
         (work / RECORD).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # the same snapshot, of before the run was killed
         work.rename(folder)
@@ -89,9 +80,8 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _record(
-    config: TrainConfig, base: Base, trainer: LongShortTrainer, dataset: WindowPairs, num_parameters: int
-) -> dict[str, Any]:
+def _record(base: Base, trainer: LongShortTrainer, num_parameters: int) -> dict[str, Any]:
+    config, dataset = trainer.config, trainer.train_dataset
     rows, evaluations, steps = trainer.rows, trainer.evaluations, trainer.state.global_step
     last = rows[-FINAL_STEPS:]
     settings = {name: value for name, value in asdict(config).items() if name != "output"}

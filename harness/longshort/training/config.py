@@ -18,6 +18,8 @@ Quantization = Literal["auto", "none", "nf4"]
 Precision = Literal["float32", "bfloat16"]
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 
+NOT_NEGATIVE = ("alpha", "learning_rate", "weight_decay", "seed", "warmup", "lora_rank", "resume_every", "eval_every")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -111,16 +113,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "global_batch_size", "eval_docs"):
             self._check(name, lambda value: value >= 1, "at least 1")
         self._check("train_length", lambda value: value >= 4, "at least 4, the fewest tokens for two windows")
-        for name in (
-            "alpha",
-            "learning_rate",
-            "weight_decay",
-            "seed",
-            "warmup",
-            "lora_rank",
-            "resume_every",
-            "eval_every",
-        ):
+        for name in NOT_NEGATIVE:
             self._check(name, lambda value: value is None or 0 <= value < math.inf, "0 or more, and finite")
         self._check("seed", lambda value: value < 2**32, "below 2^32, which NumPy's generators require")
         for name in ("lora_alpha", "max_grad_norm"):

@@ -18,21 +18,13 @@ LONG_RUN = 1e16  # FLOPs from which a run deserves the line: a minute or two on 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cost of a run.
+    """Cost of a run."""
 
-    Attributes:
-        tokens: read in all, over both windows.
-        flops: forward, backward and, with gradient checkpointing, the second forward.
-        memory: bytes per device without sharding: weights, gradients, AdamW's state, activations, logits.
-        device: the card the hours are for.
-        hours: on one of it.
-    """
-
-    tokens: int
-    flops: float
-    memory: float
-    device: str
-    hours: float
+    tokens: int  # read in all, over both windows
+    flops: float  # forward, backward and, with gradient checkpointing, the second forward
+    memory: float  # bytes per device without sharding: weights, gradients, AdamW's state, activations, logits
+    device: str  # the card the hours are for
+    hours: float  # on one of it
 
     def __str__(self) -> str:
         return (

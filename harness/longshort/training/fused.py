@@ -43,12 +43,9 @@ LARGE_LOGIT = 1000.0  # shows soft caps in a probe
 class FusedLoss:
     """Which loss a forward returns, with windows A, then windows B, on the batch axis; see `TrainConfig`."""
 
-    extra: int
-    """How many tokens later window B starts."""
-    special: int
-    """Tokens at each window's start that the tokenizer put there, as BOS."""
-    alpha: float
-    """Weight of the misalignment; with 0 it is measured, but gives no gradient."""
+    extra: int  # how many tokens later window B starts
+    special: int  # tokens at each window's start that the tokenizer put there, as BOS
+    alpha: float  # weight of the misalignment; with 0 it is measured, but gives no gradient
     windows: int = 2
     positions: Positions = "overlap"
     divergence: Divergence = "sce"
@@ -58,16 +55,11 @@ class FusedLoss:
 class LossParts(NamedTuple):
     """Scalars in nats; only ``loss`` carries a gradient. One window has no misalignment: then those are None."""
 
-    loss: Tensor
-    """cross_entropy + α · misalignment."""
-    cross_entropy: Tensor
-    """Mean over all next-token targets of all windows."""
-    misalignment: Tensor | None
-    """Mean over pairs of positions, as the next two."""
-    entropy: Tensor | None
-    """H(p) + H(q)."""
-    jeffreys: Tensor | None
-    """KL(p‖q) + KL(q‖p)."""
+    loss: Tensor  # cross_entropy + α · misalignment
+    cross_entropy: Tensor  # mean over all next-token targets of all windows
+    misalignment: Tensor | None  # mean over pairs of positions, as the next two
+    entropy: Tensor | None  # H(p) + H(q)
+    jeffreys: Tensor | None  # KL(p‖q) + KL(q‖p)
 
 
 def add_fused_loss(model: nn.Module, tokens: Tensor) -> bool:
@@ -93,7 +85,7 @@ def add_fused_loss(model: nn.Module, tokens: Tensor) -> bool:
         if lm_head.backbone is None:
             return False
         parameters, is_linear = _lm_head_parameters(model, lm_head, probe)
-    model.__dict__[FUSED] = _Fused(model.__dict__.get("forward"), model.forward, lm_head, parameters, is_linear)
+    model.__dict__[FUSED] = _Fused(model.forward, lm_head, parameters, is_linear)
 
     @functools.wraps(type(model).forward)  # generation reads the signature
     def forward(self: nn.Module, *args: Any, fused_loss: FusedLoss | None = None, **inputs: Any) -> Any:
@@ -106,21 +98,10 @@ def add_fused_loss(model: nn.Module, tokens: Tensor) -> bool:
     return True
 
 
-def remove_fused_loss(model: nn.Module) -> None:
-    """Undo `add_fused_loss`, once nothing wraps the model's forward any more."""
-    model = without_adapter(model)
-    fused: _Fused | None = model.__dict__.pop(FUSED, None)
-    if fused is not None:
-        del model.forward
-        if fused.replaced is not None:
-            model.forward = fused.replaced
-
-
 @dataclass
 class _Fused:
     """State of a model that can compute the loss."""
 
-    replaced: Callable[..., Any] | None  # a forward of the instance that ours took the place of
     original: Callable[..., Any]
     lm_head: LMHead
     parameters: list[tuple[nn.Module, str]]  # by name: FSDP puts other tensors there during a forward

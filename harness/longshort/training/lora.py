@@ -72,10 +72,8 @@ def merged(
 
     Args:
         base: the model that was trained, as it was before, in full precision; it is changed in place.
-        rank: as given to `add_lora`.
-        alpha: as given to `add_lora`.
+        rank, alpha, extra_trainable: as given to `add_lora`.
         trained: what `trained_state` returned.
-        extra_trainable: as given to `add_lora`.
 
     Returns:
         `base`, of its own class, without adapters.

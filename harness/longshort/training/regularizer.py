@@ -33,10 +33,8 @@ class Misalignment(NamedTuple):
     """Means over pairs of positions, in nats; only ``loss`` carries a gradient."""
 
     loss: Tensor
-    entropy: Tensor
-    """H(p) + H(q)."""
-    jeffreys: Tensor
-    """KL(p‖q) + KL(q‖p); entropy + jeffreys = sce."""
+    entropy: Tensor  # H(p) + H(q)
+    jeffreys: Tensor  # KL(p‖q) + KL(q‖p); entropy + jeffreys = sce
 
 
 def shared_positions(window_length: int, extra: int, positions: Positions = "overlap", special: int = 0) -> range:

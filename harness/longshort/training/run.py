@@ -34,33 +34,19 @@ from longshort.training.windows import WindowPairs, collate
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to train.
+    """A run that is ready to train."""
 
-    Attributes:
-        config: the resolved settings.
-        output: folder of the finished checkpoint.
-        partial: folder of the work in progress.
-        arguments: of the Trainer.
-        base: config and tokenizer that the run starts from.
-        dataset: the training windows.
-        model: the model to train, with its adapters.
-        num_parameters: of the model without adapters.
-        attention: context in which the model trains.
-        eval_tokens: held-out documents, if there are evaluations  # [D, N]
-        eval_lengths: context lengths to evaluate.
-    """
-
-    config: TrainConfig
-    output: Path
-    partial: Path
+    config: TrainConfig  # resolved
+    output: Path  # folder of the finished checkpoint
+    partial: Path  # folder of the work in progress
     arguments: TrainingArguments
     base: Base
     dataset: WindowPairs
-    model: nn.Module
-    num_parameters: int
-    attention: AbstractContextManager[None]
-    eval_tokens: Tensor | None
-    eval_lengths: tuple[int, ...]
+    model: nn.Module  # with its adapters
+    num_parameters: int  # without adapters
+    attention: AbstractContextManager[None]  # in which the model trains
+    eval_tokens: Tensor | None  # held-out documents, if there are evaluations  # [D, N]
+    eval_lengths: tuple[int, ...]  # context lengths to evaluate
 
 
 def train(config: TrainConfig, *, progress: bool = True) -> Path:
@@ -95,12 +81,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
 
 
 def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
-    """Load and check everything that a run needs, without writing anything.
-
-    Args:
-        config: the resolved settings.
-        output: folder of the finished checkpoint.
-        progress: show a progress bar and messages.
+    """Load and check everything that a run needs, without writing anything; `progress` also shows messages.
 
     Raises:
         UserError: a base, tokenizer or corpus cannot be read, or does not fit.
@@ -111,8 +92,9 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
     with _no_loading_bars():
         base = load_base(config)
     dataset = _window_pairs(config, base)
+    is_sparse = config.extension == "longqlora"
     groups = (config.extension_options or {}).get("groups", OPTIONS["longqlora"]["groups"])
-    if config.extension == "longqlora":
+    if is_sparse:
         check_groups(config.train_length, groups)
     eval_tokens = _evaluation_tokens(config, base)
     quantize = _quantizes(config, shows_messages)
@@ -122,8 +104,7 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
         if config.gradient_checkpointing:
             _checkpoint_gradients(model)
     num_parameters = model.num_parameters()
-    sparse = config.extension == "longqlora"
-    attention = shifted_sparse_attention(model, groups) if sparse else nullcontext()
+    attention = shifted_sparse_attention(model, groups) if is_sparse else nullcontext()
     trained: Any = model
     if config.rank_of_adapters:
         torch.manual_seed(config.seed)
@@ -156,7 +137,7 @@ def fit(run: Run, resume_from: Path | None) -> LongShortTrainer:
             trainer.log({f"eval_{name}": value for name, value in values.items()})
         if step in config.save_at:
             snapshot = run.output.with_name(f"{run.output.name}-step{step}")
-            _write(run, trainer, snapshot, run.partial / snapshot.name)
+            write_checkpoint(snapshot, run.partial / snapshot.name, run.base, trainer, run.num_parameters)
 
     trainer.add_callback(AfterStep(after_step))
     with run.attention, _no_loading_bars():
@@ -167,13 +148,9 @@ def fit(run: Run, resume_from: Path | None) -> LongShortTrainer:
 def finish(run: Run, trainer: LongShortTrainer) -> None:
     """Write the finished checkpoint and remove the folder of the work in progress."""
     with _no_loading_bars():
-        _write(run, trainer, run.output, run.partial / "final")
+        write_checkpoint(run.output, run.partial / "final", run.base, trainer, run.num_parameters)
     if run.arguments.should_save:
         shutil.rmtree(run.partial)
-
-
-def _write(run: Run, trainer: LongShortTrainer, folder: Path, work: Path) -> None:
-    write_checkpoint(folder, work, run.config, run.base, trainer, run.dataset, run.num_parameters)
 
 
 def _window_pairs(config: TrainConfig, base: Base) -> WindowPairs:

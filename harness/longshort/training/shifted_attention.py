@@ -80,32 +80,17 @@ def check_groups(length: int, groups: int) -> None:
 
 def _attend(
     module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
+    query: Tensor,  # [B, H, T, D]
+    key: Tensor,  # [B, H', T, D], H' dividing H
+    value: Tensor,  # [B, H', T, D]
+    attention_mask: Tensor | None,  # None where every token sees all before it
     *,
     groups: int,
     dropout: float = 0.0,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Answer as transformers' attention functions do.
-
-    Args:
-        module: the attention layer.
-        query: [B, H, T, D]
-        key: [B, H', T, D], H' dividing H.
-        value: [B, H', T, D]
-        attention_mask: None where every token sees all before it.
-        groups: see `shifted_sparse_attention`.
-        dropout: probability of dropping an attention weight.
-        scaling: of the scores; 1/√D where none is given.
-        kwargs: what transformers adds.
-
-    Returns:
-        Outputs, [B, T, H, D], and no attention weights.
-    """
+    """Outputs [B, T, H, D] and no attention weights, as transformers' attention functions return them."""
     if not module.training:
         plain: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

@@ -84,13 +84,13 @@ class LongShortTrainer(Trainer):
     @property
     def evaluations(self) -> list[dict[str, Any]]:
         """What was measured on held-out text: the step, then the values of `evaluation.evaluate`."""
-        logged = [entry for entry in self.state.log_history if any(key.startswith("eval_") for key in entry)]
-        rows = [{key[5:]: value for key, value in entry.items() if key.startswith("eval_")} for entry in logged]
-        # The state of a resumed run has its keys sorted: ppl@1024 before ppl@512.
-        return [
-            {"step": entry["step"]} | {name: row[name] for name in sorted(row, key=_place)}
-            for entry, row in zip(logged, rows, strict=True)
-        ]
+        rows = []
+        for entry in self.state.log_history:
+            values = {key.removeprefix("eval_"): value for key, value in entry.items() if key.startswith("eval_")}
+            if values:
+                # The state of a resumed run has its keys sorted: ppl@1024 before ppl@512.
+                rows.append({"step": entry["step"]} | {name: values[name] for name in sorted(values, key=_place)})
+        return rows
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -111,8 +111,7 @@ class LongShortTrainer(Trainer):
         Args:
             model: a causal LM.
             inputs: ``input_ids`` [2·B, T], windows A then windows B, ``extra`` and ``special``; or [B, T] for one.
-            return_outputs: return the model's output too.
-            num_items_in_batch: not used, see `loss_is_scaled_for_ga`.
+            return_outputs, num_items_in_batch: as the Trainer has them; the second changes nothing here.
 
         Raises:
             UserError: the loss is not finite.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,7 @@ class Reading:
 
     num_documents: int = 0
     num_sequences: int = 0
-    longest: int = 0
-    """Tokens of the longest document; of all of them where they are joined."""
-    is_complete: bool = False
-    """Whether the corpus was read to its end."""
+    longest: int = 0  # tokens of the longest document; of all of them where they are joined
     _digest: Any = field(default_factory=hashlib.sha256)
 
     @property
@@ -94,7 +91,6 @@ def read_sequences(
             break
     if reading.num_sequences == 0:
         raise UserError(_why_none(corpus, length, reading, cross_documents), "text", "corpus")
-    reading.is_complete = True
 
 
 def tokens_of(
@@ -156,6 +152,7 @@ def _why_none(corpus: Corpus, length: int, reading: Reading, joined: bool) -> st
     )
 
 
+@dataclass(eq=False)
 class WindowPairs(IterableDataset[dict[str, Any]]):
     """The windows of every sequence of a run, in the order of training.
 
@@ -172,65 +169,38 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
     loss, the number of windows or of steps. So baselines read the same tokens, and a resumed run goes on with those
     that are next.
 
-    Args:
-        corpus: documents to train on.
-        tokenizer: the model's.
-        train_length: T.
-        max_extra: the greatest e.
-        windows: 2, or 1 for window A alone.
-        steps: optimizer steps.
-        sequences_per_step: over all micro-batches and processes.
-        seed: of order and e.
-        bos_token_id: replaces the first token each window reads, where the tokenizer prepends it by default.
-            It is no target, and window B's first position, which then ends in BOS, is not compared with A's.
-        cross_documents: join documents with EOS.
-        num_embeddings: tokens that the model has an embedding for; None if that is not known.
-        positions: for CLEX, what draws a step's t and positions [T]; items then have ``clex_t`` and
-            ``clex_positions``, the same in the whole step.
-
-    Attributes:
-        reading: what the first pass has read so far, or all it read.
-
     Raises:
         UserError: documents are to be joined, and the tokenizer has no EOS.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        train_length: int,
-        max_extra: int,
-        windows: int,
-        steps: int,
-        sequences_per_step: int,
-        seed: int,
-        bos_token_id: int | None,
-        cross_documents: bool = False,
-        num_embeddings: int | None = None,
-        positions: Callable[[np.random.Generator], tuple[int, Tensor]] | None = None,
-    ) -> None:
-        if cross_documents and tokenizer.eos_token_id is None:
+    corpus: Corpus
+    tokenizer: PreTrainedTokenizerBase
+    _: KW_ONLY
+    train_length: int  # T
+    max_extra: int  # the greatest e
+    windows: int  # 2, or 1 for window A alone
+    steps: int  # of the optimizer
+    sequences_per_step: int  # over all micro-batches and processes
+    seed: int  # of order and e
+    # Replaces the first token each window reads, where the tokenizer prepends it by default. It is no target, and
+    # window B's first position, which then ends in BOS, is not compared with A's.
+    bos_token_id: int | None
+    cross_documents: bool = False  # join documents with EOS
+    num_embeddings: int | None = None  # tokens that the model has an embedding for; None if that is not known
+    # For CLEX, what draws a step's t and positions [T]; items then have ``clex_t`` and ``clex_positions``.
+    positions: Callable[[np.random.Generator], tuple[int, Tensor]] | None = None
+    reading: Reading = field(default_factory=Reading, init=False)  # what the first pass has read so far
+
+    def __post_init__(self) -> None:
+        if self.cross_documents and self.tokenizer.eos_token_id is None:
             raise UserError(
                 "--cross-documents joins documents with EOS, and the tokenizer has none. "
                 "Omit it, or use a tokenizer with an EOS token.",
                 "setting",
                 "cross_documents",
             )
-        self.corpus = corpus
-        self.tokenizer = tokenizer
-        self.train_length = train_length
-        self.sequence_length = train_length + max_extra
-        self.windows = windows
-        self.sequences_per_step = sequences_per_step
-        self.seed = seed
-        self.bos_token_id = bos_token_id
-        self.cross_documents = cross_documents
-        self.num_embeddings = num_embeddings
-        self.positions = positions
-        self.reading = Reading()
-        self.extras = np.random.default_rng([seed, 1]).integers(1, max_extra, size=steps, endpoint=True)
+        self.sequence_length = self.train_length + self.max_extra
+        self.extras = np.random.default_rng([self.seed, 1]).integers(1, self.max_extra, size=self.steps, endpoint=True)
 
     def __len__(self) -> int:
         return len(self.extras) * self.sequences_per_step

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from longshort.devices import GPUS
 from longshort.lmeval.evaluate import evaluate_checkpoint
 from longshort.longbench.scores import DATASETS
 from longshort.scoring import lm_head
 from longshort.settings import Checkpoint, Resources
 from longshort.sweep.cost import estimate as cost
 from longshort.sweep.cost import tokens as work
-from longshort.sweep.cost.estimate import GPUS, cost_of, shape_of
+from longshort.sweep.cost.estimate import cost_of
+from longshort.sweep.cost.shape import Shape, read_config, shape_of
 from longshort.testing import save_checkpoint, save_corpus
 
 PERPLEXITY, MISALIGNMENT = "longshort_perplexity", "longshort_misalignment"
@@ -44,6 +46,10 @@ def folder(path: Path, config: object) -> Checkpoint:
     path.mkdir(exist_ok=True, parents=True)
     (path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     return Checkpoint(str(path))
+
+
+def shape_in(checkpoint: Checkpoint) -> Shape:
+    return shape_of(checkpoint, read_config(checkpoint))
 
 
 # ---- tokens
@@ -228,7 +234,7 @@ def test_parameters_are_those_of_the_model(tmp_path, kind, settings):
         model = transformers.AutoModelForCausalLM.from_config(config)
     positions = sum(p.numel() for name, p in model.named_parameters() if "wpe" in name or "embed_positions" in name)
     config.save_pretrained(tmp_path)
-    shape = shape_of(Checkpoint(str(tmp_path)))
+    shape = shape_in(Checkpoint(str(tmp_path)))
     assert shape.known
     assert (shape.hidden, shape.layers, shape.vocabulary) == (64, 3, 500)
     assert shape.parameters == pytest.approx(model.num_parameters() - positions, rel=0.03)  # biases and norms aside
@@ -239,12 +245,12 @@ def test_parameters_are_those_of_the_model(tmp_path, kind, settings):
 
 def test_a_nested_text_config_counts(tmp_path):
     nested = {"model_type": "gemma3", "hidden_size": 1152, "text_config": LLAMA_2_7B}
-    shape = shape_of(folder(tmp_path, nested))
+    shape = shape_in(folder(tmp_path, nested))
     assert (shape.hidden, shape.layers, shape.parameters) == (4096, 32, 6738149376)
 
 
 def test_given_parameters_win(tmp_path):
-    shape = shape_of(replace(folder(tmp_path, LLAMA_2_7B), params=7_000_000_000))
+    shape = shape_in(replace(folder(tmp_path, LLAMA_2_7B), params=7_000_000_000))
     assert shape.parameters == 7_000_000_000
     assert shape.backbone == 7_000_000_000 - 2 * 32000 * 4096
 
@@ -258,10 +264,10 @@ def test_the_hub_cache_is_read_of_any_revision(tmp_path, monkeypatch):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("a" * 40)
     for revision in ("main", "step1000"):
-        shape = shape_of(Checkpoint("owner/name", revision=revision))
+        shape = shape_in(Checkpoint("owner/name", revision=revision))
         assert shape.known
         assert shape.layers == 32
-    assert not shape_of(Checkpoint("owner/other")).known
+    assert not shape_in(Checkpoint("owner/other")).known
 
 
 @pytest.mark.parametrize(
@@ -277,7 +283,7 @@ def test_the_hub_cache_is_read_of_any_revision(tmp_path, monkeypatch):
 )
 def test_without_a_config_the_shape_is_the_usual_one(name, params, parameters, told):
     checkpoint = Checkpoint(name, params=params)
-    shape = shape_of(checkpoint)
+    shape = shape_in(checkpoint)
     assert not shape.known
     assert shape.parameters == parameters
     assert 12 * shape.layers * shape.hidden**2 == pytest.approx(parameters, rel=0.02)
@@ -296,7 +302,7 @@ def test_without_a_config_the_shape_is_the_usual_one(name, params, parameters, t
 )
 def test_a_damaged_config_is_none(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert not shape_of(Checkpoint(str(tmp_path))).known
+    assert not shape_in(Checkpoint(str(tmp_path))).known
 
 
 VALUES = st.none() | st.booleans() | st.integers(-1, 10**20) | st.floats() | st.text(max_size=3) | st.just([1])

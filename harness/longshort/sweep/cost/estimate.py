@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from longshort.devices import GPUS, Gpu
+from longshort.devices import Gpu
 from longshort.settings import Checkpoint
-from longshort.sweep.cost.shape import USUAL_PARAMETERS, Shape, named_parameters, read_config, shape_from, shape_of
+from longshort.sweep.cost.shape import USUAL_PARAMETERS, Shape, named_parameters, read_config, shape_of
 from longshort.sweep.cost.tokens import Work, usable_lengths, work_of
-
-__all__ = ["GPUS", "Cost", "Gpu", "Shape", "cost_of", "shape_of"]
 
 UTILISATION = 0.4  # of the peak; what well-tuned code reaches on long passes
 FLOAT32_SHARE = 1 / 16  # of the bf16 peak: 19.5 of the A100's 312 TFLOP/s, 67 of the H100's 989; TF32 is off in torch
@@ -25,23 +23,14 @@ USUAL_BYTES = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of some tasks of one checkpoint.
+    """The cost of some tasks of one checkpoint."""
 
-    Attributes:
-        forward_tokens: tokens read in all forward passes.
-        flops: of all forward passes and of the LM head.
-        weight_bytes: of the loaded weights.
-        activation_bytes: maximum in addition to the weights.
-        hours: on one GPU, with start-up and loading.
-        assumed: assumptions about what is not known, a sentence each.
-    """
-
-    forward_tokens: int
-    flops: float
-    weight_bytes: int
-    activation_bytes: int
-    hours: float
-    assumed: tuple[str, ...]
+    forward_tokens: int  # read in all forward passes
+    flops: float  # of all forward passes and of the LM head
+    weight_bytes: int  # of the loaded weights
+    activation_bytes: int  # maximum in addition to the weights
+    hours: float  # on one GPU, with start-up and loading
+    assumed: tuple[str, ...]  # assumptions about what is not known, a sentence each
 
 
 def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
@@ -63,13 +52,13 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     Args:
         checkpoint: with its settings.
         tasks: names; those of lm-eval count as 0, and `assumed` names them.
-        gpu: from GPUS.
+        gpu: from `longshort.devices.GPUS`.
 
     Raises:
         UserError: settings are out of range; a manifest rejects them earlier.
     """
     config = read_config(checkpoint)
-    shape = shape_from(checkpoint, config)
+    shape = shape_of(checkpoint, config)
     assumed = [] if shape.known else [_guess(checkpoint)]
     work = Work()
     for task in dict.fromkeys(tasks):

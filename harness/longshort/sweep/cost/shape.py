@@ -34,32 +34,19 @@ MOST = 10**15  # a greater number means that the config is damaged
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a decoder-only transformer.
+    """Sizes of a decoder-only transformer."""
 
-    Attributes:
-        parameters: all of them, embeddings included.
-        layers, hidden, intermediate, vocabulary: of the config; of a mixture of experts, `intermediate` is the
-            width of all experts that process one token.
-        known: False where they are guessed.
-        backbone: parameters that every token is multiplied with, without embeddings and LM head.
-    """
-
-    parameters: int
+    parameters: int  # all of them, embeddings included
     layers: int
     hidden: int
-    intermediate: int
+    intermediate: int  # of a mixture of experts, the width of all experts that process one token
     vocabulary: int
-    known: bool
-    backbone: int
+    known: bool  # False where they are guessed
+    backbone: int  # parameters that every token is multiplied with, without embeddings and LM head
 
 
-def shape_of(checkpoint: Checkpoint) -> Shape:
-    """Return the shape in its config, or else the usual shape for its number of parameters. Never downloads."""
-    return shape_from(checkpoint, read_config(checkpoint))
-
-
-def shape_from(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shape:
-    """Return the same for a config that has been read; empty if there is none."""
+def shape_of(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shape:
+    """Return the shape in its config, from `read_config`, or else the usual shape for its number of parameters."""
     hidden, layers = whole(config, HIDDEN), whole(config, LAYERS)
     if not hidden or not layers:
         return _usual(checkpoint)
@@ -88,7 +75,10 @@ def shape_from(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shape:
 
 
 def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return its config.json, with the text model's settings where nested; empty if missing or damaged."""
+    """Return its config.json, with the text model's settings where nested; empty if missing or damaged.
+
+    Never downloads.
+    """
     path = Path(checkpoint.pretrained) / "config.json" if checkpoint.is_local else _cached(checkpoint)
     if path is None:
         return {}

@@ -136,11 +136,7 @@ def _datasets(task: str) -> list[str]:
     if not task.startswith(LONGBENCH_PREFIX):
         return []
     name = task.removeprefix(LONGBENCH_PREFIX)
-    return [entry.name for entry in DATASETS.values() if name in (entry.name, _slug(entry.category))]
-
-
-def _slug(category: str) -> str:
-    return category.lower().replace(" ", "-")
+    return [entry.name for entry in DATASETS.values() if name in (entry.name, entry.category.lower().replace(" ", "-"))]
 
 
 def _longbench(checkpoint: Checkpoint, dataset: str, window: int) -> Work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import get_args
 
 from longshort.errors import Kind
 
@@ -35,19 +36,12 @@ class Started:
 
 @dataclass(frozen=True)
 class Result:
-    """A task is done.
-
-    Attributes:
-        task: its name.
-        seconds: how long it took.
-        text: the results file, as JSON.
-        notes: why values are missing from it.
-    """
+    """A task is done."""
 
     task: str
-    seconds: float
-    text: str
-    notes: list[str] = field(default_factory=list)
+    seconds: float  # how long it took
+    text: str  # the results file, as JSON
+    notes: list[str] = field(default_factory=list)  # why values are missing from it
 
 
 @dataclass(frozen=True)
@@ -75,37 +69,20 @@ class Note:
 
 @dataclass(frozen=True)
 class Exit:
-    """The worker has ended; the last event of every attempt.
+    """The worker has ended; the last event of every attempt."""
 
-    Attributes:
-        code: exit status; below 0 the signal that ended it; None where the engine lost it.
-        stopped: why the engine stopped it: "timeout" or "interrupted".
-        message: why the engine lost it.
-    """
-
-    code: int | None
-    stopped: str | None = None
-    message: str | None = None
+    code: int | None  # exit status; below 0 the signal that ended it; None where the engine lost it
+    stopped: str | None = None  # why the engine stopped it: "timeout" or "interrupted"
+    message: str | None = None  # why the engine lost it
 
 
 Event = Starting | Loading | Loaded | Started | Result | Failed | Log | Note | Exit
-CLASSES: dict[str, type[Event]] = {
-    "starting": Starting,
-    "loading": Loading,
-    "loaded": Loaded,
-    "started": Started,
-    "result": Result,
-    "failed": Failed,
-    "log": Log,
-    "note": Note,
-    "exit": Exit,
-}
-NAMES = {event_class: name for name, event_class in CLASSES.items()}
+CLASSES: dict[str, type[Event]] = {event_class.__name__.lower(): event_class for event_class in get_args(Event)}
 
 
 def to_line(event: Event) -> str:
     """Return an event as `parse` reads it."""
-    return json.dumps({"event": NAMES[type(event)], **asdict(event)}) + "\n"
+    return json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) + "\n"
 
 
 def parse(line: str | bytes) -> Event:

@@ -13,27 +13,16 @@ from longshort.sweep.store.plan import Item
 
 @dataclass(frozen=True)
 class Job:
-    """One checkpoint and some of its tasks.
+    """One checkpoint and some of its tasks."""
 
-    Attributes:
-        model_args: of lm-eval's ``hf`` backend, with the commit to load as its revision.
-        tasks: names.
-        metadata: settings of longshort's tasks.
-        revision: the name that the results record in place of the commit.
-        limit: documents per task.
-        batch_size: documents per forward pass.
-        memory: see `longshort.sweep.run.retry.Attempt`.
-        versions: of the driver's libraries; other versions would give other numbers.
-    """
-
-    model_args: dict[str, Any]
-    tasks: tuple[str, ...]
-    metadata: dict[str, Any] = field(default_factory=dict)
-    revision: str = "main"
-    limit: float | None = None
-    batch_size: int | str = 1
-    memory: Memory = "usual"
-    versions: dict[str, str] = field(default_factory=dict)
+    model_args: dict[str, Any]  # of lm-eval's ``hf`` backend, with the commit to load as its revision
+    tasks: tuple[str, ...]  # names
+    metadata: dict[str, Any] = field(default_factory=dict)  # settings of longshort's tasks
+    revision: str = "main"  # the name that the results record in place of the commit
+    limit: float | None = None  # documents per task
+    batch_size: int | str = 1  # documents per forward pass
+    memory: Memory = "usual"  # see `longshort.sweep.run.retry.Attempt`
+    versions: dict[str, str] = field(default_factory=dict)  # of the driver's libraries; others give other numbers
 
     def to_line(self) -> str:
         """Return the job as `job_from` reads it."""

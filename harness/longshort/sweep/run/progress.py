@@ -16,28 +16,17 @@ TaskState = Literal["waiting", "loading", "running", "done", "failed"]
 
 @dataclass
 class CheckpointRun:
-    """One checkpoint of a running sweep.
+    """One checkpoint of a running sweep."""
 
-    Attributes:
-        name: unique in the sweep.
-        item: of the plan.
-        states: of each task that was missing.
-        failures: of each task that has failed.
-        attempt: the current one.
-        undecided: a failure of the current attempt, and the task it is of (None: all), whose consequence is decided
-            when the worker has ended.
-        started: when the current worker started; None while there is none.
-        seconds: how long the last worker took.
-    """
-
-    name: str
-    item: Item
-    states: dict[str, TaskState]
-    failures: dict[str, Failure] = field(default_factory=dict)
-    attempt: Attempt = field(default_factory=Attempt)
+    name: str  # unique in the sweep
+    item: Item  # of the plan
+    states: dict[str, TaskState]  # of each task that was missing
+    failures: dict[str, Failure] = field(default_factory=dict)  # of each task that has failed
+    attempt: Attempt = field(default_factory=Attempt)  # the current one
+    # A failure of the current attempt, and the task it is of (None: all): what follows is decided when the worker ends.
     undecided: tuple[str | None, Failure] | None = None
-    started: float | None = None
-    seconds: float | None = None
+    started: float | None = None  # when the current worker started; None while there is none
+    seconds: float | None = None  # how long the last worker took
 
     @property
     def unfinished(self) -> list[str]:
@@ -47,15 +36,10 @@ class CheckpointRun:
 
 @dataclass
 class Progress:
-    """A running sweep.
+    """A running sweep."""
 
-    Attributes:
-        runs: its checkpoints by their names, in the order in which they start.
-        started: when the sweep began.
-    """
-
-    runs: dict[str, CheckpointRun]
-    started: float = field(default_factory=time.monotonic)
+    runs: dict[str, CheckpointRun]  # by the checkpoints' names, in the order in which they start
+    started: float = field(default_factory=time.monotonic)  # when the sweep began
 
     @property
     def states(self) -> dict[tuple[str, str], TaskState]:

@@ -16,15 +16,10 @@ RETRIED: tuple[Kind, ...] = (*REPEATS, "out_of_memory")  # every category with a
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a worker tries a checkpoint.
+    """How a worker tries a checkpoint."""
 
-    Attributes:
-        memory: "usual"; "small": one document at a time and smaller chunks; "offload": also weights in main memory.
-        repeated: the failure categories for which an attempt was repeated, one entry per repetition.
-    """
-
-    memory: Memory = "usual"
-    repeated: tuple[Kind, ...] = ()
+    memory: Memory = "usual"  # "small": one document at a time, smaller chunks; "offload": also weights in main memory
+    repeated: tuple[Kind, ...] = ()  # the categories for which an attempt was repeated, one entry per repetition
 
 
 def next_attempt(kind: Kind, attempt: Attempt, *, cpu_offload: bool, is_offline: bool) -> Attempt | None:

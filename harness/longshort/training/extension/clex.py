@@ -18,7 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from longshort.errors import UserError
+from longshort.errors import Kind, UserError
+from longshort.load_errors import why_not_loaded
 from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequencies
 
 PREFIX = "longshort_clex_"
@@ -138,9 +139,5 @@ def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
 
 
 def _unreadable(source: str, error: Exception) -> UserError:
-    cause = " ".join(str(error).split())[:400] or type(error).__name__
-    return UserError(
-        f"checkpoint '{source}' cannot be read: it must be a folder with a model and its tokenizer. Cause: {cause}",
-        "broken" if Path(source).expanduser().exists() else "not_found",
-        "checkpoint",
-    )
+    kind: Kind = "broken" if Path(source).expanduser().exists() else "not_found"
+    return UserError(f"Cannot load checkpoint '{source}': {why_not_loaded(source, error)}", kind, "checkpoint")

@@ -24,22 +24,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaModel,
-    MistralConfig,
-    MistralForCausalLM,
-    MistralModel,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2Model,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Qwen3Model,
-)
+from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -223,25 +210,21 @@ class ClexForCausalLM(ClexWeights):
         model_kwargs["clex_t"] = self.model.rotary_emb.scale(generation_config.max_length)
 
 
-def _build_classes(config: Any, model: Any, causal_lm: Any) -> Any:
+def _build_classes(architecture: str) -> Any:
     """Build the CLEX classes of one architecture from the stock ones, and return the causal LM.
 
     Each class becomes a name of this module, ``Clex`` and the stock name: `auto_map` of a checkpoint refers to it.
     """
 
-    def subclass(mixin: type, stock: type, **attributes: Any) -> Any:
-        name = f"Clex{stock.__name__}"
+    def subclass(mixin: type, kind: str, **attributes: Any) -> Any:
+        name = f"Clex{architecture}{kind}"
+        stock = getattr(transformers, f"{architecture}{kind}")
         globals()[name] = built = type(name, (mixin, stock), attributes)
         return built
 
-    config_class = subclass(ClexConfig, config, model_type=f"longshort_clex_{config.model_type}")
-    backbone_class = subclass(ClexModel, model, config_class=config_class)
-    return subclass(ClexForCausalLM, causal_lm, config_class=config_class, backbone_class=backbone_class)
+    config_class = subclass(ClexConfig, "Config", model_type=f"longshort_clex_{architecture.lower()}")
+    backbone_class = subclass(ClexModel, "Model", config_class=config_class)
+    return subclass(ClexForCausalLM, "ForCausalLM", config_class=config_class, backbone_class=backbone_class)
 
 
-CAUSAL_LMS: dict[str, Any] = {
-    "llama": _build_classes(LlamaConfig, LlamaModel, LlamaForCausalLM),
-    "mistral": _build_classes(MistralConfig, MistralModel, MistralForCausalLM),
-    "qwen2": _build_classes(Qwen2Config, Qwen2Model, Qwen2ForCausalLM),
-    "qwen3": _build_classes(Qwen3Config, Qwen3Model, Qwen3ForCausalLM),
-}
+CAUSAL_LMS: dict[str, Any] = {name.lower(): _build_classes(name) for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}

@@ -11,34 +11,14 @@ but the first ``eabf_unscaled_layers``: 2 in the paper, 0 in its published code.
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaModel,
-    MistralConfig,
-    MistralForCausalLM,
-    MistralModel,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2Model,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Qwen3Model,
-)
+from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import (
-    LlamaAttention,
-    apply_rotary_pos_emb,
-    eager_attention_forward,
-)
-from transformers.models.mistral.modeling_mistral import MistralAttention
-from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
-from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
 
 def query_scale(position_ids: Tensor, original_length: int) -> Tensor:
@@ -124,26 +104,23 @@ class EabfForCausalLM:
         self.post_init()  # type: ignore[attr-defined]  # a mixin: the stock class comes next
 
 
-def _build_classes(attention: Any, config: Any, model: Any, causal_lm: Any) -> Any:
+def _build_classes(architecture: str) -> Any:
     """Build the EABF classes of one architecture from the stock ones, and return the causal LM.
 
     Each class becomes a name of this module, ``Eabf`` and the stock name: `auto_map` of a checkpoint refers to it.
     """
+    lower = architecture.lower()
+    stock = import_module(f"transformers.models.{lower}.modeling_{lower}")
 
-    def subclass(mixin: type, stock: type, **attributes: Any) -> Any:
-        name = f"Eabf{stock.__name__}"
-        globals()[name] = built = type(name, (mixin, stock), attributes)
+    def subclass(mixin: type, kind: str, **attributes: Any) -> Any:
+        name = f"Eabf{architecture}{kind}"
+        globals()[name] = built = type(name, (mixin, getattr(stock, f"{architecture}{kind}")), attributes)
         return built
 
-    config_class = subclass(EabfConfig, config, model_type=f"longshort_eabf_{config.model_type}")
-    attention_class = subclass(EabfAttention, attention)
-    backbone_class = subclass(EabfModel, model, config_class=config_class, attention_class=attention_class)
-    return subclass(EabfForCausalLM, causal_lm, config_class=config_class, backbone_class=backbone_class)
+    config_class = subclass(EabfConfig, "Config", model_type=f"longshort_eabf_{lower}")
+    attention_class = subclass(EabfAttention, "Attention")
+    backbone_class = subclass(EabfModel, "Model", config_class=config_class, attention_class=attention_class)
+    return subclass(EabfForCausalLM, "ForCausalLM", config_class=config_class, backbone_class=backbone_class)
 
 
-CAUSAL_LMS: dict[str, Any] = {
-    "llama": _build_classes(LlamaAttention, LlamaConfig, LlamaModel, LlamaForCausalLM),
-    "mistral": _build_classes(MistralAttention, MistralConfig, MistralModel, MistralForCausalLM),
-    "qwen2": _build_classes(Qwen2Attention, Qwen2Config, Qwen2Model, Qwen2ForCausalLM),
-    "qwen3": _build_classes(Qwen3Attention, Qwen3Config, Qwen3Model, Qwen3ForCausalLM),
-}
+CAUSAL_LMS: dict[str, Any] = {name.lower(): _build_classes(name) for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}

@@ -12,19 +12,12 @@ from longshort.sweep.run.events import Event, Exit, Failed
 
 @dataclass(frozen=True)
 class Request:
-    """One worker to run.
+    """One worker to run."""
 
-    Attributes:
-        name: of the job; each of its events comes with it.
-        line: the job, from `longshort.sweep.run.job.Job.to_line`.
-        resources: what it needs.
-        hours: how long it may take.
-    """
-
-    name: str
-    line: str
-    resources: Resources
-    hours: float | None
+    name: str  # of the job; each of its events comes with it
+    line: str  # the job, from `longshort.sweep.run.job.Job.to_line`
+    resources: Resources  # what it needs
+    hours: float | None  # how long it may take
 
 
 def refusal(name: str, message: str) -> list[tuple[str, Event]]:

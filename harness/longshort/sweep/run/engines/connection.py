@@ -13,9 +13,8 @@ from longshort.errors import UserError
 SECONDS_TO_ANSWER = 5.0
 SECONDS_FOR_TEST = 60.0
 NOT_IMPORTED = ("No module named", "failed to import")  # texts of Ray, for a node without longshort
-TRIES = (
-    "RAY_NUM_REDIS_GET_RETRIES"  # read when Ray is imported; each of its 20 tries takes up to 46 s and prints a line
-)
+# Read when Ray is imported; each of its 20 tries takes up to 46 s and prints a line.
+TRIES = "RAY_NUM_REDIS_GET_RETRIES"
 
 
 def connect(address: str | None) -> Any:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from queue import Empty, Queue
 
+from longshort.devices import available_cpus
 from longshort.settings import Resources
 from longshort.sweep.run.engines import Request, refusal
 from longshort.sweep.run.events import Event, Exit, Starting
@@ -125,11 +126,6 @@ class LocalEngine:
 def threads(resources: Resources) -> dict[str, str]:
     """Its cores are its threads, on every engine: their number can change a sum's last digit."""
     return {name: str(resources.cpus) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-
-
-def available_cpus() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
