@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longshort.errors import UserError
 from longshort.results.model_args import (
     ADDED,
     CHECKPOINT,
@@ -104,13 +105,14 @@ def rows_of(source: Source, task: str, reader: Reader) -> Iterator[Row]:
     """Yield a row for each metric of a task.
 
     Raises:
-        ValueError: the file names no model, or is not as lm-eval writes it; as AttributeError, KeyError, TypeError.
+        UserError: the file names no model (kind "data").
+        ValueError: the file is not as lm-eval writes it; as AttributeError, KeyError, TypeError.
     """
     data = source.data
     config = data.get("config") or {}
     arguments = parse_model_args(config.get("model_args"))
     metadata = metadata_of(data, task)
-    base = _base(data, arguments, metadata)
+    base = _base(source, arguments, metadata)
     identity = identity_args({"pretrained": base} | arguments)
     precision = {name: identity.pop(name) for name in PRECISION if name in identity}
     added = next((normal_path(as_text(arguments[name])) for name in ADDED if arguments.get(name)), "")
@@ -136,12 +138,13 @@ def metadata_of(data: Mapping[str, Any], task: str) -> dict[str, Any]:
     return (configs.get(task) or {}).get("metadata") or {}
 
 
-def _base(data: Mapping[str, Any], arguments: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    names = [arguments.get("pretrained"), metadata.get("pretrained"), data.get("model_name")]
+def _base(source: Source, arguments: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    names = [arguments.get("pretrained"), metadata.get("pretrained"), source.data.get("model_name")]
     names += [arguments.get(name) for name in CHECKPOINT]
     name = next((name for name in names if name), None)
     if name is None:
-        raise ValueError("the file names no model")
+        problem = "it names no model, neither in config.model_args nor as model_name"
+        raise UserError(f"Cannot read {source.file}: {problem}. Run that evaluation again.", "data")
     return normal_path(str(name))  # of lm_eval's ./name and of `longshort eval`'s name one checkpoint
 
 
