@@ -18,7 +18,9 @@ from lm_eval.utils import hash_string
 
 from longshort.devices import require_device
 from longshort.errors import UserError
+from longshort.lmeval.adapters import attach_adapter
 from longshort.lmeval.compat import no_random_weights, quiet
+from longshort.lmeval.delta import add_delta
 from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.load_errors import load_error
@@ -122,14 +124,31 @@ def load_checkpoint(
     Raises:
         UserError: it cannot be loaded, or lacks weights; the kind says why.
     """
+    if all(model_args.get(name) for name in ADDED):
+        raise UserError("peft and delta cannot be used together. Give one of them.", "setting", "peft")
     others = {"batch_size": batch_size, "max_batch_size": None, "device": device or _default_device()}
-    try:
-        with quiet(), no_random_weights():
-            return get_model("hf").create_from_arg_obj(dict(model_args), others)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged checkpoint raises whatever its reader does
-        raise load_error(model_args["pretrained"], error) from error
+    own = {name: value for name, value in model_args.items() if name not in ADDED}
+    with quiet(), no_random_weights():
+        try:
+            lm: LM = get_model("hf").create_from_arg_obj(own, others)
+        except UserError:
+            raise
+        except Exception as error:  # a damaged checkpoint raises whatever its reader does
+            raise load_error(model_args["pretrained"], error) from error
+        _add_weights(lm, model_args)
+    return lm
+
+
+def _add_weights(lm: Any, model_args: Mapping[str, Any]) -> None:
+    """Put an adapter or differences on a loaded checkpoint, as lm-eval's model does itself."""
+    checkpoint, revision = str(model_args["pretrained"]), lm.revision
+    if model_args.get("peft"):
+        lm.peft = str(model_args["peft"])
+        lm._model = attach_adapter(lm.model, lm.peft, checkpoint, revision)
+    elif model_args.get("delta"):
+        lm.delta = str(model_args["delta"])
+        options = {"revision": revision, "trust_remote_code": model_args.get("trust_remote_code", False)}
+        add_delta(lm.model, lm.AUTO_MODEL_CLASS, lm.delta, checkpoint, **options)
 
 
 def evaluate_loaded(
