@@ -19,7 +19,7 @@ from lm_eval.utils import hash_string
 from longshort.devices import require_device
 from longshort.errors import UserError
 from longshort.lmeval.adapters import attach_adapter
-from longshort.lmeval.compat import no_random_weights, quiet
+from longshort.lmeval.compat import install, no_random_weights, quiet
 from longshort.lmeval.delta import add_delta
 from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.task_folder import tasks_folder
@@ -128,6 +128,7 @@ def load_checkpoint(
         raise UserError("peft and delta cannot be used together. Give one of them.", "setting", "peft")
     others = {"batch_size": batch_size, "max_batch_size": None, "device": device or _default_device()}
     own = {name: value for name, value in model_args.items() if name not in ADDED}
+    install()  # also for tasks of lm-eval alone
     with quiet(), no_random_weights():
         try:
             lm: LM = get_model("hf").create_from_arg_obj(own, others)
