@@ -23,7 +23,7 @@ from longshort.lmeval.compat import install, no_random_weights, quiet
 from longshort.lmeval.delta import add_delta
 from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.task_folder import tasks_folder
-from longshort.load_errors import load_error
+from longshort.load_errors import load_error, sentencepiece_problem
 from longshort.scoring.lm_head import smaller_chunks
 from longshort.settings import ADDED, DEFAULT_TASKS
 
@@ -73,9 +73,7 @@ def evaluate_checkpoint(
         UserError: an unknown task or corpus, a device that is not available, a checkpoint that cannot be loaded, a
             folder that cannot be written (checked before any work is done).
     """
-    for what in ("pretrained", "tokenizer", *ADDED):
-        if what in model_args:
-            require_checkpoint(str(model_args[what]), "checkpoint" if what == "pretrained" else what)
+    require_folders(model_args)
     if device:
         require_device(device)
     if output:
@@ -135,6 +133,9 @@ def load_checkpoint(
         except UserError:
             raise
         except Exception as error:  # a damaged checkpoint raises whatever its reader does
+            tokenizer = model_args.get("tokenizer")
+            if tokenizer and sentencepiece_problem(tokenizer, error):
+                raise load_error(tokenizer, error, "tokenizer") from error
             raise load_error(model_args["pretrained"], error) from error
         _add_weights(lm, model_args)
     return lm
@@ -239,12 +240,18 @@ def _matching(manager: TaskManager, tasks: Sequence[str]) -> list[str]:
     return names
 
 
-def require_checkpoint(name: str, what: str = "checkpoint") -> None:
-    """Refuse a path that does not exist; what may be a name on the hub is left to the loader.
+def require_folders(model_args: Mapping[str, Any]) -> None:
+    """Refuse paths that do not exist; what may be a name on the hub is left to the loader.
 
     Raises:
         UserError: there is no such folder ("not_found").
     """
+    for what in ("pretrained", "tokenizer", *ADDED):
+        if what in model_args:
+            _require_folder(str(model_args[what]), "checkpoint" if what == "pretrained" else what)
+
+
+def _require_folder(name: str, what: str) -> None:
     if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
         raise UserError(f"{what} '{name}': no such folder. Give a folder or a model on the hub.", "not_found")
 
