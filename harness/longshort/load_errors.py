@@ -37,6 +37,13 @@ REMOTE_CODE = "trust_remote_code"  # transformers, for a checkpoint that brings 
 MEMORY = ("out of memory", "can't allocate memory")  # torch, for a GPU and for main memory
 MISMATCHED = "ignore_mismatched_sizes"  # transformers, for weights of another shape
 
+IS_ADAPTER = (
+    "it is a PEFT adapter. Give the merged model or, in an evaluation, the checkpoint that it was trained on and the "
+    "model argument peft=…"
+)
+WEIGHT_FILES = tuple(
+    f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")
+)
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 ROPE_FIELDS = ("rope_scaling", "rope_parameters")
 TRUST = "The checkpoint brings its own code: set trust_remote_code=True."
@@ -74,7 +81,10 @@ def load_error(
         name: its name in the message, by default `source`.
         config: of a model that was built without reading a file.
     """
-    if problem := sentencepiece_problem(source, error):
+    kind: Kind
+    if what != "adapter" and _file(source, "adapter_config.json") and not _has_weights(source):
+        kind, reason = "broken", IS_ADAPTER
+    elif problem := sentencepiece_problem(source, error):
         kind, reason = problem
     else:
         rope = _rope_problem(config or _json(source, "config.json"), error)
@@ -150,6 +160,10 @@ def _file(source: str | Path | None, name: str) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
+def _has_weights(source: str | Path | None) -> bool:
+    return any(_file(source, name) for name in WEIGHT_FILES)
+
+
 def _json(source: str | Path | None, name: str) -> Mapping[str, Any]:
     """A JSON file of a checkpoint; empty where there is none, or none that can be read."""
     try:
@@ -179,7 +193,7 @@ def why_not_loaded(source: str | Path | None, error: Exception) -> str:
         return f"its weights are damaged or incomplete ({cause}). {AGAIN}"
     if isinstance(error, json.JSONDecodeError):
         return f"one of its JSON files (config or tokenizer) is damaged ({cause}). {AGAIN}"
-    if path.is_dir() and not (path / "config.json").exists():
+    if path.is_dir() and not any((path / name).exists() for name in ("config.json", "adapter_config.json")):
         return f"it has no config.json ({cause}). Give a folder that save_pretrained wrote."
     if MISMATCHED in cause:
         return f"its weights have other shapes than its config.json says. {AGAIN}"

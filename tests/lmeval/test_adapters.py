@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,18 @@ def test_new_rows_that_an_adapter_lacks_are_not_random(base: Path, tmp_path: Pat
 def test_an_adapter_of_another_checkpoint_is_named(llama: Path, tmp_path: Path) -> None:
     wide = save_checkpoint(tmp_path / "wide", hidden_size=64)
     adapter = save_adapter(wide, tmp_path / "adapter", PADDED)
-    with user_error("broken", adapter, llama):
+    with user_error("broken", adapter, llama, field="peft"):
         load_checkpoint({"pretrained": str(llama), "peft": str(adapter)}, device="cpu")
+
+
+@pytest.mark.parametrize("with_config", [False, True])
+def test_an_adapter_is_no_checkpoint(llama: Path, tmp_path: Path, with_config: bool) -> None:
+    adapter = save_adapter(llama, tmp_path / "adapter")
+    if with_config:  # as some trainers save it
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(llama / name, adapter)
+    with user_error("broken", adapter, "adapter", "peft"):
+        load_checkpoint({"pretrained": str(adapter)}, device="cpu")
 
 
 def test_stock_lm_eval_cuts_the_vocabulary(base: Path, corpus: Path, tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def attach_adapter(model: Any, source: str, checkpoint: str, revision: str | Non
     except (UserError, UserWarning):  # the warning is one of missing weights, see `no_random_weights`
         raise
     except Exception as error:  # a damaged adapter raises whatever its reader does
-        raise load_error(source, error, "adapter", f"{source}' on '{checkpoint}") from error
+        wrong = load_error(source, error, "adapter", f"{source}' on '{checkpoint}")
+        advice = " Give the checkpoint that it was trained on." if wrong.kind == "broken" else ""
+        raise UserError(wrong.message + advice, wrong.kind, "peft") from error
 
 
 def adapter_vocabulary(model: Any, own: int, source: str, revision: str | None = None) -> int:
