@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from longshort.errors import UserError
 from longshort.load_errors import load_error
 
-ADDED_ONCE = "_longshort_delta"  # attribute of a model to which `add_delta` added differences
-
 
 def add_delta(model: nn.Module, auto_class: Any, source: str, checkpoint: str, **options: Any) -> None:
     """Add the differences to a checkpoint's weights, in place.
@@ -56,7 +54,6 @@ def add_delta(model: nn.Module, auto_class: Any, source: str, checkpoint: str, *
     with torch.no_grad():
         for name, weight in weights.items():
             weight += differences[name].to(weight)
-    model.__dict__[ADDED_ONCE] = True
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from longshort.errors import UserError
 from longshort.lmeval.adapters import attach_adapter
 from longshort.lmeval.compat import install, no_random_weights, quiet
 from longshort.lmeval.delta import add_delta
+from longshort.lmeval.model_checks import loaded_as_trained
 from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.load_errors import load_error, sentencepiece_problem
@@ -138,6 +139,7 @@ def load_checkpoint(
                 raise load_error(tokenizer, error, "tokenizer") from error
             raise load_error(model_args["pretrained"], error) from error
         _add_weights(lm, model_args)
+    loaded_as_trained.add(lm)
     return lm
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
 from longshort.errors import UserError
 from longshort.lmeval.adapters import adapter_vocabulary, require_no_other_weights
-from longshort.lmeval.delta import ADDED_ONCE
 from longshort.lmeval.documents import EncodedDocument
 from longshort.scoring.causality import require_causal
 from longshort.scoring.lm_head import evaluating, forward, input_device, without_adapter
 
 PROBE_TOKENS = 8
 TOLERANCE = 1e-4  # of the greatest logit
+
+loaded_as_trained: WeakSet[Any] = WeakSet()  # lm-eval's models that `evaluate.load_checkpoint` made
 
 
 def require_decoder_only(model: Any, backend: str | None) -> None:
@@ -70,6 +72,8 @@ def _same_logits(model: Any, inner: Any) -> bool:
     with evaluating(model):
         try:
             outer, own = (forward(each, tokens).logits for each in (model, inner))
+        except torch.OutOfMemoryError:
+            raise
         except Exception:  # PEFT's forward may need inputs of its own, as the task of a multi-task adapter
             return False
     scale = own.abs().max().clamp_min(1e-30)
@@ -87,6 +91,8 @@ def require_weights_as_trained(lm: Any) -> None:
             `adapters.adapter_vocabulary` and `adapters.require_no_other_weights`; differences were added twice to a
             shared embedding ("unsupported").
     """
+    if lm in loaded_as_trained:
+        return
     model, advice = lm.model, "Use 'longshort eval', which loads it correctly, or the merged model."
     if source := getattr(lm, "peft", None):
         require_no_other_weights(source, lm.revision)
@@ -98,7 +104,7 @@ def require_weights_as_trained(lm: Any) -> None:
                 "unsupported",
                 "peft",
             )
-    if getattr(lm, "delta", None) and ADDED_ONCE not in model.__dict__:
+    if getattr(lm, "delta", None):
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         if embedding.weight is getattr(head, "weight", None):
             raise UserError(
