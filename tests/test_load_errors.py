@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,11 @@ import torch
 import transformers
 from huggingface_hub import errors
 
+from longshort import load_errors
 from longshort.errors import UserError
 from longshort.load_errors import kind_of, load_error, why_not_loaded
 from longshort.testing import save_checkpoint
+from tests.errors import assert_error
 
 
 @pytest.fixture
@@ -79,15 +82,89 @@ def test_a_checkpoint_that_brings_code(checkpoint: Path) -> None:
 def test_a_file_that_may_not_be_read(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, opened = checkpoint / "model.safetensors", Path.open
 
-    def refuse(path: Path, *arguments: Any) -> Any:
+    def refuse(path: Path, *arguments: Any, **more: Any) -> Any:
         if path == weights:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return opened(path, *arguments)
+        return opened(path, *arguments, **more)
 
     monkeypatch.setattr(Path, "open", refuse)
     error = load_error(checkpoint, FileNotFoundError("No such file"))  # as safetensors says
     assert error.kind == "broken"
     assert str(weights) in error.message
+
+
+# ---- RoPE types
+
+
+@pytest.mark.parametrize(
+    ("rope_type", "remedy"),
+    [("su", "longrope"), ("mrope", "default"), ("clex", "trust_remote_code"), ("new", "trust_remote_code")],
+)
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_a_rope_type_that_transformers_lacks(checkpoint: Path, rope_type: str, key: str, remedy: str) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    config.pop("rope_parameters")
+    config |= {"rope_theta": 1e4, "rope_scaling": {key: rope_type, "factor": 2.0}}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    error = loading(checkpoint)
+    assert_error(error, "broken", f"'{rope_type}'", "rope_scaling", remedy)
+    built = transformers.AutoConfig.from_pretrained(checkpoint)
+    with pytest.raises(KeyError) as raised:
+        transformers.AutoModelForCausalLM.from_config(built)
+    error = load_error(None, raised.value, "model", "llama", built.to_dict())
+    assert_error(error, "broken", "'llama'", f"'{rope_type}'", "rope_parameters", remedy)
+
+
+def test_a_rope_type_of_the_text_model_or_of_one_kind_of_layers(tmp_path: Path) -> None:
+    rope = {"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "su"}}
+    for config in ({"rope_parameters": rope}, {"text_config": {"rope_parameters": rope}}):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert "'su'" in load_error(tmp_path, KeyError("su")).message
+        assert "RoPE" not in load_error(tmp_path, KeyError("default-other")).message
+        assert "RoPE" not in load_error(tmp_path, ValueError("su")).message
+
+
+# ---- tokenizers
+
+
+def tokenizer_error(checkpoint: Path, content: bytes) -> UserError:
+    """What loading says of a Llama checkpoint with a tokenizer.model alone."""
+    (checkpoint / "tokenizer.json").unlink()
+    (checkpoint / "tokenizer.model").write_bytes(content)
+    (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    return loading(checkpoint, transformers.AutoTokenizer)
+
+
+SENTENCEPIECE = bytes([10, 14, 10, 5, *b"<unk>", 21, 0, 0, 0, 0, 24, 2])
+BOTH_ARE_MISSING = not (find_spec("sentencepiece") or find_spec("tiktoken"))
+
+
+@pytest.mark.skipif(not BOTH_ARE_MISSING, reason="sentencepiece or tiktoken is installed")
+def test_a_sentencepiece_file_alone_needs_sentencepiece(checkpoint: Path) -> None:
+    error = tokenizer_error(checkpoint, SENTENCEPIECE)
+    assert_error(error, "dependency", "pip install sentencepiece", "longshort[tokenizers]", "tokenizer.model")
+    assert "tiktoken" not in error.message
+
+
+@pytest.mark.skipif(not BOTH_ARE_MISSING, reason="sentencepiece or tiktoken is installed")
+def test_a_file_of_tiktoken_needs_tiktoken(checkpoint: Path) -> None:
+    error = tokenizer_error(checkpoint, b"IQ== 0\nIg== 1\n")
+    assert_error(error, "dependency", "tiktoken")
+    assert "sentencepiece" not in error.message
+
+
+def test_a_damaged_sentencepiece_file(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_errors, "_is_installed", lambda name: True)
+    (checkpoint / "tokenizer.json").unlink()
+    (checkpoint / "tokenizer.model").write_bytes(SENTENCEPIECE[:5])
+    fallback = ValueError("`tiktoken` is required to read a `tiktoken` file.")
+    fallback.__cause__ = ModuleNotFoundError("No module named 'tiktoken'")
+    assert_error(load_error(checkpoint, fallback), "broken", "tokenizer.model", "damaged")
+
+
+def test_other_missing_libraries_are_named_as_they_are(checkpoint: Path) -> None:
+    error = load_error(checkpoint, ImportError("This modeling file requires flash_attn."))
+    assert_error(error, "dependency", "flash_attn")
 
 
 def test_what_else_a_library_says_is_kept_on_one_line(checkpoint: Path) -> None:

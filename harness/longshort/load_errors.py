@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from longshort.errors import Kind, UserError
 
@@ -28,11 +30,30 @@ KIND_BY_CLASS: tuple[tuple[str, Kind], ...] = (
     ("ConnectionError", "hub"),
     ("SafetensorError", "broken"),
     ("JSONDecodeError", "broken"),
+    ("ImportError", "dependency"),
 )
 # These errors have no class of their own, only a ValueError's or RuntimeError's text. Nothing else here reads words.
 REMOTE_CODE = "trust_remote_code"  # transformers, for a checkpoint that brings code
 MEMORY = ("out of memory", "can't allocate memory")  # torch, for a GPU and for main memory
 MISMATCHED = "ignore_mismatched_sizes"  # transformers, for weights of another shape
+
+IS_ADAPTER = (
+    "it is a PEFT adapter. Give the merged model or, in an evaluation, the checkpoint that it was trained on and the "
+    "model argument peft=…"
+)
+WEIGHT_FILES = tuple(
+    f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")
+)
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+ROPE_FIELDS = ("rope_scaling", "rope_parameters")
+TRUST = "The checkpoint brings its own code: set trust_remote_code=True."
+FOREIGN_CODE = (
+    "Give a checkpoint that brings the code for it (auto_map in its config.json) and set trust_remote_code=True."
+)
+ROPE_REMEDIES = {
+    "su": "It is an old name of 'longrope': write that instead.",
+    "mrope": "For text alone it equals 'default': write that instead.",
+}
 
 
 def kind_of(error: BaseException) -> Kind | None:
@@ -44,7 +65,13 @@ def kind_of(error: BaseException) -> Kind | None:
     return next((kind for cause in _causes(error) if (kind := _kind(cause))), None)
 
 
-def load_error(source: str | Path | None, error: Exception, what: str = "checkpoint", name: str = "") -> UserError:
+def load_error(
+    source: str | Path | None,
+    error: Exception,
+    what: str = "checkpoint",
+    name: str = "",
+    config: Mapping[str, Any] | None = None,
+) -> UserError:
     """Return the `UserError` to raise for a checkpoint, config or tokenizer that cannot be loaded.
 
     Args:
@@ -52,9 +79,99 @@ def load_error(source: str | Path | None, error: Exception, what: str = "checkpo
         error: what the library raised.
         what: what was loaded, for the message.
         name: its name in the message, by default `source`.
+        config: of a model that was built without reading a file.
     """
-    message = f"Cannot load {what} '{name or source}': {why_not_loaded(source, error)}"
-    return UserError(message, kind_of(error) or "broken")
+    kind: Kind
+    if what != "adapter" and _file(source, "adapter_config.json") and not _has_weights(source):
+        kind, reason = "broken", IS_ADAPTER
+    elif problem := sentencepiece_problem(source, error):
+        kind, reason = problem
+    else:
+        rope = _rope_problem(config or _json(source, "config.json"), error)
+        kind, reason = kind_of(error) or "broken", rope or why_not_loaded(source, error)
+    return UserError(f"Cannot load {what} '{name or source}': {reason}", kind)
+
+
+def sentencepiece_problem(source: str | Path | None, error: Exception) -> tuple[Kind, str] | None:
+    """Return why a checkpoint's tokenizer cannot be read if it has a SentencePiece file alone, with the category.
+
+    transformers then tries tiktoken, and asks for that.
+
+    Args:
+        source: folder or hub name.
+        error: what transformers raised.
+    """
+    if not any(isinstance(cause, ImportError) for cause in _causes(error)) or _file(source, "tokenizer.json"):
+        return None
+    files = [file for name in SENTENCEPIECE_FILES if (file := _file(source, name))]
+    # A file of tiktoken is text; this is how a SentencePiece model's first field begins.
+    file = next((file for file in files if file.read_bytes()[:1] == b"\n"), None)
+    if file is None:
+        return None
+    if all(map(_is_installed, ("sentencepiece", "google.protobuf"))):
+        return "broken", f"its {file.name} is damaged. {AGAIN}"
+    return "dependency", (
+        f"its tokenizer is a SentencePiece model ({file.name}, without a tokenizer.json), and the library for that is "
+        "not installed. Install it: pip install sentencepiece protobuf (or longshort[tokenizers])."
+    )
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        return find_spec(library) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
+
+
+def _rope_problem(config: Mapping[str, Any], error: Exception) -> str | None:
+    """Why a model cannot be built if its RoPE type is the key that transformers does not have."""
+    keys = [cause.args[0] for cause in _causes(error) if isinstance(cause, KeyError) and cause.args]
+    for field, rope_type in _rope_types(config):
+        if rope_type in keys:
+            remedy = TRUST if "auto_map" in config else ROPE_REMEDIES.get(rope_type, FOREIGN_CODE)
+            return (
+                f"its config has the RoPE type '{rope_type}' (in {field}), which transformers does not have. {remedy}"
+            )
+    return None
+
+
+def _rope_types(config: Mapping[str, Any], field: str = "") -> Iterator[tuple[str, str]]:
+    """The RoPE types in a config, of its text model and kinds of layers too, with the field that has each."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _rope_types(value, name if name in ROPE_FIELDS else field)
+        elif field and name in ("rope_type", "type"):
+            yield field, value
+
+
+def _file(source: str | Path | None, name: str) -> Path | None:
+    """A file of a checkpoint in a folder, or in the cache of the hub; None if there is none."""
+    if source is None:
+        return None
+    path = Path(source).expanduser() / name
+    if path.parent.is_dir():
+        return path if path.is_file() else None
+    from huggingface_hub import errors, try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(str(source), name)
+    except errors.HFValidationError:  # a path, not a name
+        return None
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _has_weights(source: str | Path | None) -> bool:
+    return any(_file(source, name) for name in WEIGHT_FILES)
+
+
+def _json(source: str | Path | None, name: str) -> Mapping[str, Any]:
+    """A JSON file of a checkpoint; empty where there is none, or none that can be read."""
+    try:
+        file = _file(source, name)
+        content = json.loads(file.read_text("utf-8")) if file else {}
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def why_not_loaded(source: str | Path | None, error: Exception) -> str:
@@ -76,7 +193,7 @@ def why_not_loaded(source: str | Path | None, error: Exception) -> str:
         return f"its weights are damaged or incomplete ({cause}). {AGAIN}"
     if isinstance(error, json.JSONDecodeError):
         return f"one of its JSON files (config or tokenizer) is damaged ({cause}). {AGAIN}"
-    if path.is_dir() and not (path / "config.json").exists():
+    if path.is_dir() and not any((path / name).exists() for name in ("config.json", "adapter_config.json")):
         return f"it has no config.json ({cause}). Give a folder that save_pretrained wrote."
     if MISMATCHED in cause:
         return f"its weights have other shapes than its config.json says. {AGAIN}"

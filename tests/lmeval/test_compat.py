@@ -30,6 +30,8 @@ from longshort.lmeval import compat, requests
 from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
 from longshort.lmeval.compat import environment, no_random_weights, quiet
 from longshort.lmeval.parallel import SharedGeneration
+from longshort.testing import save_checkpoint, tiny_tokenizer
+from tests.errors import user_error
 from tests.lmeval.conftest import run, values
 
 
@@ -350,6 +352,57 @@ def test_peft_only_warns_of_missing_adapter_weights(llama: Path, tmp_path: Path)
     with pytest.warns(UserWarning, match="missing adapter keys"):
         assert load(folder) is not None
     assert "layers.1" in refused(lambda: load(folder)).message
+
+
+# ---- tokenizers without special tokens
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> HFLM:
+    """A checkpoint whose tokenizer declares no special token."""
+    folder = save_checkpoint(tmp_path_factory.mktemp("bare") / "model", eos_token_id=None, bos_token_id=None)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer().backend_tokenizer)
+    assert (tokenizer.bos_token, tokenizer.eos_token) == (None, None)
+    tokenizer.save_pretrained(folder)
+    return HFLM(pretrained=str(folder), device="cpu")
+
+
+def ask(lm: HFLM, request_type: str, *arguments: Any) -> Any:
+    return getattr(lm, request_type)([Instance(request_type, {}, arguments, 0)])[0]
+
+
+def test_lm_eval_decodes_a_token_that_does_not_exist(bare: HFLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TypeError, match="None"):
+        HFLM.tok_decode.__wrapped__(bare, None)
+    monkeypatch.setattr(HFLM, "prefix_token_id", property(HFLM.prefix_token_id.fget.__wrapped__))
+    monkeypatch.setattr(HFLM, "tok_encode", HFLM.tok_encode.__wrapped__)
+    with pytest.raises(TypeError, match="None"):
+        ask(bare, "loglikelihood", "the", " theorem")
+
+
+def test_a_tokenizer_without_bos_and_eos_serves_the_tasks_of_lm_eval(bare: HFLM) -> None:
+    context, target = (bare.tokenizer.encode(text) for text in ("the", " theorem"))
+    with torch.no_grad():
+        log_p = bare.model(torch.tensor([context + target])).logits[0].double().log_softmax(-1)
+    expected = sum(float(log_p[len(context) - 1 + k, token]) for k, token in enumerate(target))
+    assert ask(bare, "loglikelihood", "the", " theorem")[0] == pytest.approx(expected, rel=1e-4)
+    answer = ask(bare, "generate_until", "the", {"until": [], "max_gen_toks": 5})
+    with torch.no_grad():
+        tokens = bare.model.generate(torch.tensor([context]), max_new_tokens=5, do_sample=False)[0, len(context) :]
+    assert answer == bare.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert bare.tok_encode("the", add_special_tokens=False) == bare.tok_encode("the") == context
+
+
+def test_an_empty_context_needs_a_token(bare: HFLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    for request in (("loglikelihood", "", "theorem"), ("loglikelihood_rolling", "theorem")):
+        with user_error("setting", "prefix_token_id", field="prefix_token_id"):
+            ask(bare, *request)
+    monkeypatch.setattr(bare, "custom_prefix_token_id", 1)
+    assert ask(bare, "loglikelihood_rolling", "theorem") < 0
+
+
+def test_a_checkpoint_without_special_tokens_is_evaluated(bare: HFLM, corpus: Path) -> None:
+    assert values(run(bare, [requests.PERPLEXITY], settings(corpus)), requests.PERPLEXITY)["ppl@16"] > 1
 
 
 # ---- installation

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import ByT5Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, ByT5Tokenizer
 
 from longshort.corpora import Document
 from longshort.lmeval import documents
 from longshort.lmeval.documents import _decoded_bytes, encode, special_tokens
-from longshort.testing import tiny_tokenizer
+from longshort.testing import save_checkpoint, tiny_tokenizer
 from longshort.training.byte_tokenizer import byte_tokenizer
+from tests.errors import user_error
+from tests.lmeval.conftest import run, values
+from tests.scoring.test_special_tokens import nucleotides
 
 MERGING, BYTES = tiny_tokenizer(), byte_tokenizer()
 text = st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -26,9 +33,6 @@ class Model:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-
-    def tok_encode(self, string: str) -> list[int]:
-        return list(self.tokenizer.encode(string))
 
 
 @settings(deadline=None)
@@ -151,13 +155,32 @@ def test_half_a_surrogate_pair_is_read_as_a_question_mark(tokenizer: Any) -> Non
     assert found.byte_ends.tolist() == expected.byte_ends.tolist()
 
 
-@pytest.mark.parametrize(("bos", "expected"), [(False, []), (True, [1])])
-def test_special_tokens_are_those_that_the_tokenizer_adds(bos: bool, expected: list[int]) -> None:
-    assert special_tokens(Model(tiny_tokenizer(bos))) == expected
+@pytest.mark.parametrize(
+    ("wanted", "bos", "expected"), [(None, False, []), (None, True, [1]), (True, True, [1]), (False, True, [])]
+)
+def test_special_tokens_are_those_that_the_tokenizer_adds(wanted: bool | None, bos: bool, expected: list[int]) -> None:
+    model: Any = Model(tiny_tokenizer(bos))
+    model.add_bos_token = wanted  # as lm-eval's argument
+    assert special_tokens(model) == expected
 
 
-def test_several_special_tokens_before_a_text_and_one_after_it() -> None:
-    tokenizer = SimpleNamespace(
-        encode=lambda text, add_special_tokens=True: [8, 9, 5, 7] if add_special_tokens else [5]
-    )
-    assert special_tokens(Model(tokenizer)) == [8, 9]
+def test_a_bos_that_does_not_exist_cannot_be_added() -> None:
+    model: Any = Model(tiny_tokenizer())
+    model.add_bos_token = True
+    with user_error("setting", "add_bos_token", field="add_bos_token"):
+        special_tokens(model)
+
+
+def test_bos_is_read_where_no_letter_has_a_token(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "model", vocab_size=6, bos_token_id=0)
+    nucleotides(TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])).save_pretrained(folder)
+    letters = "".join(random.Random(0).choices("ACGT", k=40))
+    (tmp_path / "corpus.txt").write_text(letters)
+    metadata = {"corpus": str(tmp_path / "corpus.txt"), "lengths": [16, 32], "num_docs": 1}
+    found = values(run(folder, ["longshort_perplexity"], metadata), "longshort_perplexity")
+    tokens = torch.tensor([[0] + ["ACGT".index(letter) + 2 for letter in letters]])
+    with torch.no_grad():
+        log_p = AutoModelForCausalLM.from_pretrained(folder)(tokens).logits[0].double().log_softmax(-1)
+    for length in (16, 32):
+        nll = [-float(log_p[t - 1, tokens[0, t]]) for t in range(1, length)]
+        assert found[f"ppl@{length}"] == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-4)

@@ -1,11 +1,13 @@
 """What a run may start from."""
 
+import json
 from pathlib import Path
 
 import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from longshort.lmeval.evaluate import load_checkpoint
 from longshort.testing import save_checkpoint, tiny_tokenizer
 from longshort.training import train
 from longshort.training.base import load_base, load_model
@@ -76,3 +78,17 @@ def test_a_bos_that_the_base_lacks_is_refused(base_with_a_token_more: Path) -> N
     PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<image>").save_pretrained(base_with_a_token_more)
     with user_error("setting", vocabulary, "<image>", field="tokenizer"):
         trained_on("the river was high " * 20, base_with_a_token_more)
+
+
+def test_a_base_that_cannot_be_loaded_is_refused_as_in_an_evaluation(tmp_path):
+    base = save_checkpoint(tmp_path / "model")
+    for name, remedy in (("su", "longrope"), ("clex", "trust_remote_code")):
+        config = json.loads((base / "config.json").read_text())
+        config["rope_parameters"] = {"rope_type": name, "rope_theta": 1e4, "factor": 1.0}
+        (base / "config.json").write_text(json.dumps(config))
+        for start in ({"base": str(base)}, {"model_config": str(base), "tokenizer": str(base)}):
+            settings = TrainConfig(output=str(tmp_path / "out"), train_length=16, **start)
+            with user_error("broken", f"'{name}'", "rope_parameters", remedy):
+                load_model(settings, load_base(settings))
+        with user_error("broken", f"'{name}'", "rope_parameters", remedy):
+            load_checkpoint({"pretrained": str(base)}, device="cpu")

@@ -46,6 +46,7 @@ def install() -> None:
     _add_stderr_of_perplexity()
     _let_processes_lack_metrics()
     _share_generation()
+    _let_tokenizers_lack_special_tokens()
     one_line_for_user_errors()  # the stock lm_eval command lets exceptions through to the interpreter
 
 
@@ -125,6 +126,39 @@ def _share_generation() -> None:
         return [answers[index] for index in range(len(requests))]
 
     HFLM.generate_until = generate_until
+
+
+def _let_tokenizers_lack_special_tokens() -> None:
+    """Let the ``hf`` backend use a tokenizer with neither BOS nor EOS, as far as a task does not need one.
+
+    Versions: lm-eval 0.4.13.
+    Why: `tok_encode` and `generate_until` decode the id of a token that does not exist, which is None. Only an empty
+    context needs one, in its place.
+    """
+    encode, decode, prefix_token_id = HFLM.tok_encode, HFLM.tok_decode, HFLM.prefix_token_id.fget
+
+    @wraps(encode)
+    def tok_encode(self: Any, string: str, add_special_tokens: bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        if add_special_tokens is None and prefix_token_id(self) is None:  # no BOS that the string may begin with
+            add_special_tokens = self.add_bos_token is not False
+        return encode(self, string, add_special_tokens, *args, **kwargs)
+
+    @wraps(decode)
+    def tok_decode(self: Any, tokens: Any, skip_special_tokens: bool = True) -> Any:
+        return None if tokens is None else decode(self, tokens, skip_special_tokens=skip_special_tokens)
+
+    @wraps(prefix_token_id)
+    def required_prefix(self: Any) -> int:
+        if (token := prefix_token_id(self)) is None:
+            raise UserError(
+                "the tokenizer has neither BOS nor EOS, one of which this task puts before an empty context. Set the "
+                "model argument prefix_token_id=… to the id of the token that begins a text.",
+                "setting",
+                "prefix_token_id",
+            )
+        return int(token)
+
+    HFLM.tok_encode, HFLM.tok_decode, HFLM.prefix_token_id = tok_encode, tok_decode, property(required_prefix)
 
 
 @contextlib.contextmanager

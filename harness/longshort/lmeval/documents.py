@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longshort.corpora import Document
+from longshort.errors import UserError
 from longshort.lmeval.first_tokens import first_tokens
+from longshort.scoring.special_tokens import special_tokens_before
 
 # Of tokenizers that only decode, in tokens.
 DECODED_EXACTLY = 256
@@ -52,13 +54,21 @@ def encode(lm: Any, document: Document, num_tokens: int) -> EncodedDocument:
 
 
 def special_tokens(lm: Any) -> list[int]:
-    """Return the ids that the tokenizer puts before a text by default (or by `add_bos_token`): usually BOS or none."""
-    plain = lm.tokenizer.encode("a", add_special_tokens=False)
-    whole = lm.tok_encode("a")
-    for count in range(len(whole) - len(plain) + 1):
-        if whole[count : count + len(plain)] == plain:
-            return list(whole[:count])
-    return []
+    """Return the ids that the tokenizer puts before a text by default, or none with ``add_bos_token=False``.
+
+    Raises:
+        UserError: ``add_bos_token=True``, and the tokenizer has none ("setting").
+    """
+    wanted = getattr(lm, "add_bos_token", None)
+    tokens = [] if wanted is False else special_tokens_before(lm.tokenizer)
+    if wanted and not tokens:
+        raise UserError(
+            "add_bos_token=True, but the tokenizer puts no token before a text. Leave the argument out, or give a "
+            "tokenizer with a BOS token: tokenizer=….",
+            "setting",
+            "add_bos_token",
+        )
+    return tokens
 
 
 def _encode(tokenizer: Any, document: Document, num_tokens: int) -> EncodedDocument:

@@ -18,10 +18,13 @@ from lm_eval.utils import hash_string
 
 from longshort.devices import require_device
 from longshort.errors import UserError
-from longshort.lmeval.compat import no_random_weights, quiet
+from longshort.lmeval.adapters import attach_adapter
+from longshort.lmeval.compat import install, no_random_weights, quiet
+from longshort.lmeval.delta import add_delta
+from longshort.lmeval.model_checks import loaded_as_trained
 from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.task_folder import tasks_folder
-from longshort.load_errors import load_error
+from longshort.load_errors import load_error, sentencepiece_problem
 from longshort.scoring.lm_head import smaller_chunks
 from longshort.settings import ADDED, DEFAULT_TASKS
 
@@ -71,9 +74,7 @@ def evaluate_checkpoint(
         UserError: an unknown task or corpus, a device that is not available, a checkpoint that cannot be loaded, a
             folder that cannot be written (checked before any work is done).
     """
-    for what in ("pretrained", "tokenizer", *ADDED):
-        if what in model_args:
-            require_checkpoint(str(model_args[what]), "checkpoint" if what == "pretrained" else what)
+    require_folders(model_args)
     if device:
         require_device(device)
     if output:
@@ -122,14 +123,36 @@ def load_checkpoint(
     Raises:
         UserError: it cannot be loaded, or lacks weights; the kind says why.
     """
+    if all(model_args.get(name) for name in ADDED):
+        raise UserError("peft and delta cannot be used together. Give one of them.", "setting", "peft")
     others = {"batch_size": batch_size, "max_batch_size": None, "device": device or _default_device()}
-    try:
-        with quiet(), no_random_weights():
-            return get_model("hf").create_from_arg_obj(dict(model_args), others)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged checkpoint raises whatever its reader does
-        raise load_error(model_args["pretrained"], error) from error
+    own = {name: value for name, value in model_args.items() if name not in ADDED}
+    install()  # also for tasks of lm-eval alone
+    with quiet(), no_random_weights():
+        try:
+            lm: LM = get_model("hf").create_from_arg_obj(own, others)
+        except UserError:
+            raise
+        except Exception as error:  # a damaged checkpoint raises whatever its reader does
+            tokenizer = model_args.get("tokenizer")
+            if tokenizer and sentencepiece_problem(tokenizer, error):
+                raise load_error(tokenizer, error, "tokenizer") from error
+            raise load_error(model_args["pretrained"], error) from error
+        _add_weights(lm, model_args)
+    loaded_as_trained.add(lm)
+    return lm
+
+
+def _add_weights(lm: Any, model_args: Mapping[str, Any]) -> None:
+    """Put an adapter or differences on a loaded checkpoint, as lm-eval's model does itself."""
+    checkpoint, revision = str(model_args["pretrained"]), lm.revision
+    if model_args.get("peft"):
+        lm.peft = str(model_args["peft"])
+        lm._model = attach_adapter(lm.model, lm.peft, checkpoint, revision)
+    elif model_args.get("delta"):
+        lm.delta = str(model_args["delta"])
+        options = {"revision": revision, "trust_remote_code": model_args.get("trust_remote_code", False)}
+        add_delta(lm.model, lm.AUTO_MODEL_CLASS, lm.delta, checkpoint, **options)
 
 
 def evaluate_loaded(
@@ -219,12 +242,18 @@ def _matching(manager: TaskManager, tasks: Sequence[str]) -> list[str]:
     return names
 
 
-def require_checkpoint(name: str, what: str = "checkpoint") -> None:
-    """Refuse a path that does not exist; what may be a name on the hub is left to the loader.
+def require_folders(model_args: Mapping[str, Any]) -> None:
+    """Refuse paths that do not exist; what may be a name on the hub is left to the loader.
 
     Raises:
         UserError: there is no such folder ("not_found").
     """
+    for what in ("pretrained", "tokenizer", *ADDED):
+        if what in model_args:
+            _require_folder(str(model_args[what]), "checkpoint" if what == "pretrained" else what)
+
+
+def _require_folder(name: str, what: str) -> None:
     if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
         raise UserError(f"{what} '{name}': no such folder. Give a folder or a model on the hub.", "not_found")
 

@@ -24,7 +24,12 @@ from longshort.errors import UserError
 from longshort.lmeval import measure
 from longshort.lmeval.documents import EncodedDocument, encode, special_tokens
 from longshort.lmeval.measure import Gap, Measured
-from longshort.lmeval.model_checks import require_decoder_only, require_embeddings
+from longshort.lmeval.model_checks import (
+    require_adapter_in_model,
+    require_decoder_only,
+    require_embeddings,
+    require_weights_as_trained,
+)
 from longshort.lmeval.offsets import draw_offset
 from longshort.lmeval.parallel import share
 from longshort.scoring.positions import addressable_length
@@ -127,6 +132,8 @@ def _backend(lm: Any, request_type: str) -> Backend:
             "next-token distributions of the model. Use --model hf.",
             "unsupported",
         )
+    require_adapter_in_model(model)
+    require_weights_as_trained(lm)
     require_decoder_only(model, getattr(lm, "backend", None))
     limits = {}
     positions = addressable_length(model)

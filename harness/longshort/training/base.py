@@ -126,7 +126,7 @@ def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> 
         return loader(source, **kwargs)
     except Exception as error:  # a damaged or foreign file raises whatever its reader does
         if isinstance(source, PretrainedConfig):
-            raise load_error(None, error, what, source.model_type) from error
+            raise load_error(None, error, what, source.model_type, source.to_dict()) from error
         raise load_error(source, error, what) from error
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 
 from longshort.corpora import MAX_DOCUMENTS_READ, Corpus, update_fingerprint
 from longshort.errors import UserError
+from longshort.scoring.special_tokens import special_tokens_before
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -276,4 +277,4 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor | int]:
 def default_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the id the tokenizer prepends to a text by default, if it does."""
     bos = tokenizer.bos_token_id
-    return bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
+    return bos if bos is not None and special_tokens_before(tokenizer)[:1] == [bos] else None

@@ -197,6 +197,27 @@ MODELS = [
            replace("model/config.json", '"model_type": "llama"',
                    '"model_type": "nonesuch", "auto_map": {"AutoConfig": "own.Config"}'),
            write("model/own.py", "raise SystemExit('this must not run')")),
+    *(
+        _model(f"RoPE type {rope_type}", f"'model' '{rope_type}' rope_parameters {remedy}",
+               replace("model/config.json", '"rope_type": "default"', f'"rope_type": "{rope_type}"'))
+        for rope_type, remedy in (("su", "longrope"), ("mrope", "default"), ("clex", "trust_remote_code"))
+    ),
+    _model("SentencePiece without its library", "'model' tokenizer.model sentencepiece",
+           remove("model/tokenizer.json"), write("model/tokenizer.model", b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02"),
+           write("model/tokenizer_config.json", '{"tokenizer_class": "LlamaTokenizer"}')),
+    _model("an adapter", "'adapter' PEFT peft=", model="adapter"),
+    _eval("models", "adapter of another checkpoint", "--model-args peft=adapter", "'adapter' 'model' trained",
+          inputs=("adapter",), steps=(replace("adapter/adapter_config.json", '"r": 2', '"r": 3'),)),
+    _eval("models", "weights next to an adapter", "--model-args peft=adapter", "'adapter' 'trainable_params.bin' merge",
+          inputs=("adapter",), steps=(write("adapter/trainable_params.bin", "x"),)),
+    _eval("models", "virtual tokens", "--model-args peft=virtual-tokens", "PREFIX_TUNING LoRA",
+          inputs=("virtual-tokens",)),
+    _eval("models", "delta of another checkpoint", "--model-args delta=small-vocabulary",
+          "'small-vocabulary' 'model' lm_head.weight 263 61", inputs=("small-vocabulary",)),
+    _eval("models", "adapter and delta", "--model-args peft=adapter --model-args delta=model", "peft delta",
+          inputs=("adapter",)),
+    _eval("models", "a BOS that there is not", "--model-args add_bos_token=True", "add_bos_token tokenizer=",
+          steps=(replace("model/tokenizer_config.json", '"bos_token": "<s>"', '"bos_token": null'),)),
 ]  # fmt: skip
 
 OUTPUTS = [

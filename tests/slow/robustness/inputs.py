@@ -40,6 +40,7 @@ def build(folder: Path) -> None:
     save_predictions(folder)
     (folder / "manifest.yaml").write_text(MANIFEST)
     _models(folder)
+    _adapters(folder)
     _run(folder, "sweep", "manifest.yaml", "-o", "sweep")
     options = ("--base", "model", "--corpus", "text.jsonl", "--train-length", "16", "--global-batch-size", "2")
     _run(folder, "train", *options, "--steps", "1", "-o", "trained")
@@ -93,3 +94,17 @@ def _models(folder: Path) -> None:
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
     model.save_pretrained(folder / "nan")
+
+
+def _adapters(folder: Path) -> None:
+    """Adapters of the model: of its weights, and of its input."""
+    import peft
+    import transformers
+
+    configs = {
+        "adapter": peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=2, init_lora_weights=False),
+        "virtual-tokens": peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+    }
+    for name, config in configs.items():
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder / "model")
+        peft.get_peft_model(model, config).save_pretrained(folder / name)

@@ -73,7 +73,7 @@ def _load(job: Job) -> tuple[Any, dict[str, Any]]:
     from longshort.lmeval import evaluate as lmeval
 
     arguments = job.model_args | (_offload() if job.memory == "offload" else {})
-    lmeval.require_checkpoint(str(arguments["pretrained"]))
+    lmeval.require_folders(arguments)
     return lmeval.load_checkpoint(arguments, batch_size=job.batch_size), arguments
 
 

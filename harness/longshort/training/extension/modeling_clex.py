@@ -32,7 +32,13 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
 def base_frequencies(config: Any, device: Any = None, *_: Any, **__: Any) -> tuple[Tensor, float]:
-    """θ^(-2i/d), i = 0 .. d/2 - 1, [d/2] in float32, and a factor of attention, which is 1."""
+    """θ^(-2i/d), i = 0 .. d/2 - 1, [d/2] in float32, and a factor of attention, which is 1.
+
+    Raises:
+        KeyError: the config is not one of CLEX; a stock model would be read as plain RoPE.
+    """
+    if not hasattr(config, "_validate_clex_rope_parameters"):  # by name: a checkpoint carries a copy of this module
+        raise KeyError("clex")
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
     return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0

@@ -1,0 +1,252 @@
+"""Adapters are scored as PEFT computes them, with the vocabulary they were trained with, or refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from longshort.lmeval.evaluate import evaluate_checkpoint, load_checkpoint
+from longshort.lmeval.model_checks import require_adapter_in_model
+from longshort.lmeval.offsets import draw_offset
+from longshort.scoring import score_prefix
+from longshort.testing import save_checkpoint
+from tests.errors import user_error
+from tests.lmeval.conftest import run, values
+from tests.lmeval.reference import Reference
+from tests.models import random_tokens, tiny_model
+
+PADDED = 300  # embeddings; the tokenizer has 263 tokens
+TASKS = ["longshort_perplexity", "longshort_misalignment"]
+SETTINGS: dict[str, Any] = {"lengths": [16, 32], "num_docs": 1}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("padded") / "base", vocab_size=PADDED)
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("tied") / "base", vocab_size=PADDED, tie_word_embeddings=True)
+
+
+def save_adapter(base: Path, folder: Path, rows: int = PADDED, **config: Any) -> Path:
+    """A random adapter of a base whose embedding was resized to `rows` before the training."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if rows != PADDED:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    torch.manual_seed(1)
+    settings = {"r": 2, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings | config))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "modules_to_save" in name or "trainable_tokens_delta" in name:
+                weight += torch.randn_like(weight) * 0.1
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def merged(base: Path, adapter: Path, rows: int = PADDED) -> Reference:
+    """The slow and obvious way to measure with an adapter: resized as in its training, loaded and merged by PEFT."""
+    reference = Reference(base)
+    if rows != PADDED:
+        reference.model.resize_token_embeddings(rows, mean_resizing=False)
+    reference.model = PeftModel.from_pretrained(reference.model, adapter).merge_and_unload().eval()
+    return reference
+
+
+def first_text(corpus: Path) -> str:
+    return str(json.loads(corpus.read_text("utf-8").splitlines()[0])["text"])
+
+
+def evaluated(base: Path, corpus: Path, **model_args: str) -> dict[str, float]:
+    results = evaluate_checkpoint(
+        {"pretrained": str(base), **model_args}, tasks=TASKS, metadata=SETTINGS | {"corpus": str(corpus)}, device="cpu"
+    )
+    return values(results, TASKS[0]) | values(results, TASKS[1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "config"),
+    [
+        (PADDED, {}),
+        (PADDED, {"modules_to_save": ["lm_head"]}),
+        (PADDED, {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
+        (PADDED, {"trainable_token_indices": [70, 71]}),
+        (263, {}),  # cut to the tokenizer's size before the training
+        (310, {"modules_to_save": ["embed_tokens", "lm_head"]}),  # tokens were added
+    ],
+    ids=["plain", "head", "embeddings", "tokens", "cut", "added"],
+)
+def test_an_adapter_on_a_padded_vocabulary_equals_the_merged_model(
+    base: Path, corpus: Path, tmp_path: Path, rows: int, config: dict[str, Any]
+) -> None:
+    adapter = save_adapter(base, tmp_path / "adapter", rows, **config)
+    found, reference, text = evaluated(base, corpus, peft=str(adapter)), merged(base, adapter, rows), first_text(corpus)
+    for length in (16, 32):
+        nll, bits = reference.prefix(text, length)
+        assert found[f"ppl@{length}"] == pytest.approx(math.exp(nll), rel=1e-4)
+        assert found[f"bpb@{length}"] == pytest.approx(bits, rel=1e-4)
+        assert found[f"ppl_tail@{length}"] == pytest.approx(math.exp(reference.tail(text, length, 32, 8)[0]), rel=1e-4)
+        pair = reference.pair(text, 32, length, length - draw_offset(0, 0, length))
+        for metric in ("sce", "entropy", "jeffreys", "js", "sce_last"):
+            assert found[f"{metric}@{length}"] == pytest.approx(pair[metric], rel=1e-3, abs=1e-6)
+
+
+def test_an_adapter_on_a_shared_embedding_equals_the_merged_model(tied: Path, corpus: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tied, tmp_path / "adapter", 263)
+    nll, _ = merged(tied, adapter, 263).prefix(first_text(corpus), 32)
+    assert evaluated(tied, corpus, peft=str(adapter))["ppl@32"] == pytest.approx(math.exp(nll), rel=1e-4)
+
+
+def test_new_rows_that_an_adapter_lacks_are_not_random(base: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(base, tmp_path / "adapter", 310, target_modules=["q_proj", "embed_tokens"])  # no LM head
+    with user_error("broken", adapter, 310, PADDED, "lm_head", field="peft"):
+        load_checkpoint({"pretrained": str(base), "peft": str(adapter)}, device="cpu")
+
+
+def test_an_adapter_of_another_checkpoint_is_named(llama: Path, tmp_path: Path) -> None:
+    wide = save_checkpoint(tmp_path / "wide", hidden_size=64)
+    adapter = save_adapter(wide, tmp_path / "adapter", PADDED)
+    with user_error("broken", adapter, llama, field="peft"):
+        load_checkpoint({"pretrained": str(llama), "peft": str(adapter)}, device="cpu")
+
+
+@pytest.mark.parametrize("with_config", [False, True])
+def test_an_adapter_is_no_checkpoint(llama: Path, tmp_path: Path, with_config: bool) -> None:
+    adapter = save_adapter(llama, tmp_path / "adapter")
+    if with_config:  # as some trainers save it
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(llama / name, adapter)
+    with user_error("broken", adapter, "adapter", "peft"):
+        load_checkpoint({"pretrained": str(adapter)}, device="cpu")
+
+
+def test_stock_lm_eval_cuts_the_vocabulary(base: Path, corpus: Path, tmp_path: Path) -> None:
+    metadata = SETTINGS | {"corpus": str(corpus)}
+    adapter = save_adapter(base, tmp_path / "adapter")
+    with user_error("unsupported", adapter, PADDED, 263, field="peft"):
+        run(base, TASKS[:1], metadata, model_args={"peft": str(adapter)})
+    adapter = save_adapter(base, tmp_path / "cut", 263)  # was trained that way
+    nll, _ = merged(base, adapter, 263).prefix(first_text(corpus), 32)
+    found = values(run(base, TASKS[:1], metadata, model_args={"peft": str(adapter)}), TASKS[0])
+    assert found["ppl@32"] == pytest.approx(math.exp(nll), rel=1e-4)
+
+
+# ---- weights that PEFT does not load
+
+
+@pytest.mark.parametrize(
+    "name", ["trainable_params.bin", "non_lora_trainables.bin", "embedding.pt", "model.safetensors"]
+)
+def test_other_weights_next_to_an_adapter_are_refused(llama: Path, corpus: Path, tmp_path: Path, name: str) -> None:
+    adapter = save_adapter(llama, tmp_path / "adapter")
+    torch.save({}, adapter / name)
+    with user_error("unsupported", adapter, name, field="peft"):
+        load_checkpoint({"pretrained": str(llama), "peft": str(adapter)}, device="cpu")
+    with user_error("unsupported", adapter, name, field="peft"):
+        run(llama, TASKS[:1], SETTINGS | {"corpus": str(corpus)}, model_args={"peft": str(adapter)})
+
+
+def test_what_trainers_save_is_no_reason_to_refuse(llama: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(llama, tmp_path / "adapter")
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state_0.pth", "tokenizer.model"):
+        (adapter / name).write_bytes(b"")
+    assert load_checkpoint({"pretrained": str(llama), "peft": str(adapter)}, device="cpu") is not None
+
+
+# ---- types of adapters
+
+
+def xlora_config(folder: Path) -> Any:
+    for name in "ab":
+        adapted = get_peft_model(tiny_model("llama"), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        adapted.save_pretrained(folder / name)
+    adapters = {name: str(folder / name) for name in "ab"}
+    return peft.XLoraConfig(task_type="CAUSAL_LM", hidden_size=32, adapters=adapters)
+
+
+PROMPT = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 3}
+OUTSIDE: dict[str, Callable[..., Any]] = {
+    "prompt tuning": lambda *_: peft.PromptTuningConfig(**PROMPT),
+    "prefix tuning": lambda *_: peft.PrefixTuningConfig(**PROMPT),
+    "p-tuning": lambda *_: peft.PromptEncoderConfig(**PROMPT, encoder_hidden_size=8),
+    "multitask prompt tuning": lambda *_: peft.MultitaskPromptTuningConfig(**PROMPT, num_tasks=2),
+    "poly": lambda *_: peft.PolyConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], n_tasks=2, r=2),
+    "x-lora": xlora_config,
+    "activated lora": lambda *_: LoraConfig(
+        task_type="CAUSAL_LM", target_modules=["q_proj"], alora_invocation_tokens=[5, 6], init_lora_weights=False
+    ),
+}
+LINEAR: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj"]}
+INSIDE = {
+    "lora": LoraConfig(**LINEAR, init_lora_weights=False),
+    "lora of the embedding": LoraConfig(
+        task_type="CAUSAL_LM", target_modules=["embed_tokens", "lm_head"], init_lora_weights=False
+    ),
+    "dora": LoraConfig(**LINEAR, use_dora=True, init_lora_weights=False),
+    "saved head": LoraConfig(**LINEAR, modules_to_save=["lm_head"], init_lora_weights=False),
+    "ia3": peft.IA3Config(
+        task_type="CAUSAL_LM", target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]
+    ),
+    "adalora": peft.AdaLoraConfig(**LINEAR, total_step=10, init_lora_weights=False),
+    "loha": peft.LoHaConfig(**LINEAR, init_weights=False),
+    "oft": peft.OFTConfig(**LINEAR, r=0, oft_block_size=4, init_weights=False),
+    "vera": peft.VeraConfig(**LINEAR, init_weights=False),
+    "layer norms": peft.LNTuningConfig(task_type="CAUSAL_LM", target_modules=["norm"]),
+    "adaption prompt": peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=4, adapter_layers=2),
+}
+
+
+def randomized(config: Any) -> Any:
+    torch.manual_seed(3)
+    adapted = get_peft_model(tiny_model("llama"), config).eval()
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight += torch.randn_like(weight) * 0.3
+    return adapted
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_adapters_inside_the_model_are_scored_as_peft_computes_them(name: str) -> None:
+    model, tokens = randomized(INSIDE[name]), random_tokens(1, 24)
+    require_adapter_in_model(model)
+    with torch.no_grad():
+        log_p = model(input_ids=tokens).logits.double().log_softmax(-1)  # of PEFT's own forward
+        plain = tiny_model("llama")(tokens).logits.double().log_softmax(-1)
+    expected, bare = (-of[0, :-1].gather(-1, tokens[0, 1:, None])[:, 0] for of in (log_p, plain))
+    assert (expected - bare).abs().max() > 1e-3  # the adapter does something
+    assert score_prefix(model, tokens)[0].double() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_adapters_outside_the_model_are_refused(name: str, tmp_path: Path) -> None:
+    model: Any = tiny_model("llama")
+    model.config.use_cache = False  # X-LoRA demands it
+    adapted = get_peft_model(model, OUTSIDE[name](tmp_path)).eval()
+    with user_error("unsupported", adapted.active_peft_config.peft_type.value, field="peft"):
+        require_adapter_in_model(adapted)
+
+
+def test_virtual_tokens_are_refused_in_a_run(llama: Path, corpus: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    get_peft_model(model, OUTSIDE["prefix tuning"]()).save_pretrained(tmp_path / "prefix")
+    for task in TASKS:
+        with user_error("unsupported", "PREFIX_TUNING", field="peft"):
+            evaluate_checkpoint(
+                {"pretrained": str(llama), "peft": str(tmp_path / "prefix")},
+                tasks=[task],
+                metadata=SETTINGS | {"corpus": str(corpus)},
+                device="cpu",
+            )
