@@ -69,7 +69,7 @@ def causal_length(model: Any) -> int | None:
     Only the LSH attention of Reformer has one. Beyond a chunk it sorts the tokens by random hashes, so the chunks that
     earlier tokens are in, and what they see, depend on later tokens and change from one forward to the next.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) == "reformer" and "lsh" in config.attn_layers:
         return int(config.lsh_attn_chunk_length)
     return None

@@ -136,7 +136,8 @@ def _tables(model: nn.Module, num_tokens: int) -> list[_Table]:
     # Equal ids are never consecutive, and padding would call up a warning about masks.
     token = int(getattr(getattr(model, "config", None), "pad_token_id", None) == 0)
     tokens = torch.full((1, num_tokens), token, device=input_device(model))
-    with _PositionTables(num_tokens) as watch:
+    watch = _PositionTables(num_tokens)
+    with watch:
         forward(model, tokens)
     return watch.tables
 
