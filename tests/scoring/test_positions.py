@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import accelerate
 import pytest
 import torch
 import transformers
@@ -58,6 +59,13 @@ def test_the_end_of_positions_is_found_however_they_are_looked_up(name: str, dty
     assert addressable_length(model) == (None if name in GROWING else 64)
     assert all(torch.equal(now, before) for now, before in tables)
     assert longest_sequence(model, 70) == (70 if name in GROWING else 64)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_the_end_is_found_where_weights_are_offloaded(name: str) -> None:
+    model = accelerate.cpu_offload(tiny_model(name), execution_device=torch.device("cpu"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert addressable_length(model) == LIMITS[name]
 
 
 @pytest.mark.parametrize(("local", "lsh", "expected"), [(8, 8, 64), (16, 24, 48), (None, 40, 40), (100, None, 64)])

@@ -77,10 +77,11 @@ def causal_length(model: Any) -> int | None:
 
 def _probe_tokens(model: Any) -> Tensor:
     """Two sequences that differ in every token of their second half, and unrelated ones, [3 + NOISE_PROBES, T]."""
-    embeddings = model.get_input_embeddings()
+    embeddings = model.get_input_embeddings()  # several in MusicGen
     sizes = [module.num_embeddings for module in embeddings.modules() if hasattr(module, "num_embeddings")]
-    size = min(sizes) if sizes else int(model.config.get_text_config().vocab_size)
-    special = _special_tokens(model.config.to_dict())
+    size = min(sizes or [len(weight) for weight in embeddings.parameters()])
+    config = getattr(model, "config", {})
+    special = _special_tokens(config if isinstance(config, dict) else config.to_dict())
     step = max(1, size // (4 * PROBE_TOKENS))
     ordinary = [token for token in range(0, size, step) if token not in special]
     if len(ordinary) < 2:

@@ -120,8 +120,8 @@ def addressable_length(model: nn.Module) -> int | None:
             tables = _tables(model, PROBE_TOKENS)
         except _BeyondTable as error:
             return error.table.end
-        parameters = {id(parameter) for parameter in model.parameters()}
-        ends = [table.end for table in tables if id(table.tensor) in parameters or table.gathered]
+        # Not by identity: where weights are offloaded, a forward reads copies of the parameters.
+        ends = [table.end for table in tables if isinstance(table.tensor, nn.Parameter) or table.gathered]
         for module in model.modules():
             for held in (module._buffers, module.__dict__):
                 for name, value in list(held.items()):
