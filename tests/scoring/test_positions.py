@@ -61,6 +61,17 @@ def test_the_end_of_positions_is_found_however_they_are_looked_up(name: str, dty
     assert longest_sequence(model, 70) == (70 if name in GROWING else 64)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gptj"])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_the_end_of_a_compiled_model_is_found(name: str, in_place: bool) -> None:
+    model = tiny_model(name)
+    if in_place:
+        model.compile(backend="eager")
+    else:
+        model = torch.compile(model, backend="eager")
+    assert addressable_length(model) == LIMITS[name]
+
+
 @pytest.mark.parametrize("name", ["gpt2", "opt"])
 def test_the_end_is_found_where_weights_are_offloaded(name: str) -> None:
     model = accelerate.cpu_offload(tiny_model(name), execution_device=torch.device("cpu"))

@@ -137,7 +137,7 @@ def _tables(model: nn.Module, num_tokens: int) -> list[_Table]:
     token = int(getattr(getattr(model, "config", None), "pad_token_id", None) == 0)
     tokens = torch.full((1, num_tokens), token, device=input_device(model))
     watch = _PositionTables(num_tokens)
-    with watch:
+    with torch.compiler.set_stance("force_eager"), watch:  # a compiled model does not look tables up one by one
         forward(model, tokens)
     return watch.tables
 
