@@ -88,6 +88,8 @@ def _probe_tokens(model: Any) -> Tensor:
         ordinary = list(range(size))
     try:
         length = min(PROBE_TOKENS, addressable_length(model) or PROBE_TOKENS)
+    except torch.OutOfMemoryError:
+        raise
     except READ_ERRORS as error:
         raise _unreadable(model, error) from error
     choice = torch.tensor(ordinary, device=input_device(model))
