@@ -18,7 +18,7 @@ coverage: $(READY)       ## the whole test suite, measured in every process it s
 	$(RUN) coverage report
 
 CASES ?= .
-campaign: $(READY)        ## bad input for every command, killed sweeps (CASES=robustness, CASES=kills); half an hour
+campaign: $(READY)        ## bad input for every command, killed sweeps, every architecture (CASES=robustness, kills, architectures)
 	$(RUN) pytest -m slow -n 2 --dist loadgroup -o tmp_path_retention_policy=failed --tables results tests/slow/$(CASES)
 
 check: $(READY)           ## lint, format check, types

@@ -198,6 +198,35 @@ def test_lengths_beyond_the_position_table(gpt2: Path, corpus: Path, caplog: pyt
     assert values(results, BOTH[0])["ppl_tail@64"] == pytest.approx(expected, **CLOSE)
 
 
+def test_lengths_beyond_a_table_of_sinusoids(corpus: Path, tmp_path: Path) -> None:
+    shape = {"n_positions": 64, "n_embd": 16, "dff": 16, "n_layer": 1, "n_head": 2}
+    folder = save_checkpoint(tmp_path / "ctrl", model_type="ctrl", **shape)
+    results = run(folder, BOTH[:1], metadata(corpus, lengths=[16, 64, 65]))
+    found = gaps(results, BOTH[0])
+    assert {metric.partition("@")[2] for metric in found} == {"65"}
+    assert set(found.values()) == {("length", 4)}
+    assert all("64 positions" in reason for reason in reasons(results, BOTH[0]))
+    reference = Reference(folder)
+    texts = [document.text for document in select(open_corpus(str(corpus)), 4, 66)]
+    expected = math.exp(sum(reference.prefix(text, 64)[0] for text in texts) / 4)
+    assert values(results, BOTH[0])["ppl@64"] == pytest.approx(expected, **CLOSE)
+
+
+def test_lengths_beyond_which_a_model_is_not_causal(corpus: Path, tmp_path: Path) -> None:
+    shape = {
+        "is_decoder": True, "max_position_embeddings": 64, "axial_pos_shape": (8, 8), "axial_pos_embds_dim": (8, 8),
+        "hidden_size": 16, "attention_head_size": 8, "num_attention_heads": 2, "feed_forward_size": 16,
+        "attn_layers": ["lsh"], "lsh_attn_chunk_length": 16, "num_buckets": 4,
+    }  # fmt: skip
+    folder = save_checkpoint(tmp_path / "reformer", model_type="reformer", **shape)
+    results = run(folder, BOTH[:1], metadata(corpus, lengths=[12, 16, 48]))
+    found = gaps(results, BOTH[0])
+    assert {metric.partition("@")[2] for metric in found} == {"48"}
+    assert set(found.values()) == {("length", 4)}
+    assert all(contains(reason, 16) for reason in reasons(results, BOTH[0]))
+    assert {"ppl@12", "ppl@16"} <= set(values(results, BOTH[0]))
+
+
 def test_lengths_beyond_a_given_max_length(llama: Path, corpus: Path) -> None:
     results = run(llama, BOTH, metadata(corpus), model_args={"max_length": 32})
     whole = run(llama, BOTH, metadata(corpus))

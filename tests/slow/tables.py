@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,10 @@ def write_robustness(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """One row per case. Where only some cases ran, their rows replace those of the table that is there."""
     table = pd.DataFrame(rows)
     if (folder / CSV).exists():
-        table = merged(table, pd.read_csv(folder / CSV, keep_default_na=False))
+        from tests.slow.robustness.cases import CASES, command_of
+
+        names = {(command_of(case), case.kind, case.name) for case in CASES}
+        table = merged(table, pd.read_csv(folder / CSV, keep_default_na=False), KEY, names)
     counts = Counter(zip(table["command"], table["kind"], strict=True))
     kinds = sorted(set(table["kind"]))
     by_command = [
@@ -50,13 +53,12 @@ def write_robustness(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     _write(folder, table, lines + markdown(columns, table[columns].itertuples(index=False)))
 
 
-def merged(table: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
+def merged(
+    table: pd.DataFrame, before: pd.DataFrame, key: Sequence[str], names: Collection[tuple[str, ...]]
+) -> pd.DataFrame:
     """The rows of the table before, with those of the new table in place of their own; cases that are gone stay out."""
-    from tests.slow.robustness.cases import CASES, command_of
-
-    names = {(command_of(case), case.kind, case.name) for case in CASES}
-    again = {tuple(row) for row in table[KEY].itertuples(index=False)}
-    kept = [tuple(row) in names - again for row in before[KEY].itertuples(index=False)]
+    again = {tuple(row) for row in table[list(key)].itertuples(index=False)}
+    kept = [tuple(row) in set(names) - again for row in before[list(key)].itertuples(index=False)]
     return pd.concat([before[kept], table], ignore_index=True)
 
 
@@ -68,6 +70,36 @@ def write_kills(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     _write(
         folder, table, ["# Killed sweeps", "", head, "", *markdown(list(table.columns), table.itertuples(index=False))]
     )
+
+
+def write_architectures(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """One row per architecture or variant. Where only some ran, their rows replace those of the table that is there."""
+    from tests.slow.architectures.cases import CASES
+
+    table = pd.DataFrame([row | {"commit": commit()} for row in rows])
+    names = [case.name for case in CASES]
+    if (folder / CSV).exists():
+        before = pd.read_csv(folder / CSV, keep_default_na=False, dtype=str)
+        table = merged(table, before, ["case"], [(name,) for name in names])
+    table = table.sort_values("case", key=lambda column: column.map({name: i for i, name in enumerate(names)}))
+    counts = Counter(table["outcome"])
+    variants = sum(" " in name for name in names)
+    commits = "; ".join(f"{count} at commit {name}" for name, count in table["commit"].value_counts().items())
+    head = (
+        f"The {len(names) - variants} architectures that transformers loads as causal language models, in tiny default "
+        f"configurations, and {variants} variants: {counts['scored']} scored, {counts['refused']} refused, "
+        f"{counts['not built']} not built; {(table['faults'] != '').sum()} with faults: {commits}. Together they took "
+        f"{table['seconds'].astype(float).sum() / 60:.0f} minutes of one process. Python {platform.python_version()}, "
+        f"torch {version('torch')}, transformers {version('transformers')}."
+    )
+    legend = (
+        "`nll` and `misalignment` are the largest relative errors of values of at least 0.1 nats, against full logits "
+        "in float64 with the same weights; 1e-4 is allowed. `positions` is where the model ends, `LM head` how logits "
+        "are computed, `passes` whether one pass gives all prefixes."
+    )
+    columns = [name for name in table.columns if name not in ("seconds", "commit")]
+    lines = ["# Architectures", "", head, "", legend, "", "`make campaign CASES=architectures` runs it.", ""]
+    _write(folder, table, lines + markdown(columns, table[columns].itertuples(index=False)))
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> list[str]:
@@ -86,6 +118,7 @@ def _write(folder: Path, table: pd.DataFrame, lines: Sequence[str]) -> None:
 
 
 WRITERS: dict[str, Callable[[Sequence[dict[str, Any]], Path], None]] = {
+    "architectures": write_architectures,
     "robustness": write_robustness,
     "sweep_campaign": write_kills,
 }

@@ -32,6 +32,7 @@ from longshort.lmeval.model_checks import (
 )
 from longshort.lmeval.offsets import draw_offset
 from longshort.lmeval.parallel import share
+from longshort.scoring.causality import causal_length
 from longshort.scoring.positions import addressable_length
 from longshort.settings import EvalSettings
 
@@ -139,6 +140,9 @@ def _backend(lm: Any, request_type: str) -> Backend:
     positions = addressable_length(model)
     if positions is not None:
         limits[positions] = Gap("length", f"beyond the {positions} positions the model can address")
+    causal = causal_length(model)
+    if causal is not None:
+        limits[causal] = Gap("length", f"beyond the {causal} tokens to which the model is causal")
     if getattr(lm, "_max_length", None):  # given by the user; the config's own maximum may be exceeded
         limits[int(lm._max_length)] = Gap("length", f"beyond max_length={lm._max_length}")
     return Backend(lm, model, special_tokens(lm), limits)

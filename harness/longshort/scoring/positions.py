@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,13 +21,42 @@ LENGTH_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}  # mean difference
 LENGTH_TOLERANCE_HALF = 2e-2
 
 
+PROBE_TOKENS = 7  # few, and rarely another size of a model
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A tensor of which a forward reads consecutive rows along `dim`, beginning at `first`."""
+
+    tensor: Tensor
+    dim: int
+    first: int
+    gathered: bool = False  # also a copy of a table may be, as GPT-J's, repeated for each sequence of the batch
+
+    @property
+    def end(self) -> int:
+        """Tokens that it has rows for."""
+        return self.tensor.shape[self.dim] - self.first
+
+
+class _BeyondTable(Exception):
+    """A forward is about to read past the end of a table."""
+
+    def __init__(self, table: _Table) -> None:
+        super().__init__()
+        self.table = table
+
+
 class _PositionTables(TorchFunctionMode):
-    """Watches a forward for tables of which it reads consecutive rows, the way positions are looked up."""
+    """Watches a forward for tables of which it reads consecutive rows, the way positions are looked up.
+
+    Reading past the end of one of them raises `_BeyondTable` instead, as on a GPU it would end the process.
+    """
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__()
         self.num_tokens = num_tokens
-        self.rows: list[int] = []  # rows available to positions, per table
+        self.tables: list[_Table] = []
 
     def __torch_function__(
         self,
@@ -34,36 +65,123 @@ class _PositionTables(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is functional.embedding and isinstance(args[1], nn.Parameter):  # a cache of sinusoids may grow
-            self._note(args[1].shape[0], args[0])  # index [.., T], weight [rows, H]
+        kwargs = kwargs or {}
+        if func is functional.embedding:
+            self._note(args[1], 0, args[0])  # index [.., T], weight [rows, H]
         elif func in (torch.gather, Tensor.gather):
-            self._note_gather(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+            self._note_gather(*args, **kwargs)
+        elif func in (torch.index_select, Tensor.index_select):
+            self._note_index_select(*args, **kwargs)
+        elif func is Tensor.__getitem__:
+            self._note_getitem(*args)
+        return func(*args, **kwargs)
 
     def _note_gather(self, input: Tensor, dim: int, index: Tensor, **_: Any) -> None:
         if dim == 1 and index.ndim > 1:
-            self._note(input.shape[1], index.flatten(2)[..., 0] if index.ndim > 2 else index)
+            self._note(input, 1, index.flatten(2)[..., 0] if index.ndim > 2 else index, gathered=True)
 
-    def _note(self, rows: int, index: Tensor) -> None:
+    def _note_index_select(self, input: Tensor, dim: int, index: Tensor, **_: Any) -> None:
+        self._note(input, dim, index)
+
+    def _note_getitem(self, tensor: Tensor, key: Any) -> None:
+        """Note `table[positions]`, `table[positions, :]`, `table[:T]`, `table[:, :T]` and the like."""
+        for dim, part in enumerate(key if isinstance(key, tuple) else (key,)):
+            if isinstance(part, slice):
+                first, stop = part.start or 0, part.stop
+                if type(first) is int and type(stop) is int and stop - first == self.num_tokens and first >= 0:
+                    self.tables.append(_Table(tensor, dim, first))
+            elif isinstance(part, Tensor) and part.dtype in (torch.int32, torch.int64):
+                self._note(tensor, dim, part)
+                return
+            else:  # an ellipsis, a new dimension or a mask: the dimensions no longer match
+                return
+
+    def _note(self, tensor: Tensor, dim: int, index: Tensor, gathered: bool = False) -> None:
+        if not index.ndim or index.shape[-1] != self.num_tokens:
+            return
         steps = index.reshape(-1, index.shape[-1])[0]
-        if len(steps) == self.num_tokens and bool((steps.diff() == 1).all()):
-            self.rows.append(rows - int(steps[0]))
+        if bool((steps.diff() == 1).all()):
+            table = _Table(tensor, dim, int(steps[0]), gathered)
+            if table.end < self.num_tokens:
+                raise _BeyondTable(table)
+            self.tables.append(table)
 
 
 @torch.no_grad()
 def addressable_length(model: nn.Module) -> int | None:
     """The greatest number of tokens the model has positions for, or None where there is no such end.
 
-    Found by watching one short forward: learned position embeddings (GPT-2, OPT) and tables of sinusoids
-    (GPT-J) are read row by row. RoPE, ALiBi and recurrent models have no table. Beyond its end a CPU raises
-    IndexError and a GPU aborts the process, so it must be known before.
+    Found by watching one short forward: learned position embeddings (GPT-2, OPT, Whisper) and tables of sinusoids
+    (GPT-J, CodeGen, CTRL) are read row by row. RoPE, most ALiBi and recurrent models have no table. Beyond its end a
+    CPU raises IndexError and a GPU aborts the process, so it must be known before.
     """
+    with evaluating(model):
+        try:
+            tables = _tables(model, PROBE_TOKENS)
+        except _BeyondTable as error:
+            return error.table.end
+        # Not by identity: where weights are offloaded, a forward reads copies of the parameters.
+        ends = [table.end for table in tables if isinstance(table.tensor, nn.Parameter) or table.gathered]
+        for module in model.modules():
+            for held in (module._buffers, module.__dict__):
+                for name, value in list(held.items()):
+                    found = [table for table in tables if table.tensor is value]
+                    ends += [table.end for table in found if _is_fixed(model, module, held, name, table)]
+    computed = _computed_end(getattr(model, "config", None))
+    return min(ends if computed is None else [*ends, computed], default=None)
+
+
+def _tables(model: nn.Module, num_tokens: int) -> list[_Table]:
+    """The tables that a forward of so many tokens reads."""
     # Equal ids are never consecutive, and padding would call up a warning about masks.
     token = int(getattr(getattr(model, "config", None), "pad_token_id", None) == 0)
-    tokens = torch.full((1, 8), token, device=input_device(model))
-    with evaluating(model), _PositionTables(tokens.shape[1]) as tables:
+    tokens = torch.full((1, num_tokens), token, device=input_device(model))
+    watch = _PositionTables(num_tokens)
+    with torch.compiler.set_stance("force_eager"), watch:  # a compiled model does not look tables up one by one
         forward(model, tokens)
-    return min(tables.rows, default=None)
+    return watch.tables
+
+
+def _is_fixed(model: nn.Module, owner: nn.Module, held: dict[str, Any], name: str, table: _Table) -> bool:
+    """Whether a buffer ends where it ends: a cache of sinusoids may grow with the sequence (XGLM).
+
+    Tried with the buffer cut to the tokens of the probe, and one token more. If its module remembers the size of the
+    buffer as a number, only a smaller number makes it grow; but an equal number may also be something else.
+
+    Args:
+        owner: the module that holds the buffer.
+        held: where it does, its buffers or other attributes, under `name`.
+    """
+    attributes, buffers = dict(owner.__dict__), dict(owner._buffers)
+    sizes = [key for key, value in attributes.items() if type(value) is int and value - table.end in (0, table.first)]
+    for smaller in ([], sizes) if sizes else ([],):
+        held[name] = table.tensor.narrow(table.dim, 0, table.first + PROBE_TOKENS)
+        owner.__dict__.update(dict.fromkeys(smaller, PROBE_TOKENS))
+        try:
+            _tables(model, PROBE_TOKENS + 1)
+            return False
+        except (_BeyondTable, IndexError, RuntimeError, ValueError):
+            pass
+        finally:
+            owner.__dict__.update(attributes)
+            owner._buffers.update(buffers)
+    return True
+
+
+def _computed_end(config: Any) -> int | None:
+    """The end of an architecture of transformers that computes it in each forward, without a table."""
+    kind = getattr(config, "model_type", None)
+    if kind == "mpt":  # ALiBi for so many tokens
+        return int(config.max_seq_len)
+    if kind == "reformer":  # pads longer sequences to whole chunks, which must have positions too
+        kinds = set(config.attn_layers)
+        chunks = [getattr(config, f"{name}_attn_chunk_length") for name in ("local", "lsh") if name in kinds]
+        positions = config.max_position_embeddings
+        if config.axial_pos_embds:
+            positions = min(positions, math.prod(config.axial_pos_shape))
+        multiple = math.lcm(*chunks)
+        return int(max(positions // multiple * multiple, min(positions, *chunks)))
+    return None
 
 
 @torch.no_grad()

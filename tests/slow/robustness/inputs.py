@@ -75,8 +75,12 @@ def _models(folder: Path) -> None:
     small: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     bert = transformers.BertConfig(vocab_size=263, intermediate_size=16, **small)
     t5 = transformers.T5Config(vocab_size=263, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    xlnet = transformers.XLNetConfig(vocab_size=263, d_model=16, d_inner=16, n_layer=1, n_head=2)
+    ctrl = transformers.CTRLConfig(vocab_size=263, n_positions=8, n_embd=16, dff=16, n_layer=1, n_head=2)
     torch.manual_seed(0)
     models = {
+        "xlnet": transformers.XLNetLMHeadModel(xlnet),
+        "ctrl": transformers.CTRLLMHeadModel(ctrl),
         "encoder": transformers.BertModel(bert),
         "masked": transformers.BertForMaskedLM(bert),
         "encoder-decoder": transformers.T5ForConditionalGeneration(t5),

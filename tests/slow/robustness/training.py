@@ -118,6 +118,8 @@ MODELS = [
     _model("train: vocabulary smaller than the tokenizer's", "263 61 vocab_size", model="small-vocabulary"),
     _model("train: NaN weights", "loss --learning-rate", model="nan"),
     _model("train: an encoder that predicts masked tokens", "'bert' is_decoder config.json", model="masked"),
+    _model("train: a causal architecture that is not causal", "'llama' is_causal config.json",
+           replace("model/config.json", '"model_type": "llama"', '"model_type": "llama", "is_causal": false')),
     _model("train: an encoder", "'encoder' weights", model="encoder"),
     _train("models", "train: a base without RoPE cannot be extended", "--base short --train-length 8 --extension yarn",
            ("'yarn'", "RoPE", "'gpt2'", "--extension none"), inputs=("short",)),
