@@ -233,7 +233,7 @@ class _Chunks:
     grad_hidden_states: Tensor | None  # where the gradient is written to, if it is wanted  # [W·B·T, H]
     targets: Tensor  # [W·B·T]
     weights: Tensor  # [W·B·T]
-    scratch: Tensor  # the buffers of a block  # [6, block, V]
+    scratch: Tensor  # the buffers of a block  # [7, block, V]
 
     def losses(
         self, positions: Tensor, block_loss: Callable[..., tuple[Tensor, Tensor]]
