@@ -88,7 +88,7 @@ def score_suffixes(
         raise ValueError(f"lengths {list(lengths)} must lie in [num_targets, N-1] = [{num_targets}, {total - 1}].")
     if len(special_tokens) >= min(lengths):
         raise ValueError(f"{len(special_tokens)} special tokens leave nothing of a context of {min(lengths)} tokens.")
-    lm_head = lm_head_of(model, tokens)
+    lm_head = lm_head_of(model)
     tokens = tokens.to(input_device(model))
     targets = tokens[:, -num_targets:].T  # [K, B]
     with evaluating(model):
