@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from itertools import chain
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +163,7 @@ class LMHead:
 
         Caps and scales after it show at large logits if not at those of the probe.
         """
-        linear: nn.Linear = _output_embedding(self.model)
+        linear = _output_embedding(self.model)
         if not is_plain_linear(linear) or linear.weight.dtype != torch.float32:
             return None
         if linear.weight.is_meta or hasattr(linear, "_hf_hook") or linear._forward_hooks or linear._forward_pre_hooks:
@@ -219,7 +219,7 @@ def lm_head_of(model: nn.Module) -> LMHead:
     return known
 
 
-def is_plain_linear(module: Any) -> bool:
+def is_plain_linear(module: Any) -> TypeGuard[nn.Linear]:
     """Whether a module is torch's own linear layer with ordinary tensors, and not a quantized or distributed one."""
     return type(module) is nn.Linear and all(
         type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided for tensor in module.parameters()
