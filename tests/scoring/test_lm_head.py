@@ -190,10 +190,10 @@ class Quantized(Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func in (torch.mm, torch.addmm, torch.matmul, Tensor.__getitem__, Tensor.t, Tensor.T.__get__):
+        if func in (torch.mm, torch.addmm, torch.matmul, Tensor.__getitem__):
             raise NotImplementedError(func)
         result = super().__torch_function__(func, types, args, kwargs)
-        return result.as_subclass(Tensor) if func is nn.functional.linear else result
+        return result.as_subclass(Tensor) if func in (nn.functional.linear, Tensor.to) else result
 
 
 def test_a_quantized_head_in_float32_is_run_by_its_own_forward() -> None:
