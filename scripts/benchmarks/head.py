@@ -34,7 +34,7 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
     length = tokens.shape[1] - 1
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, length + 1, options.hidden, generator=generator).to(model.lm_head.weight)
-    head = lm_head_of(model, tokens[:, :16])
+    head = lm_head_of(model)
     head.hidden_states = lambda tokens, keep, **inputs: states[:, -keep:]  # type: ignore[method-assign]  # the body is not measured
 
     def pair() -> float:

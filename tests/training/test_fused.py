@@ -243,7 +243,7 @@ class LargestShapes(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_no_logits_of_a_whole_window_are_held(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_chunks(monkeypatch, 20, 6)
+    small_chunks(monkeypatch, 20, 5)
     model = patched(name)
     tokens = windows(batch=2, length=40)
     with LargestShapes(VOCAB) as seen:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from longshort.errors import UserError
 from longshort.load_errors import load_error
-from longshort.scoring.lm_head import without_adapter
+from longshort.scoring.lm_head import without_wrappers
 
 PREFIX = "base_model.model."  # of PEFT's names, before the name that the checkpoint has
 WEIGHT_FILES = (".bin", ".pt", ".pth", ".safetensors")
@@ -125,7 +125,7 @@ def _vocabulary_weights(model: Any, weights: dict[str, Tensor]) -> Iterator[tupl
 
 def _vocabulary_modules(model: Any) -> set[str]:
     """Names of embedding and LM head in the checkpoint."""
-    inner: Any = without_adapter(model)
+    inner: Any = without_wrappers(model)
     embeddings = (inner.get_input_embeddings(), inner.get_output_embeddings())
     return {name for name, module in inner.named_modules() if any(module is embedding for embedding in embeddings)}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from longshort.errors import UserError
 from longshort.scoring.lm_head import evaluating, forward, input_device
 from longshort.scoring.positions import addressable_length
+from longshort.scoring.probe import ordinary_tokens
 
 PROBE_TOKENS = 16
 # Mean change of the logits before the replaced tokens, relative to that from there on. A causal model has no change,
@@ -23,9 +23,6 @@ NOISE_PROBES = 3
 
 # What a forward raises that needs other inputs than token ids.
 READ_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-
-# Names of configurations for tokens with a role: padding changes masks, images and audio have embeddings of their own.
-SPECIAL_TOKEN = re.compile(r"token_(id|index)s?$|^(pad|bos|eos|unk|mask|sep|cls)_(id|index)$")
 
 _causal: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # with the configuration it was probed with
 
@@ -77,37 +74,17 @@ def causal_length(model: Any) -> int | None:
 
 def _probe_tokens(model: Any) -> Tensor:
     """Two sequences that differ in every token of their second half, and unrelated ones, [3 + NOISE_PROBES, T]."""
-    embeddings = model.get_input_embeddings()  # several in MusicGen
-    sizes = [module.num_embeddings for module in embeddings.modules() if hasattr(module, "num_embeddings")]
-    size = min(sizes or [len(weight) for weight in embeddings.parameters()])
-    config = getattr(model, "config", {})
-    special = _special_tokens(config if isinstance(config, dict) else config.to_dict())
-    step = max(1, size // (4 * PROBE_TOKENS))
-    ordinary = [token for token in range(0, size, step) if token not in special]
-    if len(ordinary) < 2:
-        ordinary = list(range(size))
     try:
         length = min(PROBE_TOKENS, addressable_length(model) or PROBE_TOKENS)
     except torch.OutOfMemoryError:
         raise
     except READ_ERRORS as error:
         raise _unreadable(model, error) from error
-    choice = torch.tensor(ordinary, device=input_device(model))
+    choice = torch.tensor(ordinary_tokens(model, PROBE_TOKENS), device=input_device(model))
     position = torch.arange(length, device=choice.device)
     half = (position >= (length + 1) // 2).long()  # the first half is the longer one, as `chunk` makes it
     others = [(2 * row + 3) * position + row for row in range(1 + NOISE_PROBES)]
     return choice[torch.stack([position, position + half, *others]) % len(choice)]
-
-
-def _special_tokens(config: dict[str, Any]) -> set[int]:
-    """Ids of the tokens with a role, also in configurations within the configuration."""
-    found: set[int] = set()
-    for name, value in config.items():
-        if isinstance(value, dict):
-            found |= _special_tokens(value)
-        elif SPECIAL_TOKEN.search(str(name)):
-            found |= {item for item in (value if isinstance(value, (list, tuple)) else [value]) if type(item) is int}
-    return found
 
 
 def _read(model: Any, tokens: Tensor) -> Tensor:

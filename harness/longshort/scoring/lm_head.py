@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from itertools import chain
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from longshort.scoring.probe import model_state, probe_tokens
 from longshort.scoring.rope import rope_parameters
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ CHUNK_BYTES_DEVICE = 1024 * 2**20
 CACHE_BYTES = {"cpu": 2 * 2**20}  # fits the cache, and is large enough that starting an operation costs little
 _chunk_divisor = ContextVar("chunk_divisor", default=1)
 
+COMPILED = "_orig_mod"  # what `torch.compile` calls the module that it wraps
 LM_HEAD = "_longshort_lm_head"  # attribute of the model itself, so that both are freed together
 
 
@@ -41,39 +44,51 @@ class LMHead:
     """Computes hidden states from tokens and logits from hidden states, for one model.
 
     Args:
-        model: a causal LM.
-        tokens: a few tokens to probe it with  # [1, P]
+        model: a causal LM in evaluation mode.
         call: what to call instead of the model, such as its forward without the hooks around it.
 
     Attributes:
         vocab_size: width of the logits.
         backbone: the module whose output the LM head reads, or None: then the hidden states are full logits.
+        problem: why there is no backbone, or None.
     """
 
-    def __init__(self, model: nn.Module, tokens: Tensor, call: Callable[..., Any] | None = None) -> None:
+    def __init__(self, model: nn.Module, call: Callable[..., Any] | None = None) -> None:
         self.model = model
-        self._call = call or model
+        compiled = model.__dict__.get("_compiled_call_impl") is not None
+        # A graph that `model.compile()` recorded would neither see hooks nor another forward of the backbone.
+        self._call = call or (model._call_impl if compiled else model)
         self.backbone: nn.Module | None = None
+        self.problem: str | None = "none of its modules returns hidden states of shape [batch, tokens, width]"
         self._linear: nn.Linear | None = None
         self._output: Any = None  # what the backbone returns, a template to put other hidden states into
         # transformers' dynamic RoPE keeps the frequencies of the longest sequence so far; one token resets them.
         kinds = rope_parameters(getattr(model, "config", None))
         self._remembers_lengths = any(rope.get("rope_type") == "dynamic" for rope in kinds)
+        tokens = probe_tokens(model, PROBE_TOKENS).to(input_device(model))  # [1, P]
         with torch.no_grad():
             expected = forward(self._call, tokens).logits  # [1, P, V]
             self.vocab_size = int(expected.shape[-1])
-            self.backbone, self._output = _find_backbone(model, self._call, tokens) or (None, None)
-            difference = self._probe(tokens, expected)
-        tolerance = PROBE_TOLERANCE.get(expected.dtype, PROBE_TOLERANCE_HALF)
-        self._linear = self._plain_linear(tolerance) if difference <= tolerance else None
-        if difference > tolerance:
+            tolerance = PROBE_TOLERANCE.get(expected.dtype, PROBE_TOLERANCE_HALF)
+            problems: list[str | None] = []
+            for backbone, output in _backbones(model, self._call, tokens):
+                self.backbone, self._output = backbone, output
+                problems.append(self._probe(tokens, expected, tolerance))
+                if problems[-1] is None:
+                    break
+            if problems and problems[-1] is None:
+                self.problem = None
+                self._linear = self._plain_linear(tolerance)
+        if self.problem is not None:
+            self.problem = (problems and problems[0]) or self.problem  # the first module is the likeliest backbone
             self.backbone = None
-            logger.warning(
-                "%s: the LM head over a chunk of positions differs from the model's own logits "
-                "(relative difference %.2g). Falling back to full logits, which needs more memory.",
-                type(model).__name__,
-                difference,
-            )
+            if self.problem != getattr(model.__dict__.get(LM_HEAD), "problem", None):  # not again for every document
+                _warn(model, self.problem, self.vocab_size)
+        self._state = model_state(model, self.backbone)
+
+    def is_current(self) -> bool:
+        """Whether the model is still as it was probed: hooks, modules, dtypes, devices and settings."""
+        return model_state(self.model, self.backbone) == self._state
 
     @property
     def linear(self) -> nn.Linear | None:
@@ -106,16 +121,13 @@ class LMHead:
             return logits[:, -keep:]
         captured: list[Tensor] = []
 
-        def capture(module: nn.Module, args: Any, output: Any) -> Any:
+        def capture(output: Any) -> Any:
             hidden = _hidden_of(output)
             captured.append(hidden[:, -keep:].clone() if keep < hidden.shape[1] else hidden)
             return _with_hidden(output, hidden[:, -1:])  # the LM head runs on one position only
 
-        handle = self.backbone.register_forward_hook(capture)
-        try:
+        with _intercepting(self.backbone, capture):
             forward(self._call, tokens, **inputs)
-        finally:
-            handle.remove()
         return captured[0]
 
     def logits(self, hidden_states: Tensor, buffer: Tensor | None = None) -> Tensor:
@@ -152,7 +164,7 @@ class LMHead:
         Caps and scales after it show at large logits if not at those of the probe.
         """
         linear = _output_embedding(self.model)
-        if type(linear) is not nn.Linear or linear.weight.dtype != torch.float32:
+        if not is_plain_linear(linear) or linear.weight.dtype != torch.float32:
             return None
         if linear.weight.is_meta or hasattr(linear, "_hf_hook") or linear._forward_hooks or linear._forward_pre_hooks:
             return None  # offloaded or spread over devices: its own forward moves the tensors
@@ -174,35 +186,44 @@ class LMHead:
                 return None
         return linear
 
-    def _probe(self, tokens: Tensor, expected: Tensor) -> float:
-        """Largest difference from the model's own logits, relative to their size, over unequal chunks."""
-        if self.backbone is None:
-            return float("inf")
+    def _probe(self, tokens: Tensor, expected: Tensor, tolerance: float) -> str | None:
+        """What is wrong with logits in unequal chunks, compared with the model's own; None if nothing is."""
+        chunk = max(1, tokens.shape[1] // 2 - 1)
         try:
             hidden_states = self.hidden_states(tokens, tokens.shape[1])
-            chunks = [self.logits(chunk) for chunk in hidden_states.split(PROBE_TOKENS // 2 - 1, dim=1)]
-            actual = torch.cat(chunks, dim=1)
-            if actual.shape != expected.shape:
-                return float("inf")
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            return float("inf")  # a backbone or LM head of unexpected form: full logits are always right
+            actual = torch.cat([self.logits(part) for part in hidden_states.split(chunk, dim=1)], dim=1)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            # A backbone or LM head of unexpected form: full logits are always right.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"its LM head cannot be run on a few positions alone ({reason})"
         finite = torch.isfinite(expected)
-        if not torch.equal(finite, torch.isfinite(actual)):
-            return float("inf")
+        if actual.shape != expected.shape or not torch.equal(finite, torch.isfinite(actual)):
+            return "its LM head on a few positions returns logits of another shape, or infinite ones"
         if not finite.any():  # a broken checkpoint: nothing to compare, its scores will be reported as non-finite
-            return 0.0
+            return None
         expected, actual = expected[finite].double(), actual[finite].double()
-        return float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+        difference = float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+        if difference <= tolerance:
+            return None
+        return f"its LM head on a few positions returns other logits (relative difference {difference:.2g})"
 
 
-def lm_head_of(model: nn.Module, tokens: Tensor) -> LMHead:
-    """Return the model's `LMHead`, built on the first call and probed with its first tokens.  tokens: [B, T]."""
-    known: LMHead | None = model.__dict__.get(LM_HEAD)
-    if known is None:
-        inner = without_adapter(model)
-        known = LMHead(inner, tokens[:1, :PROBE_TOKENS].to(input_device(inner)))
-        model.__dict__[LM_HEAD] = known
+def lm_head_of(model: nn.Module) -> LMHead:
+    """Return the model's `LMHead`, probed on the first call and again whenever the model has changed."""
+    inner = without_wrappers(model)
+    known: LMHead | None = inner.__dict__.get(LM_HEAD)
+    if known is None or known.model is not inner or not known.is_current():
+        with evaluating(inner):
+            known = LMHead(inner)
+        inner.__dict__[LM_HEAD] = known
     return known
+
+
+def is_plain_linear(module: Any) -> TypeGuard[nn.Linear]:
+    """Whether a module is torch's own linear layer with ordinary tensors, and not a quantized or distributed one."""
+    return type(module) is nn.Linear and all(
+        type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided for tensor in module.parameters()
+    )
 
 
 def forward(model: Callable[..., Any], tokens: Tensor, **inputs: Any) -> Any:
@@ -221,7 +242,7 @@ def input_device(model: nn.Module) -> torch.device:
     """The device that tokens must be on: that of the input embedding (a model may be spread over several)."""
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
     module = embedding if isinstance(embedding, nn.Module) else model
-    device = next(module.parameters()).device
+    device = next(chain(module.parameters(), module.buffers(), model.parameters())).device  # quantized: only buffers
     if device.type == "meta":  # offloaded weights: accelerate's hook knows where they will run
         device = torch.device(getattr(getattr(module, "_hf_hook", None), "execution_device", "cpu"))
     return device
@@ -229,13 +250,14 @@ def input_device(model: nn.Module) -> torch.device:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and training mode back on afterwards if it was on."""
-    was_training = model.training
+    """Switch dropout off, and training mode back on afterwards in the modules in which it was on."""
+    in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in in_training:
+            module.training = True
 
 
 @contextmanager
@@ -260,30 +282,57 @@ def cached_positions(rows: int, vocab_size: int, device: torch.device) -> int | 
     return None if size is None else max(1, size // (rows * vocab_size * 4))
 
 
-def without_adapter(model: nn.Module) -> nn.Module:
-    """The causal LM inside a PEFT model; its adapter layers are part of it."""
-    inner = getattr(model, "get_base_model", None)
-    return inner() if callable(inner) else model
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The causal LM inside a PEFT model, whose adapter layers are part of it, or inside `torch.compile`'s wrapper.
+
+    A compiled model is run uncompiled: its graph cannot be stopped below the LM head. A backbone that is compiled
+    alone stays so.
+    """
+    inner = model._modules.get(COMPILED)
+    if inner is None:
+        get_base_model = getattr(model, "get_base_model", None)
+        inner = get_base_model() if callable(get_base_model) else model
+    return model if inner is model else without_wrappers(inner)
 
 
 def _output_embedding(model: nn.Module) -> Any:
     return getattr(model, "get_output_embeddings", lambda: None)()
 
 
-def _find_backbone(model: nn.Module, call: Callable[..., Any], tokens: Tensor) -> tuple[nn.Module, Any] | None:
-    """The backbone and its output: `base_model` if one forward calls it once, else `get_decoder()` likewise."""
-    for candidate in (getattr(model, "base_model", None), getattr(model, "get_decoder", lambda: None)()):
-        if not isinstance(candidate, nn.Module) or candidate is model:
-            continue
-        outputs: list[Any] = []
-        handle = candidate.register_forward_hook(lambda module, args, out, keep=outputs: keep.append(out))
-        try:
-            forward(call, tokens)
-        finally:
-            handle.remove()
+def _warn(model: nn.Module, problem: str, vocab_size: int) -> None:
+    logger.warning(
+        "%s: logits cannot be computed for a few positions at a time, because %s. Falling back to full logits: the "
+        "scores are the same, but every token of a window needs another %.1f MiB of memory. If memory runs out, use "
+        "shorter lengths, or remove hooks and changes from the model's forward.",
+        type(model).__name__,
+        problem,
+        vocab_size * 4 / 2**20,
+    )
+
+
+def _backbones(model: nn.Module, call: Callable[..., Any], tokens: Tensor) -> Iterator[tuple[nn.Module, Any]]:
+    """Modules that may be the backbone, with what they return: those that one forward calls once for all tokens.
+
+    First `base_model` and `get_decoder()`. Some models (Llama 4, Mllama) name neither: then the modules in the upper
+    two levels that hold a list of layers, those with most parameters first.
+    """
+    named = (getattr(model, "base_model", None), getattr(model, "get_decoder", lambda: None)())
+    levels = [*model.children(), *chain.from_iterable(child.children() for child in model.children())]
+    levels = [module for module in levels if any(isinstance(part, nn.ModuleList) for part in module.modules())]
+    levels.sort(key=lambda module: -sum(parameter.numel() for parameter in module.parameters()))
+    head = _output_embedding(model)
+    candidates = {
+        module: list[Any]()
+        for module in (*named, *levels)
+        if isinstance(module, nn.Module) and module is not model and module is not head
+    }
+    with ExitStack() as stack:
+        for module, outputs in candidates.items():
+            stack.enter_context(_intercepting(module, outputs.append))
+        forward(call, tokens)
+    for module, outputs in candidates.items():
         if len(outputs) == 1 and _hidden_of(outputs[0]).shape[:2] == tokens.shape:
-            return candidate, outputs[0]
-    return None
+            yield module, outputs[0]
 
 
 def _hidden_of(output: Any) -> Tensor:
@@ -304,14 +353,43 @@ def _with_hidden(output: Any, hidden: Tensor) -> Any:
 
 
 @contextmanager
+def _intercepting(module: nn.Module, intercept: Callable[[Any], Any]) -> Iterator[None]:
+    """While open, `intercept` gets what the module returns; if it returns something itself, that takes its place."""
+    compiled: Callable[..., Any] | None = module.__dict__.get("_compiled_call_impl")
+    if compiled is None:
+        handle = module.register_forward_hook(lambda module, args, output: intercept(output))
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
+
+    def call(*args: Any, **kwargs: Any) -> Any:  # the graph of `module.compile()` does not see new hooks
+        output = compiled(*args, **kwargs)
+        replaced = intercept(output)
+        return output if replaced is None else replaced
+
+    with _replacing(module, "_compiled_call_impl", call):
+        yield
+
+
+@contextmanager
 def _backbone_returns(backbone: nn.Module, output: Any) -> Iterator[None]:
     """While open, calling the backbone computes nothing and returns `output`."""
-    own: Callable[..., Any] | None = backbone.__dict__.get("forward")  # set by accelerate on dispatched models
-    backbone.forward = lambda *args, **kwargs: output
+    compiled = backbone.__dict__.get("_compiled_call_impl") is not None
+    with _replacing(backbone, "_compiled_call_impl" if compiled else "forward", lambda *args, **kwargs: output):
+        yield
+
+
+@contextmanager
+def _replacing(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """While open, the module's attribute is `function`."""
+    own: Callable[..., Any] | None = module.__dict__.get(name)  # a forward is set by accelerate on dispatched models
+    setattr(module, name, function)
     try:
         yield
     finally:
         if own is None:
-            del backbone.forward
+            delattr(module, name)
         else:
-            backbone.forward = own
+            setattr(module, name, own)

@@ -33,7 +33,7 @@ def score_prefix(model: nn.Module, tokens: Tensor, *, chunk_size: int | None = N
     batch, length = tokens.shape
     if length < 2:
         raise ValueError(f"score_prefix needs at least 2 tokens, got {length}.")
-    lm_head = lm_head_of(model, tokens)
+    lm_head = lm_head_of(model)
     tokens = tokens.to(input_device(model))
     with evaluating(model):
         # The last position predicts nothing here, but where positions depend on the length it counts.

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from longshort.scoring.divergences import jeffreys_from, jensen_shannon_from
+from longshort.scoring.divergences import (
+    cross_entropy_matrix,
+    jeffreys_and_jensen_shannon,
+    log_softmax_,
+    top_token,
+)
 from longshort.scoring.lm_head import (
     LMHead,
     cached_positions,
@@ -21,8 +26,6 @@ from longshort.scoring.lm_head import (
     input_device,
     lm_head_of,
 )
-
-ARGMAX_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def score_suffixes(
         raise ValueError(f"lengths {list(lengths)} must lie in [num_targets, N-1] = [{num_targets}, {total - 1}].")
     if len(special_tokens) >= min(lengths):
         raise ValueError(f"{len(special_tokens)} special tokens leave nothing of a context of {min(lengths)} tokens.")
-    lm_head = lm_head_of(model, tokens)
+    lm_head = lm_head_of(model)
     tokens = tokens.to(input_device(model))
     targets = tokens[:, -num_targets:].T  # [K, B]
     with evaluating(model):
@@ -159,16 +162,12 @@ def _compare(logits: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], 
         pairs: P pairs (i, j).
         scratch: at least as many elements as `logits`, and 3 × [b, B, V] more where there are pairs.
     """
-    top = top_token(logits)[..., None]  # [b, B, M, 1]
-    # Softmax takes half the time of exp and the rest, but adds up a long row with fewer digits than sum.
-    p = torch.softmax(logits, -1, out=scratch[: logits.numel()].view_as(logits))  # [b, B, M, V]
-    p.div_(p.sum(-1, keepdim=True))
-    # Shifted first, so that large logits keep their digits.
-    log_p = logits.sub_(logits.gather(-1, top)).add_(p.gather(-1, top).log_())  # [b, B, M, V]
-    index = targets.to(logits.device)[..., None, None].expand_as(top)  # [b, B, M, 1]
+    top = top_token(logits)  # [b, B, M]
+    p = scratch[: logits.numel()].view_as(logits)  # [b, B, M, V]
+    log_p = log_softmax_(logits, top, p)  # [b, B, M, V]
+    index = targets.to(logits.device)[..., None].expand_as(top)[..., None]  # [b, B, M, 1]
     nll = -log_p.gather(-1, index).squeeze(-1)  # [b, B, M]
-    # All pairs in one batched product; no term is negative.
-    cross_entropy = -(p @ log_p.mT)  # [b, B, M, M]
+    cross_entropy = cross_entropy_matrix(p, log_p)  # [b, B, M, M]
     entropy = cross_entropy.diagonal(dim1=-2, dim2=-1)  # [b, B, M]
     if not pairs:
         return nll, entropy, cross_entropy, *(nll.new_empty(*nll.shape[:2], 0) for _ in range(3))
@@ -177,28 +176,9 @@ def _compare(logits: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], 
     log_ratio, first, second = pair_scratch.view(3, *vector.shape)  # [b, B, V] each
     compared = []
     for i, j in pairs:
-        distributions = p[:, :, i], p[:, :, j], torch.sub(log_p[:, :, i], log_p[:, :, j], out=log_ratio)
-        jeffreys = jeffreys_from(*distributions, first)  # [b, B]
-        js = jensen_shannon_from(*distributions, (first, second))  # [b, B]
-        agreement = (top[:, :, i] == top[:, :, j]).squeeze(-1).float()  # [b, B]
+        torch.sub(log_p[:, :, i], log_p[:, :, j], out=log_ratio)
+        jeffreys, js = jeffreys_and_jensen_shannon(p[:, :, i], p[:, :, j], log_ratio, (first, second))  # [b, B]
+        agreement = (top[:, :, i] == top[:, :, j]).float()  # [b, B]
         undefined = 0 * (entropy[..., i] + entropy[..., j])  # NaN where either is not finite
         compared.append((jeffreys, js, agreement + undefined))
     return nll, entropy, cross_entropy, *(torch.stack(values, dim=-1) for values in zip(*compared, strict=True))
-
-
-def top_token(values: Tensor) -> Tensor:
-    """Index of the greatest value, the first of equal ones. In blocks, which on a CPU take a tenth of argmax's time.
-
-    [..., V] → [...].
-    """
-    width = values.shape[-1] // ARGMAX_BLOCK * ARGMAX_BLOCK
-    if not width:
-        return values.argmax(-1)
-    blocks = values[..., :width].unflatten(-1, (-1, ARGMAX_BLOCK))  # [..., V // block, block]
-    block = blocks.amax(-1).argmax(-1, keepdim=True)  # [..., 1]
-    inside = blocks.gather(-2, block[..., None].expand(*block.shape, ARGMAX_BLOCK)).argmax(-1)
-    first: Tensor = block * ARGMAX_BLOCK + inside
-    if width < values.shape[-1]:
-        rest, index = values[..., width:].max(-1, keepdim=True)
-        first = torch.where(rest > values.gather(-1, first), index + width, first)
-    return first.squeeze(-1)

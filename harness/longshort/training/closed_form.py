@@ -17,9 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from longshort.scoring.divergences import jeffreys_and_jensen_shannon, log_softmax_, top_token
 from longshort.training.config import Detach, Divergence
 
-NUM_BUFFERS = 6  # of [C, V] in `scratch`
+NUM_BUFFERS = 7  # of [C, V] in `scratch`
 
 
 class _Side(NamedTuple):
@@ -42,17 +43,17 @@ def cross_entropy_block(
         logits: one side  # [1, C, V]
         targets: token ids  # [1, C]
         weights: of each position in the loss  # [1, C]
-        scratch: buffers of the statistics' dtype, overwritten  # [6, C, V]
+        scratch: buffers of the statistics' dtype, overwritten  # [7, C, V]
         gradient: where to write the gradient with respect to `logits`; may be `logits` itself  # [1, C, V]
 
     Returns:
         Σ weight · -log p(target), nats; and an empty tensor in place of the values of pairs  # [], [3, 0]
     """
-    log_probs = scratch[:1]  # [1, C, V]
-    torch.log_softmax(logits, -1, dtype=scratch.dtype, out=log_probs)
+    log_probs, probs = scratch[:1], scratch[1:2]  # [1, C, V] each
+    log_softmax_(log_probs.copy_(logits), top_token(logits), probs)
     cross_entropy = _weighted_cross_entropy(log_probs, targets, weights)
     if gradient is not None:
-        torch.mul(log_probs.exp_(), weights[..., None], out=gradient)
+        torch.mul(probs, weights[..., None], out=gradient)
         _subtract_at_targets(gradient, targets, weights)
     return cross_entropy, scratch.new_empty(3, 0)
 
@@ -74,7 +75,7 @@ def pair_block(
         logits: the long side's, then the short side's  # [2, C, V]
         targets: token ids  # [2, C]
         weights: of each position in the cross-entropy  # [2, C]
-        scratch: buffers of the statistics' dtype, overwritten  # [6, C, V]
+        scratch: buffers of the statistics' dtype, overwritten  # [7, C, V]
         gradient: where to write the gradient with respect to `logits`; may be `logits` itself  # [2, C, V]
         divergence: as in `misalignment_loss`.
         detach: the side whose gradient lacks the divergence.
@@ -84,11 +85,9 @@ def pair_block(
         Σ weight · -log p(target), and of each pair divergence, entropy and jeffreys; nats  # [], [3, C]
     """
     log_probs, probs = scratch[:2], scratch[2:4]  # [2, C, V] each
-    ratio_buffer, product_buffer = scratch[4], scratch[5]  # [C, V] each
-    torch.log_softmax(logits, -1, dtype=scratch.dtype, out=log_probs)
-    torch.exp(log_probs, out=probs)
+    log_softmax_(log_probs.copy_(logits), top_token(logits), probs)
     cross_entropy = _weighted_cross_entropy(log_probs, targets, weights)
-    values, long_side, short_side = _divergence(divergence, log_probs, probs, ratio_buffer, product_buffer)
+    values, long_side, short_side = _divergence(divergence, log_probs, probs, scratch[4:])
     if gradient is not None:
         long_probs, short_probs = probs
         long_scale = 0.0 if detach == "long" else scale
@@ -100,12 +99,13 @@ def pair_block(
 
 
 def _divergence(
-    divergence: Divergence, log_probs: Tensor, probs: Tensor, ratio_buffer: Tensor, product_buffer: Tensor
+    divergence: Divergence, log_probs: Tensor, probs: Tensor, buffers: Tensor
 ) -> tuple[Tensor, _Side, _Side]:
     """Divergence, entropy and jeffreys of each pair [3, C], and both sides of the gradient.
 
-    The sides' factors lie in the buffers and in `log_probs`, which are overwritten.
+    The sides' factors lie in the buffers [3, C, V] and in `log_probs`, which are overwritten.
     """
+    ratio_buffer, product_buffer, third_buffer = buffers  # [C, V] each
 
     def mean(weights: Tensor, values: Tensor) -> Tensor:
         return torch.mul(weights, values, out=product_buffer).sum(-1)  # [C]; bmm is slower here
@@ -114,8 +114,10 @@ def _divergence(
     p, q = probs  # [C, V] each
     ratio = torch.sub(log_p, log_q, out=ratio_buffer)  # [C, V]
     entropy_p, entropy_q = -mean(p, log_p), -mean(q, log_q)
-    kl_pq, kl_qp = mean(p, ratio), -mean(q, ratio)
-    entropy, jeffreys = entropy_p + entropy_q, kl_pq + kl_qp
+    kl_pq = mean(p, ratio)
+    # The sum of both would lose the digits of close distributions; here no term is negative.
+    jeffreys = mean(torch.sub(p, q, out=product_buffer), ratio)
+    entropy, kl_qp = entropy_p + entropy_q, jeffreys - kl_pq
     if divergence == "sce":
         value = entropy + jeffreys
         side_p = _Side(log_q.neg_(), entropy_p + kl_pq, -1)
@@ -125,14 +127,16 @@ def _divergence(
         side_p = _Side(ratio, kl_pq, -1)
         side_q = _Side(torch.neg(ratio, out=product_buffer), kl_qp, -1)
     elif divergence == "kl":
-        value = kl_pq
+        # Both exponentials add up to 1. Their difference removes the rounding of the two normalizing constants.
+        exponentials = torch.exp(log_p, out=product_buffer).sub_(torch.exp(log_q, out=third_buffer))
+        value = kl_pq - exponentials.sum(-1)
         side_p = _Side(ratio, kl_pq, 0)
         side_q = _Side(product_buffer.zero_(), torch.zeros_like(kl_pq), -1)
     else:
+        _, value = jeffreys_and_jensen_shannon(p, q, ratio, (product_buffer, third_buffer))
         log_m = torch.logaddexp(log_p, log_q, out=ratio_buffer).sub_(math.log(2))
         factor_p, factor_q = log_p.sub_(log_m).mul_(0.5), log_q.sub_(log_m).mul_(0.5)
         side_p, side_q = _Side(factor_p, mean(p, factor_p), 0), _Side(factor_q, mean(q, factor_q), 0)
-        value = side_p.mean + side_q.mean
     return torch.stack([value, entropy, jeffreys]), side_p, side_q
 
 

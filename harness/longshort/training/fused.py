@@ -27,7 +27,8 @@ from longshort.scoring.lm_head import (
     chunk_positions,
     evaluating,
     input_device,
-    without_adapter,
+    is_plain_linear,
+    without_wrappers,
 )
 from longshort.training.closed_form import NUM_BUFFERS, cross_entropy_block, pair_block
 from longshort.training.config import Detach, Divergence, Positions
@@ -76,12 +77,12 @@ def add_fused_loss(model: nn.Module, tokens: Tensor) -> bool:
         Whether the model now computes the loss; False, with a warning, if its LM head cannot be run apart from the
         backbone.
     """
-    model = without_adapter(model)
+    model = without_wrappers(model)
     if FUSED in model.__dict__:
         return True
     probe = tokens[:1, :PROBE_TOKENS].to(input_device(model))
     with evaluating(model):
-        lm_head = LMHead(model, probe, call=model.forward)
+        lm_head = LMHead(model, call=model.forward)
         if lm_head.backbone is None:
             return False
         parameters, is_linear = _lm_head_parameters(model, lm_head, probe)
@@ -131,7 +132,7 @@ def _lm_head_parameters(model: nn.Module, lm_head: LMHead, tokens: Tensor) -> tu
             parameter.requires_grad_(False)
     reached = [parameter for parameter, gradient in zip(named, gradients, strict=True) if gradient is not None]
     linear = getattr(model, "get_output_embeddings", lambda: None)()
-    if type(linear) is nn.Linear and {*reached} == {*linear.parameters()}:  # no quantized or adapted one
+    if is_plain_linear(linear) and {*reached} == {*linear.parameters()}:  # no quantized or adapted one
         with torch.no_grad():
             difference = (F.linear(hidden_states, linear.weight, linear.bias) - logits).abs().max()
             relative = difference / logits.abs().max()
@@ -214,7 +215,7 @@ class _Chunks:
     grad_hidden_states: Tensor | None  # where the gradient is written to, if it is wanted  # [W·B·T, H]
     targets: Tensor  # [W·B·T]
     weights: Tensor  # [W·B·T]
-    scratch: Tensor  # the buffers of a block  # [6, block, V]
+    scratch: Tensor  # the buffers of a block  # [7, block, V]
 
     def losses(
         self, positions: Tensor, block_loss: Callable[..., tuple[Tensor, Tensor]]

@@ -118,4 +118,6 @@ def measure_misalignment(
 
 def _log_softmax(logits: Tensor) -> Tensor:
     # Half precision keeps two or three digits of a log-probability: too few for a difference of two.
-    return torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    log_probs = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    # It adds up a large vocabulary with few digits, `logsumexp` does not.
+    return log_probs - torch.logsumexp(log_probs.detach(), -1, keepdim=True)

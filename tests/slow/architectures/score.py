@@ -83,7 +83,7 @@ def _outcome(row: dict[str, Any], model: nn.Module, reference: nn.Module) -> lis
     row["positions"] = addressable_length(model) or "no end"
     faults += _wrong_end(model, row["positions"])
     nll = score_prefix(model, tokens)
-    head = lm_head_of(model, tokens)
+    head = lm_head_of(model)
     row["LM head"] = "full logits" if head.backbone is None else "the model's own" if head.linear is None else "matrix"
     if not _runs(reference, TOKENS):
         reference = model

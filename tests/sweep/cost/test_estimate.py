@@ -196,7 +196,7 @@ def test_activations_hold_what_a_forward_allocates(kind, tmp_path):
     config = transformers.AutoConfig.for_model(kind, vocab_size=16, max_position_embeddings=4096, **sizes)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     tokens = torch.zeros(1, 2048, dtype=torch.long)
-    head = lm_head.lm_head_of(model, tokens)
+    head = lm_head.lm_head_of(model)
     with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
         head.hidden_states(tokens, keep=2048)
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -307,7 +307,7 @@ def test_a_cache_keeps_the_t_it_was_filled_with():
 def test_the_evaluator_finds_its_body_and_its_dependence_on_length(caplog):
     model = clex()
     x = tokens(40)
-    assert LMHead(model, x[:, :16]).backbone is model.model
+    assert LMHead(model).backbone is model.model
     assert depends_on_length(model, x, [8, 40], score_prefix(model, x))
     short = x[:, :LENGTH]
     assert not depends_on_length(model, short, [8, LENGTH], score_prefix(model, short))
