@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import transformers
 from torch import Tensor, nn
@@ -57,7 +59,7 @@ CONFIGS = {
 def tiny_model(name: str, seed: int = 0, sharpness: float = 8.0) -> nn.Module:
     """A random model in evaluation mode; larger weights than usual, so that contexts make a difference."""
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+    model = transformers.AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name])).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
