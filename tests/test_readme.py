@@ -22,7 +22,9 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
+import transformers
 import typer
 import yaml
 from typer.testing import CliRunner
@@ -261,6 +263,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
         longshort(["train", "--config", "config.json", "--tokenizer", "bytes", *smaller, "-o", "my-checkpoint"])
         clex = ["--extension", "clex", "--factor", "4", "-o", "clex-a0.1"]
         longshort(["train", "--base", "my-checkpoint", *smaller, *clex])
+    base = transformers.AutoModelForCausalLM.from_pretrained(place / "my-checkpoint")
+    peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules="all-linear")).save_pretrained(place / "my-adapter")
     for name in ("a0", "a0.1"):
         shutil.copytree(place / "my-checkpoint", place / "my-checkpoints" / name)
     for seed in range(3):

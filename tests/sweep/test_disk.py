@@ -82,7 +82,8 @@ def measured(size: int = 0) -> Result:
     data = json.loads(event.text)
     data["results"] = {"longshort_perplexity": {"ppl@16,none": 7.0, "ppl@16_stderr,none": 0.5}}
     data["configs"]["longshort_perplexity"]["metadata"] = {"train_length": 4096}
-    data["config"]["model_args"] = {"pretrained": "x", "padding": "x" * size}
+    data |= {"padding": "x" * size}
+    data["config"]["model_args"] = {"pretrained": "x"}
     return replace(event, text=json.dumps(data))
 
 

@@ -7,7 +7,6 @@ full logits are in float32, and the log-softmax and what follows in float64.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
@@ -164,6 +163,3 @@ def _first_line(error: Exception) -> str:
 
 def _since(start: float) -> float:
     return round(time.monotonic() - start, 1)
-
-
-logging.getLogger("longshort").setLevel(logging.ERROR)  # the table says which models fall back to full logits

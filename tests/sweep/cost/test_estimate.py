@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from longshort.devices import GPUS
 from longshort.lmeval.evaluate import evaluate_checkpoint
 from longshort.longbench.scores import DATASETS
-from longshort.scoring import lm_head
+from longshort.scoring import causality, lm_head, positions
 from longshort.settings import Checkpoint, Resources
 from longshort.sweep.cost import estimate as cost
 from longshort.sweep.cost import tokens as work
@@ -73,7 +73,7 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
         ({}, {"lengths": (32,)}, (PERPLEXITY, MISALIGNMENT), 0),
         ({}, {"model_args": {"max_length": 40}}, (PERPLEXITY, MISALIGNMENT), 0),
         ({"model_type": "gpt2", "n_positions": 32}, {}, (PERPLEXITY, MISALIGNMENT), 0),
-        # Dynamic NTK: a pass per length, and one token before each: the document's 6 and the readout's 1.
+        # Dynamic NTK: a pass per length, and one token before each: the document's 6 and the LM head's 1.
         (
             {"rope_parameters": DYNAMIC, "max_position_embeddings": 32},
             {"limit": 1},
@@ -83,7 +83,11 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     ],
 )
 def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, model, settings, tasks, resets):
-    """Beside what is counted, a loaded model reads probes: 3 × 16 tokens for the readout, 8 per task for positions."""
+    """What is counted, and the probes of a loaded model.
+
+    The end of the positions is probed once for all and once for each task, causality with two sequences, the LM head
+    with three.
+    """
     path = save_checkpoint(tmp_path / "model", **model)
     checkpoint = Checkpoint(str(path), corpus=str(corpus), num_docs=4, dtype="float32")
     checkpoint = replace(checkpoint, **{"lengths": LENGTHS} | settings)
@@ -104,9 +108,8 @@ def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, mo
         device="cpu",
     )
     num_layers = 2
-    assert sum(seen) / num_layers == (
-        cost_of(checkpoint, tasks, A100).forward_tokens + 3 * lm_head.PROBE_TOKENS + 8 * len(tasks) + resets
-    )
+    probes = (1 + len(tasks)) * positions.PROBE_TOKENS + 2 * causality.PROBE_TOKENS + 3 * lm_head.PROBE_TOKENS
+    assert sum(seen) / num_layers == cost_of(checkpoint, tasks, A100).forward_tokens + probes + resets
 
 
 def test_tokens_by_hand(tmp_path):
