@@ -87,6 +87,7 @@ def test_every_block_is_of_a_language_that_is_tested() -> None:
 # twice the last counts.
 NAMES = {
     "EleutherAI/pythia-1.4b": "my-checkpoint",
+    "meta-llama/Llama-2-7b-hf": "my-checkpoint",
     "hf:emozilla/pg19-test::test:text": "text.jsonl",
     "pg19": "text.jsonl",
     "builtin": "text.jsonl",
@@ -136,7 +137,7 @@ def check_longshort(words: list[str]) -> None:
     elif name == "correlate":
         words = ["correlate", "others", *words[2:]]
     told = longshort([*on_stand_ins(words), *shlex.split(SMALLER.get(name, ""))])
-    where = {"eval": "evaluated/my-checkpoint has the results", "train": "Checkpoint written to trained"}
+    where = {"eval": "has the results", "train": "Checkpoint written to trained"}
     assert where.get(name, "") in told
 
 
