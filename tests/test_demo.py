@@ -64,7 +64,7 @@ def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     # An interrupted run: a checkpoint and a result are missing; only they are made again. Training is deterministic,
     # so the results of that checkpoint still hold.
-    (results,) = (out / "sweep" / "results").glob("plain-a0_*")
+    (results,) = (out / "sweep" / "results").glob("plain-a0-*")
     before, again = files(out), io.StringIO()
     shutil.rmtree(out / "checkpoints" / "plain-a0.1")
     shutil.rmtree(results / "longshort_misalignment")

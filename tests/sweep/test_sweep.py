@@ -80,7 +80,7 @@ def test_a_sweep_measures_what_an_evaluation_measures(run: subprocess.CompletedP
     alone = evaluate_checkpoint(
         {"pretrained": str(place / "models" / "gpt2-1"), "dtype": "float32"}, metadata=metadata, device="cpu"
     )
-    (folder,) = (place / "local" / "results").glob("gpt2-1*")
+    (folder,) = (place / "local" / "results").glob("gpt2-1-*")
     for task in TASKS:
         (file,) = (folder / task).glob("results_*.json")
         saved = json.loads(file.read_text())
@@ -116,7 +116,7 @@ def test_a_rerun_does_what_is_missing_and_says_why(
     assert again.returncode == 0
     assert "0 new results, 6 existing, 0 failed" in again.stdout
 
-    (damaged,) = (tmp_path / "out").glob("results/llama-1*/longshort_perplexity/results_*.json")
+    (damaged,) = (tmp_path / "out").glob("results/llama-1-*/longshort_perplexity/results_*.json")
     damaged.write_bytes(damaged.read_bytes()[:1000])
     entries = entries.replace("llama-2}", "llama-2, lengths: [16, 32]}").replace("gpt2-0}", "gpt2-0, family: other}")
     write_manifest(tmp_path, entries)
@@ -162,7 +162,7 @@ def test_variants_of_one_checkpoint_are_measured_apart(place: Path, tmp_path: Pa
 def test_results_made_elsewhere_are_added_by_copying_them_in(
     run: subprocess.CompletedProcess[str], place: Path, tmp_path: Path
 ) -> None:
-    source = next((place / "local" / "results").glob("llama-0*/longshort_perplexity/results_*.json"))
+    source = next((place / "local" / "results").glob("llama-0-*/longshort_perplexity/results_*.json"))
     data = json.loads(source.read_text())
     data["config"]["model_args"]["pretrained"] = "somebody/elses"
     data.pop("longshort_sweep")
@@ -223,7 +223,7 @@ def test_what_cannot_be_written_is_named_and_the_rest_completes(
 ) -> None:
     """A limit on the size of files, as a disk that is full for the greater of the two results."""
     sizes = {
-        task: next((place / "local" / "results").glob(f"llama-0*/{task}/results_*.json")).stat().st_size
+        task: next((place / "local" / "results").glob(f"llama-0-*/{task}/results_*.json")).stat().st_size
         for task in TASKS
     }
     small, great = sorted(sizes, key=lambda task: sizes[task])

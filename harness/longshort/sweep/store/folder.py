@@ -19,7 +19,7 @@ from typing import Any
 
 from longshort.errors import UserError
 from longshort.results import read, read_json, write_atomically
-from longshort.results.model_args import identity_args, variant_suffix
+from longshort.results.model_args import PRECISION, identity_args, variant_suffix
 from longshort.settings import ADDED, Checkpoint, plain_name
 from longshort.sweep.manifest.names import variant_of
 
@@ -61,7 +61,8 @@ def _slug(checkpoint: Checkpoint, variant: Mapping[str, str]) -> str:
     added = [str(checkpoint.model_args.get(name)) for name in ADDED]
     parts = [checkpoint.pretrained, checkpoint.revision, *added, checkpoint.corpus, *([variant] if variant else [])]
     identity = json.dumps(parts, sort_keys=True)
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", plain_name(checkpoint) + variant_suffix(variant))[-80:].strip("._")
+    shown = {name: value for name, value in variant.items() if name not in PRECISION}  # as in tables
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", plain_name(checkpoint) + variant_suffix(shown))[-80:].strip("._")
     return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
