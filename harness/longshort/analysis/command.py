@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from longshort.analysis.analysis import Analysis
 
-DRAWING_PROCESSES = 2  # there are about 15 figures, and a process needs a second to start
-
 EPILOG = """Examples:
 
 longshort correlate results
@@ -71,18 +69,10 @@ def correlate_command(
     from rich.console import Console
 
     from longshort.analysis.pipeline import analyze
-    from longshort.analysis.write import warm_up, write_analysis
-    from longshort.devices import available_cpus
-    from longshort.processes import process_pool
+    from longshort.analysis.write import write_analysis
 
     output = output or (folder.parent if folder.is_file() else folder) / "analysis"
-    workers = min(DRAWING_PROCESSES, available_cpus())
-    with (
-        Console(stderr=True).status(f"correlating what is in {folder}"),
-        process_pool(workers, "the figures") as pool,
-    ):
-        for _ in range(workers):
-            pool.submit(warm_up)  # imports take a second, while the results are read
+    with Console(stderr=True).status(f"correlating what is in {folder}"):
         analysis = analyze(
             folder,
             predictors=predictor,
@@ -94,7 +84,7 @@ def correlate_command(
             corpus=corpus,
             strict=strict,
         )
-        written = write_analysis(analysis, output, pool)
+        written = write_analysis(analysis, output)
     for note in analysis.notes:
         typer.echo(f"warning: {note}", err=True)
     show_headline(analysis, Console())
