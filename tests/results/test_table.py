@@ -380,3 +380,9 @@ def test_reading_and_writing_need_no_torch():
     code = "import sys, longshort.results; print({'torch', 'lm_eval', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_family_may_be_called_none(tmp_path):
+    """As models without position encoding are; lm-eval's arguments use the same text for a missing value."""
+    save(tmp_path, results_json(metadata={"corpus": "pg19", "lengths": [4096], "family": "none"}))
+    assert set(read_results(tmp_path)["family"]) == {"none"}

@@ -118,11 +118,11 @@ def rows_of(source: Source, task: str, reader: Reader) -> Iterator[Row]:
     added = next((normal_path(as_text(arguments[name])) for name in ADDED if arguments.get(name)), "")
     about = _about(config, metadata, reader) | {
         "checkpoint": (f"{base}+{added}" if added else base) + variant_suffix(identity),
-        "revision": as_text(config.get("model_revision")) or as_text(arguments.get("revision")) or "main",
-        "family": as_text(metadata.get("family")) or Path(base).name,
+        "revision": str(config.get("model_revision") or as_text(arguments.get("revision")) or "main"),
+        "family": str(metadata.get("family") or Path(base).name),
         "task": task,
         # A run's metadata reaches every task, also those with data of their own.
-        "corpus": (as_text(metadata.get("corpus")) or None) if is_ours(task) else None,
+        "corpus": str(metadata["corpus"]) if metadata.get("corpus") and is_ours(task) else None,
     }
     settings = _settings(data, task, arguments, metadata)
     saved_dtype = "" if "dtype" in precision else plain_dtype(as_text(config.get("model_dtype")))
