@@ -126,7 +126,7 @@ def show_headline(analysis: Analysis, console: Console) -> None:
         console.print(grid)
         console.print()
     if table.empty:
-        say("No correlation: there is no pair of a predictor and an outcome. The tables hold what was measured.")
+        say("No correlation: the results have no pair of predictor and outcome. The tables hold what was measured.")
         return
     for note, rows in table[table["pearson"].isna()].groupby("note", sort=False):
         say(f"{len(rows)} of {len(table)} pairs: {note}.")

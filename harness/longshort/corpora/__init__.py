@@ -77,7 +77,7 @@ def open_corpus(spec: str, split: Split = "test") -> Corpus:
 
 
 def hub_dataset(spec: str, split: Split = "test") -> str | None:
-    """Return the hub dataset that a corpus name stands for, OWNER/NAME, or None for a corpus that is not on the hub."""
+    """Return the hub dataset that a corpus name refers to, OWNER/NAME, or None for a corpus that is not on the hub."""
     if spec == "pg19":  # the test split has a small repository of its own
         return "emozilla/pg19-test" if split == "test" else "emozilla/pg19"
     return spec.removeprefix("hf:").split(":")[0] if spec.startswith("hf:") else None

@@ -29,7 +29,7 @@ class Corpus:
 
     Attributes:
         spec: the name the user gave.
-        source: what it stands for: files, a hub dataset, the Python installation.
+        source: where its documents come from: files, a hub dataset, the Python installation.
         revision: commit of a hub dataset, version of Python, or None for local files.
         split: the part of it that is read; None where the source has no parts.
     """

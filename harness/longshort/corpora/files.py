@@ -1,4 +1,4 @@
-"""Corpora that are local files: which files a name stands for, and which column of them."""
+"""Corpora that are local files: which files a name refers to, and which column of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def open_files(spec: str) -> Corpus:
     """Return the corpus of a path, folder or glob, with ``:COLUMN`` or without; documents are read when iterated.
 
     Raises:
-        UserError: there is no such file, or it has another format.
+        UserError: the file does not exist, or it has another format.
     """
     name, column, files = corpus_files(spec)
     known = ", ".join(SUFFIXES)
@@ -80,7 +80,7 @@ def readings(spec: str) -> Iterator[tuple[str, str | None]]:
 def matching_files(name: str) -> list[Path]:
     """Return the files that a path, folder or glob names, sorted; empty if there are none.
 
-    A path that exists is taken literally, whatever characters its name has; a folder stands for all files below it.
+    A path that exists is taken literally, whatever characters its name has; a folder means all files below it.
     Folders and globs do not match names that begin with a dot: copies that editors and archives make of a file.
     This is the only reading of such a name, for corpora and for the fingerprints of their files.
 

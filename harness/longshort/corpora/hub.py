@@ -24,7 +24,7 @@ def open_hub(spec: str, name: str, config: str | None, split: str, column: str) 
         config, split, column: of the dataset.
 
     Raises:
-        UserError: there is no such dataset, or the hub cannot be reached.
+        UserError: the dataset does not exist, or the hub cannot be reached.
     """
     from huggingface_hub import HfApi, constants
 

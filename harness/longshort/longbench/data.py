@@ -48,7 +48,7 @@ def read_rows(dataset: str, location: str | None) -> Rows:
         location: folder or zip with the official files (`qasper_e.jsonl`, also below `data/`); None: the hub.
 
     Raises:
-        UserError: there is no such folder, file or member ("not_found"); the archive is damaged, no row is valid, or
+        UserError: the folder, file or member does not exist ("not_found"); the archive is damaged, no row is valid, or
             there are more rows than in the official data ("data"); the hub cannot be reached ("hub").
     """
     file = f"{dataset}_e.jsonl"

@@ -71,7 +71,7 @@ def read_predictions(folder: Path) -> Predictions:
     runs, and unknown datasets are skipped and reported as problems.
 
     Raises:
-        UserError: there is no such folder, or it has no file of a dataset of LongBench-E ("not_found"), or the files
+        UserError: the folder does not exist, or it has no file of a dataset of LongBench-E ("not_found"), or the files
             are of LongBench, not of LongBench-E ("data").
     """
     if not folder.is_dir():

@@ -101,7 +101,7 @@ def _without_repeats(rows: Sequence[Row], official: int) -> list[Row]:
 
 
 def _every(rows: Sequence[Row], times: int) -> list[Row]:
-    """The first of every so many equal rows."""
+    """Every `times`-th of equal rows: those of one run."""
     seen: Counter[tuple[str, str]] = Counter()
     kept = []
     for row in rows:

@@ -58,8 +58,8 @@ def read_json(path: str | Path, remedy: str = "Correct it, or replace it with a 
         remedy: the last sentence of the message for a file that holds something else.
 
     Raises:
-        UserError: there is no such file (kind "not_found"); or it is not readable, not UTF-8, not JSON, not an object,
-            too deeply nested, or holds a number or a string that Python cannot represent (kind "data").
+        UserError: the file does not exist (kind "not_found"); or it is not readable, not UTF-8, not JSON, not an
+            object, too deeply nested, or holds a number or a string that Python cannot represent (kind "data").
     """
     return parse_json(read_bytes(path), path, remedy)
 
@@ -68,7 +68,7 @@ def read_bytes(path: str | Path) -> bytes:
     """Return the content of a file.
 
     Raises:
-        UserError: there is no such file (kind "not_found"), or it is not readable (kind "data").
+        UserError: the file does not exist (kind "not_found"), or it is not readable (kind "data").
     """
     try:
         return Path(path).read_bytes()

@@ -72,7 +72,7 @@ class Reader:
     def number(self, value: Any, name: str, *, is_value: bool = False) -> int | float | None:
         """Return a finite number; None, with a note, for anything else but a missing one."""
         if is_number(value):
-            return value  # type: ignore[no-any-return]
+            return value  # type: ignore[no-any-return]  # mypy does not follow `is_number`
         is_missing = value is None or value in NO_NUMBER
         if (is_missing and not is_value) or name in self.noted:
             return None

@@ -39,7 +39,7 @@ def find_files(folder_or_files: str | Path | Iterable[str | Path]) -> dict[str, 
     """Return the JSON files of a folder by their path below it, or the given files; hidden ones are omitted.
 
     Raises:
-        UserError: there is no such folder or file (kind "not_found").
+        UserError: the folder or file does not exist (kind "not_found").
     """
     if not isinstance(folder_or_files, (str, Path)):
         return {str(file): Path(file) for file in folder_or_files}

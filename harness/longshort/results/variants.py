@@ -22,7 +22,7 @@ def name_precisions(rows: Iterable[Row]) -> None:
         saved = {row.saved_dtype for row in members} - {""}
         for row in members:
             if len(saved) == 1 and row.precision.get("dtype") in saved:
-                del row.precision["dtype"]  # as saved, which others were told by dtype=auto
+                del row.precision["dtype"]  # the saved dtype, which the others got by dtype=auto
         differing = {
             name for name in ("attn_implementation", "dtype") if len({row.precision.get(name) for row in members}) > 1
         }

@@ -61,7 +61,7 @@ def require_causal(model: Any) -> None:
 
 
 def causal_length(model: Any) -> int | None:
-    """The greatest number of tokens that a model reads causally, or None where there is no such end.
+    """The greatest number of tokens that a model reads causally, or None if there is no limit.
 
     Only the LSH attention of Reformer has one. Beyond a chunk it sorts the tokens by random hashes, so the chunks that
     earlier tokens are in, and what they see, depend on later tokens and change from one forward to the next.

@@ -85,7 +85,7 @@ def log_softmax_(logits: Tensor, top: Tensor, probabilities: Tensor) -> Tensor:
     top = top[..., None]  # [..., 1]
     torch.softmax(logits, -1, out=probabilities)  # takes half the time of exp and the rest
     top_probability = probabilities.gather(-1, top)  # [..., 1]
-    # The others are added up alone: beside a probability close to 1 they would lose their digits.
+    # The others are added up separately: next to a probability close to 1 they would lose their digits.
     others = probabilities.scatter_(-1, top, 0).sum(-1, keepdim=True)  # [..., 1]
     probabilities.scatter_(-1, top, top_probability).div_(top_probability + others)
     # Shifted first, so that large logits keep their digits.

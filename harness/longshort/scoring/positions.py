@@ -109,7 +109,7 @@ class _PositionTables(TorchFunctionMode):
 
 @torch.no_grad()
 def addressable_length(model: nn.Module) -> int | None:
-    """The greatest number of tokens the model has positions for, or None where there is no such end.
+    """The greatest number of tokens the model has positions for, or None if there is no limit.
 
     Found by watching one short forward: learned position embeddings (GPT-2, OPT, Whisper) and tables of sinusoids
     (GPT-J, CodeGen, CTRL) are read row by row. RoPE, most ALiBi and recurrent models have no table. Beyond its end a
@@ -132,7 +132,7 @@ def addressable_length(model: nn.Module) -> int | None:
 
 
 def _tables(model: nn.Module, num_tokens: int) -> list[_Table]:
-    """The tables that a forward of so many tokens reads."""
+    """The tables that a forward of this many tokens reads."""
     # Equal ids are never consecutive, and padding would call up a warning about masks.
     token = int(getattr(getattr(model, "config", None), "pad_token_id", None) == 0)
     tokens = torch.full((1, num_tokens), token, device=input_device(model))
