@@ -60,6 +60,11 @@ def test_keys_and_folder_names_are_those_of_version_0_1() -> None:
     adapted = Checkpoint("owner/name", revision="step10", corpus="builtin", model_args={"peft": "/adapter"})
     assert slug(adapted) == "owner_name_adapter_step10-c6220b25"
     assert slug(Checkpoint("/models/one", corpus="/texts/a.txt")) == "one-98830a42"
+    single = slug(Checkpoint("/models/one", corpus="/texts/a.txt", dtype="float32"))
+    assert single.startswith("one-")  # tables do not show it either
+    assert single != "one-98830a42"
+    step = Checkpoint("/models/one", corpus="/texts/a.txt", model_args={"subfolder": "step10"})
+    assert slug(step).startswith("one_subfolder_step10-")
 
 
 def test_results_in_folders_of_version_0_1_are_found_and_moved(tmp_path: Path) -> None:
