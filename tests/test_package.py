@@ -17,7 +17,18 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "harness" / "longshort"
 
 # What each module or package may import, besides itself. CONTRIBUTING.md has the same table for readers.
-FOUNDATION = {"settings", "options", "scoring", "corpora", "results", "plotting", "devices", "load_errors", "errors"}
+FOUNDATION = {
+    "settings",
+    "options",
+    "scoring",
+    "corpora",
+    "results",
+    "plotting",
+    "devices",
+    "processes",
+    "load_errors",
+    "errors",
+}
 MAY_IMPORT = {
     "errors": set[str](),
     "settings": {"errors"},
@@ -27,6 +38,7 @@ MAY_IMPORT = {
     "results": {"errors"},
     "plotting": {"errors", "results"},  # figures are written atomically
     "devices": {"errors"},
+    "processes": {"errors"},
     "load_errors": {"errors"},
     "testing": FOUNDATION,
     "lmeval": FOUNDATION,

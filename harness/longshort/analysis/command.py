@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from longshort.analysis.analysis import Analysis
 
+DRAWING_PROCESSES = 2  # there are about 15 figures, and a process needs a second to start
+
 EPILOG = """Examples:
 
 longshort correlate results
@@ -69,10 +71,18 @@ def correlate_command(
     from rich.console import Console
 
     from longshort.analysis.pipeline import analyze
-    from longshort.analysis.write import write_analysis
+    from longshort.analysis.write import warm_up, write_analysis
+    from longshort.devices import available_cpus
+    from longshort.processes import process_pool
 
     output = output or (folder.parent if folder.is_file() else folder) / "analysis"
-    with Console(stderr=True).status(f"correlating what is in {folder}"):
+    workers = min(DRAWING_PROCESSES, available_cpus())
+    with (
+        Console(stderr=True).status(f"correlating what is in {folder}"),
+        process_pool(workers, "the figures") as pool,
+    ):
+        for _ in range(workers):
+            pool.submit(warm_up)  # imports take a second, while the results are read
         analysis = analyze(
             folder,
             predictors=predictor,
@@ -84,7 +94,7 @@ def correlate_command(
             corpus=corpus,
             strict=strict,
         )
-        written = write_analysis(analysis, output)
+        written = write_analysis(analysis, output, pool)
     for note in analysis.notes:
         typer.echo(f"warning: {note}", err=True)
     show_headline(analysis, Console())

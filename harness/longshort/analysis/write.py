@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -13,10 +16,15 @@ from longshort.analysis.selection import main_outcomes, main_predictors
 from longshort.results import remove_left_over, write_atomically
 
 
-def write_analysis(analysis: Analysis, folder: str | Path) -> list[Path]:
+def write_analysis(analysis: Analysis, folder: str | Path, pool: Executor | None = None) -> list[Path]:
     """Write tables, figures and ``report.html``; equal analyses give equal files.
 
     Scatter plots are drawn of the main predictors and outcomes that have a coefficient; the report has all pairs.
+
+    Args:
+        analysis: what was found.
+        folder: where to.
+        pool: draws the figures; None: this process does.
 
     Returns:
         The files written.
@@ -39,7 +47,8 @@ def write_analysis(analysis: Analysis, folder: str | Path) -> list[Path]:
     }
     for name, text in content.items():
         write_atomically(folder / name, text)
-    figures = _draw(analysis, folder / "figures")
+    drawings = list(_drawings(analysis, folder / "figures"))
+    figures = [file for files in (pool.map if pool else map)(_draw, drawings) for file in files]
     for file in (folder / "figures").glob("scatter_*"):
         if file not in figures:  # of an earlier analysis with other predictors or outcomes
             file.unlink()
@@ -58,20 +67,27 @@ def main_pairs(analysis: Analysis) -> list[tuple[str, str]]:
     ]
 
 
-def _draw(analysis: Analysis, folder: Path) -> list[Path]:
+def _drawings(analysis: Analysis, folder: Path) -> Iterator[Callable[[], list[Path]]]:
     """Every figure for which there is something to draw."""
     tidy, metrics = analysis.tidy, set(analysis.tidy["metric"])
-    written = []
     if "ppl" in metrics:
-        written += perplexity_by_length(tidy, folder / "perplexity_by_length")
+        yield partial(perplexity_by_length, tidy, folder / "perplexity_by_length")
     for metric in ("sce", "jeffreys"):
         if metric in metrics:
-            written += misalignment_curve(tidy, folder / f"misalignment_curve_{metric}", metric=metric)
+            yield partial(misalignment_curve, tidy, folder / f"misalignment_curve_{metric}", metric=metric)
         if any(name.startswith(f"{metric}_between@") for name in metrics):
-            written += misalignment_matrix(tidy, folder / f"misalignment_matrix_{metric}", metric=f"{metric}_between")
+            path = folder / f"misalignment_matrix_{metric}"
+            yield partial(misalignment_matrix, tidy, path, metric=f"{metric}_between")
     if analysis.correlations["pearson"].notna().any():
-        written += forest(analysis.correlations, folder / "forest")
+        yield partial(forest, analysis.correlations, folder / "forest")
     for predictor, outcome in main_pairs(analysis):
         name = re.sub(r"[^\w.+@-]+", "-", f"scatter_{predictor}_{outcome}")
-        written += scatter(analysis.wide, predictor, outcome, folder / name)
-    return written
+        yield partial(scatter, analysis.wide, predictor, outcome, folder / name)
+
+
+def _draw(drawing: Callable[[], list[Path]]) -> list[Path]:
+    return drawing()
+
+
+def warm_up() -> None:
+    """Do nothing, in a process that has imported what figures need."""

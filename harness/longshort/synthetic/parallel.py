@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, wait
 from typing import Any
 
-from longshort.errors import UserError
+from longshort.processes import SPAWN, process_pool
 
 Setting = tuple[str, str]
 Run = Callable[..., dict[str, Any]]
@@ -39,48 +34,23 @@ def run_all(
         for setting in settings:
             yield setting, run(config, *setting, device, advance)
         return
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads in no state to run
-    counter, counted = context.Value("q", 0), 0
-    others = multiprocessing.active_children()
-    with ProcessPoolExecutor(workers, context, _prepare, (counter,)) as pool:
+    counter, counted = SPAWN.Value("q", 0), 0
+    with process_pool(workers, "the study", _count_in, counter) as pool:
         running = {pool.submit(run, config, *setting, device, _advance): setting for setting in settings}
-        try:
-            while running:
-                finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                now = counter.value
-                advance(now - counted)
-                counted = now
-                for future in finished:
-                    yield running.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "A process of the study was killed, perhaps because memory ran out. Run the same command again with "
-                "fewer --workers; it resumes.",
-                "killed",
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                if process not in others:
-                    process.terminate()
-            raise
+        while running:
+            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            now = counter.value
+            advance(now - counted)
+            counted = now
+            for future in finished:
+                yield running.pop(future), future.result()
+
+
+def _count_in(steps: Any) -> None:
+    global _steps
+    _steps = steps
 
 
 def _advance(steps: int) -> None:
     with _steps.get_lock():
         _steps.value += steps
-
-
-def _prepare(steps: Any) -> None:
-    global _steps
-    _steps = steps
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the study itself, which ends its workers
-    threading.Thread(target=_end_with_the_study, daemon=True).start()
-
-
-def _end_with_the_study() -> None:
-    """A killed study tells its workers nothing; they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
