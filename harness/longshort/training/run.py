@@ -173,15 +173,14 @@ def _window_pairs(config: TrainConfig, base: Base) -> WindowPairs:
 
 
 def _clex_positions(base: Base, config: TrainConfig) -> Any:
-    """A function that draws t and the stretched positions of a step, for CLEX; None for every other model."""
+    """A function that draws t and the stretched positions of a sequence, for CLEX; None for every other model."""
     if not base.is_clex:
         return None
-    rope = base.config.rope_parameters
-    original, max_t = rope["original_max_position_embeddings"], int(rope["max_t"])
+    max_t = int(base.config.rope_parameters["max_t"])
 
     def draw(generator: np.random.Generator) -> tuple[int, Tensor]:
         t = int(generator.integers(1, max_t, endpoint=True))
-        return t, clex_positions(config.train_length, original, t, generator)[None]
+        return t, clex_positions(config.train_length, t, generator)
 
     return draw
 

@@ -110,7 +110,8 @@ class LongShortTrainer(Trainer):
 
         Args:
             model: a causal LM.
-            inputs: ``input_ids`` [2·B, T], windows A then windows B, ``extra`` and ``special``; or [B, T] for one.
+            inputs: ``input_ids`` [2·B, T], windows A then windows B, ``extra`` and ``special``; or [B, T] for one;
+                for CLEX ``clex_t`` [2·B] and ``clex_positions`` [2·B, T].
             return_outputs, num_items_in_batch: as the Trainer has them; the second changes nothing here.
 
         Raises:
