@@ -25,6 +25,7 @@ from longshort.training.estimate import LONG_RUN, estimate
 from longshort.training.evaluation import evaluate, held_out, reachable
 from longshort.training.extension.clex import clex_positions
 from longshort.training.extension.options import OPTIONS
+from longshort.training.frequencies import check_wrapper
 from longshort.training.lora import add_lora, can_quantize
 from longshort.training.partial import is_finished, open_partial, writing
 from longshort.training.shifted_attention import check_groups, shifted_sparse_attention
@@ -91,6 +92,8 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
     shows_messages = progress and arguments.should_save
     with _no_loading_bars():
         base = load_base(config)
+    if base.is_clex:
+        check_wrapper(arguments)
     dataset = _window_pairs(config, base)
     is_sparse = config.extension == "longqlora"
     groups = (config.extension_options or {}).get("groups", OPTIONS["longqlora"]["groups"])
