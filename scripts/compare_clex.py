@@ -68,10 +68,10 @@ def table(frame: pd.DataFrame, steps: int) -> str:
     """Markdown: a row per length, before, after, and the difference."""
     before, after = (frame[frame["code"] == code].set_index("seed") for code in ("before", "after"))
     lines = [
-        f"NLL on held-out text, nats per token, of the tiny preset with CLEX after {steps} steps; means over {len(after)}"
-        " seeds. Before: one t per step, all weights clipped by one norm. After: one t per sequence, the frequencies "
-        "clipped by a norm of their own. The difference is paired by seed, with its 95 % interval (t); below 0 is "
-        "better.",
+        f"NLL on held-out text, nats per token, of the tiny preset with CLEX after {steps} steps; means over "
+        f"{len(after)} seeds. Before: one t per step, all weights clipped by one norm. After: one t per sequence, the "
+        "frequencies clipped by a norm of their own. The difference is paired by seed, with its 95 % interval (t); "
+        "below 0 is better.",
         "",
         "| length | before | after | difference |",
         "|---|---|---|---|",
