@@ -13,8 +13,9 @@ import torch
 import transformers
 from rich.console import Console
 
-from longshort.demo import TRAIN_LENGTH, Scale, checkpoint_of, evaluate, run_demo, training_plan
+from longshort.demo import TRAIN_LENGTH, Scale, checkpoint_of, clipping_note, evaluate, run_demo, training_plan
 from longshort.errors import UserError
+from tests.errors import assert_facts
 
 TINY = Scale(
     base_steps=3,
@@ -60,6 +61,7 @@ def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     text = screen.getvalue()
     assert all(name in text for name in NAMES)
     assert "min left" in text
+    assert "CLEX: the gradient of the learned frequencies" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
 
     # An interrupted run: a checkpoint and a result are missing; only they are made again. Training is deterministic,
@@ -86,6 +88,15 @@ def test_every_checkpoint_is_evaluated_with_the_settings_of_the_demo(tmp_path: P
         assert (checkpoint.train_length, checkpoint.dtype) == (TRAIN_LENGTH, "float32")
         assert checkpoint.family == checkpoint.name.partition("-")[0]
         assert checkpoint.trust_remote_code == (checkpoint.family in ("clex", "eabf"))
+
+
+def test_the_note_on_clipping_compares_one_norm_with_two(tmp_path: Path) -> None:
+    norms = [[0.5, 0.0], [0.6, 0.8], [3.0, 4.0], [2.0, 0.0]]  # one norm of both: 0.5, 1, 5, 2
+    for name, rows in (("a", norms[:2]), ("b", norms[2:])):
+        pd.DataFrame(rows, columns=["grad_norm", "grad_norm_frequencies"]).to_csv(tmp_path / name, index=False)
+    note = clipping_note([tmp_path / "a", tmp_path / "b"], 1.0)
+    assert_facts(note, 0.4, "4 in the largest", "up to 1.67 times", "median 1)")  # 5 / 3 in the third
+    assert_facts(clipping_note([tmp_path / "b"], 10.0), "up to 1 times")
 
 
 def test_an_evaluation_that_fails_ends_the_demo(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def report(out: Path, scale: Scale, console: Console) -> None:
     """
     from longshort.analysis import analyze, write_analysis
     from longshort.analysis.command import show_headline
+    from longshort.training.checkpoint import LOG
 
     analysis = analyze(out / SWEEP)
     written = write_analysis(analysis, out)
@@ -139,6 +140,8 @@ def report(out: Path, scale: Scale, console: Console) -> None:
     console.print()
     console.print(checkpoint_table(tidy, scale.lengths))
     show_headline(analysis, console)
+    if logs := [Path(config.output) / LOG for config in training_plan(out, scale) if config.extension == "clex"]:
+        console.print(clipping_note(logs))
     console.print(
         f"n = {len(analysis.wide)} checkpoints of one base that differ in position handling and α: this shows that the "
         "parts work together. It is not evidence for or against the paper."
@@ -162,6 +165,21 @@ def checkpoint_table(tidy: Any, lengths: Sequence[int]) -> Table:
         cells = (values.get((checkpoint, metric, length)) for metric, length in columns)
         table.add_row(checkpoint, *("–" if cell is None else f"{cell:.3g}" for cell in cells))
     return table
+
+
+def clipping_note(logs: Sequence[Path], max_norm: float = TrainConfig.max_grad_norm) -> str:
+    """What clipping CLEX's frequencies by a norm of their own changed, from the training logs of runs."""
+    import numpy as np
+    import pandas as pd
+
+    norms = pd.concat([pd.read_csv(log) for log in logs])
+    others, frequencies = norms["grad_norm"], norms["grad_norm_frequencies"]
+    smaller = np.hypot(others, frequencies).clip(lower=max_norm) / others.clip(lower=max_norm)
+    return (
+        f"CLEX: the gradient of the learned frequencies has a norm of {frequencies.median():.2g} in the median step "
+        f"and {frequencies.max():.2g} in the largest. It is clipped apart: clipped by one norm, the gradient of the "
+        f"other weights would be up to {smaller.max():.3g} times smaller (median {smaller.median():.3g})."
+    )
 
 
 class Stages:

@@ -257,7 +257,7 @@ def test_learned_frequencies_have_their_own_learning_rate(folder, tmp_path, monk
         steps=1,
         warmup=0.0,
         weight_decay=0.5,
-        seed=1,  # whose first t is above 1: at 1 the frequencies have no gradient
+        seed=1,  # whose first t are not all 1, where the frequencies have no gradient
     )
     output = train(config, progress=False)
     model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True)

@@ -306,31 +306,35 @@ def test_the_seed_alone_decides(monkeypatch, capacity):
 
 def draw_positions(generator):
     t = int(generator.integers(1, 17))
-    return t, torch.from_numpy(np.sort(generator.random(T, np.float32)) * t)
+    return t, torch.from_numpy(generator.integers(0, 1000, T))
 
 
-def test_positions_are_drawn_per_step():
+def test_t_and_positions_are_drawn_per_sequence():
     items = list(pairs(positions=draw_positions, steps=6))
-    for step in range(6):
-        first, *others = items[4 * step : 4 * step + 4]
-        for item in others:
-            assert item["clex_t"] == first["clex_t"]
-            assert torch.equal(item["clex_positions"], first["clex_positions"])
-    assert len({item["clex_t"] for item in items}) > 2
-    assert len({tuple(item["clex_positions"].tolist()) for item in items}) == 6
-    # They depend on seed and step, not on how many sequences a step has.
-    wide = list(pairs(positions=draw_positions, steps=6, sequences_per_step=7))
-    assert [item["clex_t"] for item in wide[::7]] == [item["clex_t"] for item in items[::4]]
-    assert [item["clex_t"] for item in pairs(positions=draw_positions, seed=1)][:20:4] != [
-        item["clex_t"] for item in items[:20:4]
+    for place, item in enumerate(items):
+        t, positions = draw_positions(np.random.default_rng([0, 2, place // 4, place % 4]))  # seed, 2, step, index
+        assert item["clex_t"] == t
+        assert torch.equal(item["clex_positions"], positions)
+    assert max(len({item["clex_t"] for item in items[4 * step : 4 * step + 4]}) for step in range(6)) > 2
+    assert len({tuple(item["clex_positions"].tolist()) for item in items}) == 24
+    assert [item["clex_t"] for item in pairs(positions=draw_positions, seed=1)] != [
+        item["clex_t"] for item in items[:20]
     ]
     plain = list(pairs(steps=6))
     assert "clex_t" not in plain[0]
     assert all(torch.equal(one["windows"], other["windows"]) for one, other in zip(items, plain, strict=True))
-    batch = collate(items[:4])
-    assert batch["clex_t"] == items[0]["clex_t"]
-    assert batch["clex_positions"].shape == (T,)
+
+
+@pytest.mark.parametrize("windows", [1, 2])
+def test_both_windows_of_a_sequence_share_t_and_positions(windows):
+    items = list(pairs(positions=draw_positions, windows=windows))[:4]
+    batch = collate(items)
     assert set(batch) == {"input_ids", "extra", "special", "clex_t", "clex_positions"}
+    assert (batch["clex_t"].dtype, batch["clex_positions"].dtype) == (torch.int64, torch.int64)
+    assert batch["clex_t"].tolist() == [item["clex_t"] for item in items] * windows
+    assert batch["clex_positions"].tolist() == [item["clex_positions"].tolist() for item in items] * windows
+    assert len(batch["clex_t"]) == len(batch["input_ids"])
+    assert "clex_positions" in items[0]  # an item is left as it is
 
 
 def test_collate_puts_all_long_windows_first():
@@ -379,10 +383,13 @@ def loader(num_processes, process_index, batch_size):
 
 
 def rows(batch):
-    """(A, B, extra, t, positions) of every sequence of a micro-batch."""
+    """(A, B, t, positions, extra) of every sequence of a micro-batch."""
     long, short = batch["input_ids"].chunk(2)
-    shared = batch["extra"], batch["clex_t"], batch["clex_positions"].tolist()
-    return [(a, b, *shared) for a, b in zip(long.tolist(), short.tolist(), strict=True)]
+    t, positions = (batch[name].chunk(2) for name in ("clex_t", "clex_positions"))
+    assert torch.equal(*t)
+    assert torch.equal(*positions)
+    columns = (column.tolist() for column in (long, short, t[0], positions[0]))
+    return [(*row, batch["extra"]) for row in zip(*columns, strict=True)]
 
 
 @pytest.mark.parametrize("capacity", [5, 100])

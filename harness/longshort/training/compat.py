@@ -6,10 +6,15 @@ copied into checkpoints, where it has to work without longshort.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from torch import nn
 from transformers.utils import logging
+
+from longshort.training.extension.options import LEARNED_FREQUENCIES
 
 
 @contextmanager
@@ -25,3 +30,31 @@ def no_loading_report() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def float32_frequencies() -> Iterator[None]:
+    """Let FSDP 2 shard CLEX's learned frequencies as a unit of their own that it does not round to half precision.
+
+    Versions: accelerate 1.15.
+    Why: accelerate gives all units one policy. Log frequencies in bfloat16 have errors that positions multiply by
+    tens of thousands, and a step of the optimizer is lost in their rounding.
+    """
+    from torch.distributed import fsdp  # a build of torch may lack it
+
+    own = fsdp.fully_shard
+
+    @functools.wraps(own)
+    def fully_shard(module: Any, **options: Any) -> Any:
+        for part in [module] if isinstance(module, nn.Module) else module:
+            for name, inner in part.named_modules():
+                has_weights = next(inner.parameters(recurse=False), None) is not None
+                if LEARNED_FREQUENCIES in name and has_weights and not isinstance(inner, fsdp.FSDPModule):
+                    own(inner, **options | {"mp_policy": fsdp.MixedPrecisionPolicy(cast_forward_inputs=False)})
+        return own(module, **options)
+
+    fsdp.fully_shard = fully_shard
+    try:
+        yield
+    finally:
+        fsdp.fully_shard = own

@@ -25,6 +25,7 @@ from longshort.training.estimate import LONG_RUN, estimate
 from longshort.training.evaluation import evaluate, held_out, reachable
 from longshort.training.extension.clex import clex_positions
 from longshort.training.extension.options import OPTIONS
+from longshort.training.frequencies import check_wrapper
 from longshort.training.lora import add_lora, can_quantize
 from longshort.training.partial import is_finished, open_partial, writing
 from longshort.training.shifted_attention import check_groups, shifted_sparse_attention
@@ -91,6 +92,8 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
     shows_messages = progress and arguments.should_save
     with _no_loading_bars():
         base = load_base(config)
+    if base.is_clex:
+        check_wrapper(arguments)
     dataset = _window_pairs(config, base)
     is_sparse = config.extension == "longqlora"
     groups = (config.extension_options or {}).get("groups", OPTIONS["longqlora"]["groups"])
@@ -173,15 +176,14 @@ def _window_pairs(config: TrainConfig, base: Base) -> WindowPairs:
 
 
 def _clex_positions(base: Base, config: TrainConfig) -> Any:
-    """A function that draws t and the stretched positions of a step, for CLEX; None for every other model."""
+    """A function that draws t and the stretched positions of a sequence, for CLEX; None for every other model."""
     if not base.is_clex:
         return None
-    rope = base.config.rope_parameters
-    original, max_t = rope["original_max_position_embeddings"], int(rope["max_t"])
+    max_t = int(base.config.rope_parameters["max_t"])
 
     def draw(generator: np.random.Generator) -> tuple[int, Tensor]:
         t = int(generator.integers(1, max_t, endpoint=True))
-        return t, clex_positions(config.train_length, original, t, generator)[None]
+        return t, clex_positions(config.train_length, t, generator)
 
     return draw
 

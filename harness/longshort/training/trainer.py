@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.training_args import TrainingArguments
 
 from longshort.errors import UserError
+from longshort.training.compat import float32_frequencies
 from longshort.training.config import TrainConfig
 from longshort.training.evaluation import TERMS
-from longshort.training.extension.options import LEARNED_FREQUENCIES, OPTIONS
+from longshort.training.extension.options import OPTIONS
+from longshort.training.frequencies import clip_groups, learned_frequencies
 from longshort.training.fused import FusedLoss, LossParts, add_fused_loss
 from longshort.training.lora import trained_state
 from longshort.training.regularizer import measure_misalignment, misalignment_loss
 
 LOSSES = ("loss", "L_train", "misalign", "entropy", "jeffreys")  # nats; the last three with two windows
-LOG_COLUMNS = ("step", *LOSSES, "lr", "tokens_per_second")
+GRAD_NORMS = ("grad_norm", "grad_norm_frequencies")  # before clipping; the second with CLEX, else the first is of all
+LOG_COLUMNS = ("step", *LOSSES, *GRAD_NORMS, "lr", "tokens_per_second")
 MODEL_INPUTS = ("clex_t", "clex_positions")  # of a batch, beside the tokens, where the model takes them
 ADAPTERS = "trained.safetensors"
 
@@ -47,6 +51,8 @@ class LongShortTrainer(Trainer):
         super().__init__(model=model, **kwargs)
         self.config = config
         self._parts: list[Tensor] = []  # of the micro-batches since the last log
+        self._clips_apart = bool(learned_frequencies(model)) and not self.is_deepspeed_enabled
+        self._frequencies_norm: Tensor | None = None  # of the last step's gradient
         self._tokens = 0
         self._started_at = 0.0  # the step in progress
         self.remove_callback(PrinterCallback)
@@ -58,7 +64,8 @@ class LongShortTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does; the bar is closed however it ends, so that what follows has its own line."""
         try:
-            return super().train(*args, **kwargs)
+            with float32_frequencies() if self.is_fsdp_enabled else nullcontext():
+                return super().train(*args, **kwargs)
         finally:
             if self._bar is not None and self._bar.training_bar is not None:
                 self._bar.training_bar.close()
@@ -67,13 +74,29 @@ class LongShortTrainer(Trainer):
         """AdamW as the Trainer makes it; CLEX's learned frequencies last, with their own learning rate."""
         new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
-        learned = [value for name, value in self.model.named_parameters() if LEARNED_FREQUENCIES in name]
+        learned = learned_frequencies(self.model)
         if new and learned:
             for group in optimizer.param_groups:
                 group["params"] = [value for value in group["params"] if all(value is not one for one in learned)]
             options = OPTIONS["clex"] | (self.config.extension_options or {})
             optimizer.add_param_group({"params": learned, "lr": options["learning_rate"], "weight_decay": 0.0})
         return optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip as the Trainer does, CLEX's learned frequencies by a norm of their own; return that of the others."""
+        return (
+            self._clip_groups(model, self.args.max_grad_norm) if self._clips_apart else super()._clip_grad_norm(model)
+        )
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Measure what was not clipped."""
+        if grad_norm is None and self._clips_apart:
+            grad_norm = self._clip_groups(model, math.inf)
+        return super()._get_grad_norm(model, grad_norm)
+
+    def _clip_groups(self, model: nn.Module, max_norm: float) -> Tensor:
+        norm, self._frequencies_norm = clip_groups(self.accelerator, model, max_norm)
+        return norm
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -110,7 +133,8 @@ class LongShortTrainer(Trainer):
 
         Args:
             model: a causal LM.
-            inputs: ``input_ids`` [2·B, T], windows A then windows B, ``extra`` and ``special``; or [B, T] for one.
+            inputs: ``input_ids`` [2·B, T], windows A then windows B, ``extra`` and ``special``; or [B, T] for one;
+                for CLEX ``clex_t`` [2·B] and ``clex_positions`` [2·B, T].
             return_outputs, num_items_in_batch: as the Trainer has them; the second changes nothing here.
 
         Raises:
@@ -167,8 +191,11 @@ class LongShortTrainer(Trainer):
         """Add the parts of the loss, of which `rows` are made."""
         if "loss" in logs:
             parts = self.accelerator.reduce(torch.stack(self._parts).mean(0), reduction="mean").tolist()
+            if self._frequencies_norm is not None:
+                logs["grad_norm_frequencies"] = self._frequencies_norm.item()
             # Steps before the last show it in the next loss; the last step's update has no such witness.
-            self._check_finite("gradient", logs.get("grad_norm", 0.0), self.state.global_step)
+            for name in GRAD_NORMS:
+                self._check_finite("gradient", logs.get(name, 0.0), self.state.global_step)
             seconds = time.perf_counter() - self._started_at
             speed = self._tokens * self.accelerator.num_processes / seconds
             self._parts, self._tokens = [], 0

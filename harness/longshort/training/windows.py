@@ -159,8 +159,11 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
 
     An item is ``{"windows": [W, train_length], "extra": e, "special": 0 or, with a BOS, 1}``: tokens 0..T-1 of
     a sequence (A) and, with two windows, tokens e..e+T-1 (B). There is one e ~ U{1..max_extra} per optimizer
-    step, the same in all its micro-batches and processes. Under several processes each one reads the whole
-    stream and takes its share of every micro-batch (``dispatch_batches=False``).
+    step, the same in all its micro-batches and processes. For CLEX an item also has ``clex_t`` and
+    ``clex_positions``, drawn for each sequence and shared by its windows.
+
+    Under several processes each one reads the whole stream and takes its share of every micro-batch
+    (``dispatch_batches=False``).
 
     Sequences are cut from the corpus as they are needed. Their order is random: the next one is drawn from a
     buffer and replaced by the next one read. A corpus that fits in the buffer is thus permuted as a whole, and
@@ -182,13 +185,13 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
     windows: int  # 2, or 1 for window A alone
     steps: int  # of the optimizer
     sequences_per_step: int  # over all micro-batches and processes
-    seed: int  # of order and e
+    seed: int  # of order, e and what CLEX draws
     # Replaces the first token each window reads, where the tokenizer prepends it by default. It is no target, and
     # window B's first position, which then ends in BOS, is not compared with A's.
     bos_token_id: int | None
     cross_documents: bool = False  # join documents with EOS
     num_embeddings: int | None = None  # tokens that the model has an embedding for; None if that is not known
-    # For CLEX, what draws a step's t and positions [T]; items then have ``clex_t`` and ``clex_positions``.
+    # For CLEX, draws the t and the positions [T] of one sequence; items then have ``clex_t`` and ``clex_positions``.
     positions: Callable[[np.random.Generator], tuple[int, Tensor]] | None = None
     reading: Reading = field(default_factory=Reading, init=False)  # what the first pass has read so far
 
@@ -217,12 +220,13 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         sequences = self._shuffled()
         for step, extra in enumerate(self.extras.tolist()):
-            shared: dict[str, Any] = {"extra": extra, "special": int(self.bos_token_id is not None)}
-            if self.positions is not None:
-                t, positions = self.positions(np.random.default_rng([self.seed, 2, step]))
-                shared |= {"clex_t": t, "clex_positions": positions}
-            for tokens in islice(sequences, self.sequences_per_step):
-                yield {"windows": self._windows(tokens, extra), **shared}
+            shared = {"extra": extra, "special": int(self.bos_token_id is not None)}
+            for index, tokens in enumerate(islice(sequences, self.sequences_per_step)):
+                item = {"windows": self._windows(tokens, extra), **shared}
+                if self.positions is not None:
+                    generator = np.random.default_rng([self.seed, 2, step, index])
+                    item["clex_t"], item["clex_positions"] = self.positions(generator)
+                yield item
 
     def _windows(self, tokens: NDArray[np.int32], extra: int) -> Tensor:
         starts = (0, extra)[: self.windows]
@@ -263,15 +267,22 @@ class WindowPairs(IterableDataset[dict[str, Any]]):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Tensor | int]:
-    """Put all windows A, then all windows B, on the batch axis: items of [W, T] → [W·B, T]; the rest is passed on.
+    """Put all windows A, then all windows B, on the batch axis: items of [W, T] → [W·B, T].
+
+    ``clex_t`` and ``clex_positions`` have a row per window too, the same for the windows of a sequence: int64 [W·B]
+    and [W·B, T]. The rest is the same in all items and is passed on.
 
     There is no ``labels``: targets are the inputs, shifted, and without it no version of the Trainer rescales
     the loss by a token count of its own.
     """
-    shared = dict(items[0])
-    shared.pop("windows")
+    batch = dict(items[0])
     windows = torch.stack([item["windows"] for item in items], dim=1)  # [W, B, T]
-    return {"input_ids": windows.flatten(0, 1)} | shared  # [W·B, T]
+    del batch["windows"]
+    if "clex_t" in batch:
+        batch["clex_t"] = torch.tensor([item["clex_t"] for item in items]).repeat(len(windows))  # [W·B]
+        positions = torch.stack([item["clex_positions"] for item in items])  # [B, T]
+        batch["clex_positions"] = positions.repeat(len(windows), 1)  # [W·B, T]
+    return {"input_ids": windows.flatten(0, 1)} | batch  # [W·B, T]
 
 
 def default_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:

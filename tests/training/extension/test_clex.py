@@ -209,29 +209,80 @@ def test_fixed_t_holds_for_every_length():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_stretched_positions_leave_the_mask_causal_and_full(architecture):
     model = clex(architecture)
-    positions = clex_positions(40, LENGTH, 3, np.random.default_rng(0))
+    positions = clex_positions(40, 3, np.random.default_rng(0))
     x = tokens(40)
     with torch.no_grad():
         # Without a cache, as in training: transformers looks for packed sequences only then.
         actual = model(x, clex_t=3, clex_positions=positions[None], use_cache=False).logits[0]
-    expected = dense_logits(model, x[0], frequencies(model, 3), positions=positions)
+    expected = dense_logits(model, x[0], frequencies(model, 3), positions=positions / 2)  # 40 // 16
     assert_close_logits(actual, expected)
     assert (expected - dense_logits(model, x[0], frequencies(model, 3))).abs().max() > 0.1
 
 
-def test_windows_share_t_and_positions():
-    model = clex()
-    positions = clex_positions(40, LENGTH, 3, np.random.default_rng(0))[None]
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("t", [[3, 1, 4, 3], [1, 1, 1, 1]])
+def test_every_row_has_its_own_t_and_positions(architecture, t, grad):
+    model = clex(architecture, learned=0.05)
+    generator = np.random.default_rng(0)
+    positions = torch.stack([clex_positions(40, one, generator) for one in t])
     x = tokens(40, batch=4)
-    with torch.no_grad():
-        together = model(x, clex_t=3, clex_positions=positions).logits
-        for row in range(4):
-            alone = model(x[row : row + 1], clex_t=3, clex_positions=positions).logits
-            assert_close_logits(together[row : row + 1], alone, 1e-5)
+    with torch.set_grad_enabled(grad):
+        actual = model(x, clex_t=torch.tensor(t), clex_positions=positions, use_cache=False).logits.detach()
+    for row in range(4):
+        expected = dense_logits(model, x[row], frequencies(model, t[row]), positions=positions[row] / 2)
+        assert_close_logits(actual[row], expected)
+
+
+@pytest.mark.parametrize("step", [0.1, 0.3, 1.0])
+def test_the_scales_of_a_batch_are_solved_together(step):
+    model = clex(factor=16.0, extension_options={"step": step}, learned=0.05)
+    rope = model.model.rotary_emb
+    t = torch.tensor([5, 1, 16, 5, 2])
+    together = rope.frequencies_of_rows(t)
+    torch.testing.assert_close(
+        together, torch.stack([frequencies(model, one) for one in t.tolist()]), rtol=2e-5, atol=0
+    )
+    # Not even a step that does not divide 1 lets a row depend on the others.
+    for row, one in enumerate(t):
+        torch.testing.assert_close(rope.frequencies_of_rows(one[None])[0], together[row], rtol=0, atol=0)
+    weights = torch.arange(1.0, 21.0).view(5, 4)
+    (together.log() * weights).sum().backward()
+    batched = [parameter.grad for parameter in (rope.up, rope.down)]
+    rope.zero_grad()
+    for row, one in enumerate(t.tolist()):
+        (rope.frequencies(float(one)).log() * weights[row]).sum().backward()
+    torch.testing.assert_close(batched, [rope.up.grad, rope.down.grad], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int16])
+@pytest.mark.parametrize("name", ["clex_t", "clex_positions"])
+def test_rounded_scales_and_positions_are_refused(name, dtype):
+    positions = clex_positions(20, 2, np.random.default_rng(0))[None]
+    inputs = {"clex_t": torch.tensor([2]), "clex_positions": positions}
+    inputs[name] = inputs[name].to(dtype)
+    with pytest.raises(TypeError, match=f"{name}.*{dtype}"):
+        clex()(tokens(20), **inputs)
+
+
+def test_a_scale_below_1_is_refused():
+    with pytest.raises(ValueError, match="clex_t contains 0"):
+        clex()(tokens(20, batch=2), clex_t=torch.tensor([2, 0]))
+
+
+def test_the_model_divides_positions_in_float32():
+    model = clex(model_changes={"max_position_embeddings": 3}, train_length=12, learned=0.05).bfloat16()  # 40 // 3 = 13
+    rope = model.model.rotary_emb
+    positions = clex_positions(40, 4, np.random.default_rng(0))[None]
+    rope.set_scale(torch.tensor([4]), positions)
+    cos, sin = rope(torch.zeros(1), torch.arange(40)[None])
+    angles = (positions[0].double() / 13)[:, None] * frequencies(model, 4).double()
+    for actual, expected in ((cos, angles.cos()), (sin, angles.sin())):
+        torch.testing.assert_close(actual[0, :, :4].double(), expected, rtol=0, atol=2e-6)
 
 
 def test_gradient_checkpointing_changes_no_gradient():
-    x, positions = tokens(20, batch=2), clex_positions(20, LENGTH, 2, np.random.default_rng(0))[None]
+    x, positions = tokens(20, batch=2), clex_positions(20, 2, np.random.default_rng(0))[None]
     gradients = []
     for checkpointing in (False, True):
         model = clex().train()
@@ -243,24 +294,21 @@ def test_gradient_checkpointing_changes_no_gradient():
     assert gradients[1][-2].abs().max() > 0
 
 
-@given(st.integers(2, 60), st.integers(1, 30), st.integers(1, 6), st.integers(0, 2**32 - 1))
-def test_positions_are_a_sorted_subset_from_the_first_to_the_last(length, original, t, seed):
-    positions = clex_positions(length, original, t, np.random.default_rng(seed))
-    whole = positions.double() * max(1, length // original)
-    assert positions.dtype == torch.float32
+@given(st.integers(2, 60), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_positions_are_a_sorted_subset_from_the_first_to_the_last(length, t, seed):
+    positions = clex_positions(length, t, np.random.default_rng(seed))
+    assert positions.dtype == torch.int64
     assert positions.shape == (length,)
-    assert positions[0] == 0
-    assert whole[-1].item() == pytest.approx(length * t - 1)
-    assert (whole.diff() > 0.99).all()
-    torch.testing.assert_close(whole, whole.round(), rtol=1e-6, atol=0)
-    if t == 1 and length <= original:
-        assert torch.equal(positions, torch.arange(length, dtype=torch.float32))
+    assert (positions[0], positions[-1]) == (0, length * t - 1)
+    assert (positions.diff() > 0).all()
+    if t == 1:
+        assert torch.equal(positions, torch.arange(length))
 
 
 def test_positions_are_drawn_evenly_and_by_the_seed():
-    draws = [clex_positions(12, 12, 4, np.random.default_rng(seed)) for seed in range(2000)]
-    assert torch.equal(draws[7], clex_positions(12, 12, 4, np.random.default_rng(7)))
-    counts = torch.stack(draws)[:, 1:-1].long().flatten().bincount(minlength=48)
+    draws = [clex_positions(12, 4, np.random.default_rng(seed)) for seed in range(2000)]
+    assert torch.equal(draws[7], clex_positions(12, 4, np.random.default_rng(7)))
+    counts = torch.stack(draws)[:, 1:-1].flatten().bincount(minlength=48)
     assert counts[0] == counts[47] == 0
     expected = 2000 * 10 / 46
     assert ((counts[1:47] - expected).abs() < 5 * math.sqrt(expected)).all()
@@ -316,7 +364,7 @@ def test_the_evaluator_finds_its_body_and_its_dependence_on_length(caplog):
 
 def test_lora_trains_the_ode_beside_it_and_merges():
     model = get_peft_model(clex(), LoraConfig(target_modules="all-linear", modules_to_save=["rotary_emb"]))
-    x, positions = tokens(20, batch=2), clex_positions(20, LENGTH, 2, np.random.default_rng(0))[None]
+    x, positions = tokens(20, batch=2), clex_positions(20, 2, np.random.default_rng(0))[None]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     before = frequencies(clex(), 2)
     for _ in range(2):

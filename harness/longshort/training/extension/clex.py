@@ -25,18 +25,16 @@ from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequenc
 PREFIX = "longshort_clex_"
 
 
-def clex_positions(length: int, original_length: int, t: int, generator: np.random.Generator) -> Tensor:
-    """Draw positions of `length` tokens stretched over t times their range, [T] float32, ascending.
+def clex_positions(length: int, t: int, generator: np.random.Generator) -> Tensor:
+    """Draw positions of `length` tokens stretched over t times their range, [T] int64, ascending.
 
-    The first is 0, the last length · t - 1, those between are drawn without replacement; all are divided by
-    max(1, length // original_length) (Chen et al., 2024, its code), so that they lie within original_length · t
-    where `length` is a multiple of it, or shorter.
-    At t = 1 and within the original length they are 0, 1, .. length - 1.
+    The first is 0, the last length · t - 1, those between are drawn without replacement (Chen et al., 2024, its code);
+    at t = 1 they are 0, 1, .. length - 1. The model divides them by max(1, length // original length), so that they
+    lie within original length · t where `length` is a multiple of it, or shorter.
     """
     last = length * t - 1
     inner = generator.choice(np.arange(1, last), length - 2, replace=False, shuffle=False)
-    positions = np.concatenate(([0], np.sort(inner), [last]))
-    return torch.from_numpy(positions / max(1, length // original_length)).float()
+    return torch.from_numpy(np.concatenate(([0], np.sort(inner), [last])))
 
 
 def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:

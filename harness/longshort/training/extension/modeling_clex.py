@@ -13,14 +13,18 @@ With W_down = 0, where training starts, z = n exactly. So only the learned part 
 **Which t.** All positions of a forward use one t = ⌈length / L0⌉, at least 1 and at most max_t, from the tokens
 read, padding included: score without padding. Keys in a cache are rotated already, so a cache keeps the t it was
 filled with; `generate` takes t from the greatest length it may reach, max_length or prompt + max_new_tokens.
-``config.rope_parameters["fixed_t"]`` sets one t for every length. ``model(..., clex_t=t)`` sets it for one call, and
-``clex_positions`` [1, T] the (fractional) positions of RoPE; the causal mask does not see those.
+``config.rope_parameters["fixed_t"]`` sets one t for every length. ``model(..., clex_t=t)`` sets it for one call.
+
+**In training** every row has its own t and positions stretched over t times their range: ``clex_t`` [B] and
+``clex_positions`` [B, T], both integers, which mixed precision does not round. The model divides the positions by
+max(1, T // L0), in float32; the causal mask does not see them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -60,7 +64,7 @@ class ClexRotaryEmbedding(nn.Module):
         self.up = nn.Parameter(torch.empty(half, hidden, dtype=torch.float32))  # [d/2, λd]
         self.down = nn.Parameter(torch.empty(hidden, half, dtype=torch.float32))  # [λd, d/2]
         self.activation: Callable[[Tensor], Tensor] = ACT2FN[config.rope_parameters["activation"]]
-        self.t = 1.0
+        self.t: float | Tensor = 1.0
         self.positions: Tensor | None = None
         self._solved: tuple[Tensor, Tensor, dict[float, Tensor]] | None = None
 
@@ -86,51 +90,91 @@ class ClexRotaryEmbedding(nn.Module):
             return float(rope["fixed_t"])
         return float(min(max(1, math.ceil(length / rope["original_max_position_embeddings"])), rope["max_t"]))
 
-    def set_scale(self, t: float, positions: Tensor | None) -> None:
-        """Choose the t of the next forward, and its positions [1, T] if they are not the tokens' indices."""
-        self.t, self.positions = float(t), positions
+    def set_scale(self, t: float | Tensor, positions: Tensor | None) -> None:
+        """Choose the t of the next forward, one or one per row [B], and its positions if not the tokens' indices.
+
+        Args:
+            t: a number, or integers from 1 on  # [B]
+            positions: integers, to be divided by max(1, T // L0)  # [1 or B, T]
+
+        Raises:
+            TypeError: a tensor is not of an integer type.
+        """
+        for name, value in (("clex_t", t), ("clex_positions", positions)):
+            if isinstance(value, Tensor) and value.dtype not in (torch.int32, torch.int64):
+                raise TypeError(
+                    f"{name} is a tensor of {value.dtype}; it must be of int64 or int32: mixed precision rounds "
+                    "floating-point inputs, in bfloat16 to three digits. Pass integers; the model divides positions."
+                )
+        self.t = t if isinstance(t, Tensor) else float(t)
+        self.positions = positions
 
     def frequencies(self, t: float) -> Tensor:
         """Inverse frequencies at scale t, [d/2] float32; solved once per t where no gradient is wanted."""
         if torch.is_grad_enabled():
-            return self._solve(t)
+            return self._solve(t)[0]
         known = self._solved
         # Compared by value: optimizers that write through .data leave no other trace.
         if known is None or not (torch.equal(known[0], self.up) and torch.equal(known[1], self.down)):
             known = self._solved = (self.up.detach().clone(), self.down.detach().clone(), {})
         if t not in known[2]:
-            known[2][t] = self._solve(t)
+            known[2][t] = self._solve(t)[0]
         return known[2][t]
 
-    def _solve(self, t: float) -> Tensor:
-        """Integrate u from 1 to t by the classical Runge-Kutta method in equal steps of at most `step`."""
+    def frequencies_of_rows(self, t: Tensor) -> Tensor:
+        """Inverse frequencies at the scales t [B], integers from 1 on: [B, d/2] float32.
+
+        One solution up to the greatest t serves all rows. It stops at every integer, whichever scales the batch has:
+        how a batch is split changes nothing.
+        """
+        low, high = (int(bound) for bound in t.aminmax())
+        if low < 1:
+            raise ValueError(f"clex_t contains {low}; a scale must be at least 1.")
+        return self._solve(*range(1, high + 1))[t.to(self.up.device) - 1]
+
+    def _solve(self, *stops: float) -> Tensor:
+        """Inverse frequencies at ascending scales, [number of stops, d/2].
+
+        u is integrated by the classical Runge-Kutta method from 1 to the first, and from each to the next, in equal
+        steps of at most `step`.
+        """
         up, down = self.up.float(), self.down.float()
         base, _ = base_frequencies(self.config, up.device)
         dim = 2 * len(base)
         exponents = torch.arange(0, dim, 2, device=up.device) / (dim - 2)
-        # One step at least, of length 0 at t = 1: DistributedDataParallel wants every parameter in every graph.
-        steps = max(1, math.ceil((t - 1) / self.config.rope_parameters["step"] - 1e-9))
-        h = (t - 1) / steps
-        times = torch.linspace(1, t, 2 * steps + 1, dtype=torch.float64).to(up)  # ends and middles of the steps
-        inputs = 2 * (base.log() - exponents * (2 * times[:, None] - 1).log())  # [2 · steps + 1, d/2]
 
-        def slope(index: int, learned: Tensor) -> Tensor:
-            return self.activation((inputs[index] + learned) @ up) @ down
+        def slope(place: Tensor, learned: Tensor) -> Tensor:
+            return self.activation((place + learned) @ up) @ down
 
+        solved = []
         learned = torch.zeros_like(base)
         with torch.autocast(up.device.type, enabled=False):
-            for start in range(0, 2 * steps, 2):
-                first = slope(start, learned)
-                second = slope(start + 1, learned + h / 2 * first)
-                third = slope(start + 1, learned + h / 2 * second)
-                fourth = slope(start + 2, learned + h * third)
-                learned = learned + h / 6 * (first + 2 * (second + third) + fourth)
-        return base * (learned - exponents * math.log(2 * t - 1)).exp()
+            for start, stop in pairwise((1.0, *stops)):
+                # One step at least, of length 0 at t = 1: DistributedDataParallel wants every parameter in every graph.
+                steps = max(1, math.ceil((stop - start) / self.config.rope_parameters["step"] - 1e-9))
+                h = (stop - start) / steps
+                times = torch.linspace(start, stop, 2 * steps + 1, dtype=torch.float64).to(up)  # with the middles
+                inputs = 2 * (base.log() - exponents * (2 * times[:, None] - 1).log())  # [2 · steps + 1, d/2]
+                for index in range(0, 2 * steps, 2):
+                    first = slope(inputs[index], learned)
+                    second = slope(inputs[index + 1], learned + h / 2 * first)
+                    third = slope(inputs[index + 1], learned + h / 2 * second)
+                    fourth = slope(inputs[index + 2], learned + h * third)
+                    learned = learned + h / 6 * (first + 2 * (second + third) + fourth)
+                solved.append(base * (learned - exponents * math.log(2 * stop - 1)).exp())
+        return torch.stack(solved)
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos and sin of every position's angles in the dtype of x, each [B or 1, T, d]."""
-        positions = position_ids if self.positions is None else self.positions
-        angles = positions.to(x.device)[..., None].float() * self.frequencies(self.t).to(x.device)  # [B, T, d/2]
+        if isinstance(self.t, Tensor):
+            frequencies = self.frequencies_of_rows(self.t)[:, None]  # [B, 1, d/2]
+        else:
+            frequencies = self.frequencies(self.t)  # [d/2]
+        positions = position_ids.to(x.device).float()
+        if self.positions is not None:
+            original = self.config.rope_parameters["original_max_position_embeddings"]
+            positions = self.positions.to(x.device).float() / max(1, self.positions.shape[-1] // original)
+        angles = positions[..., None] * frequencies.to(x.device)  # [B, T, d/2]
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
@@ -173,14 +217,14 @@ class ClexModel(ClexWeights):
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
-        clex_t: float | None = None,
+        clex_t: float | Tensor | None = None,
         clex_positions: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The architecture's own forward of tokens [B, T] at one t; see the top of this file."""
+        """The architecture's own forward of tokens [B, T] at one t, or one per row; see the top of this file."""
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         read: Any = input_ids if input_ids is not None else inputs_embeds
-        t = clex_t or self.rotary_emb.scale(past + read.shape[1])
+        t = self.rotary_emb.scale(past + read.shape[1]) if clex_t is None else clex_t
         if past:
             t = getattr(past_key_values, "clex_t", t)
         self.rotary_emb.set_scale(t, clex_positions)
