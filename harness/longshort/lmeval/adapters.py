@@ -13,7 +13,7 @@ from torch import Tensor
 
 from longshort.errors import UserError
 from longshort.load_errors import load_error
-from longshort.scoring.lm_head import without_wrappers
+from longshort.scoring.forward import without_wrappers
 
 PREFIX = "base_model.model."  # of PEFT's names, before the name that the checkpoint has
 WEIGHT_FILES = (".bin", ".pt", ".pth", ".safetensors")

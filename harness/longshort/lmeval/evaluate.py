@@ -25,7 +25,7 @@ from longshort.lmeval.model_checks import loaded_as_trained
 from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.load_errors import load_error, sentencepiece_problem
-from longshort.scoring.lm_head import smaller_chunks
+from longshort.scoring.chunks import smaller_chunks
 from longshort.settings import ADDED, DEFAULT_TASKS
 
 OWN_PREFIX = "longshort_"  # of the names that a user is offered

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longshort.errors import UserError
-from longshort.scoring.lm_head import evaluating, forward, input_device
+from longshort.scoring.forward import evaluating, forward, input_device
 from longshort.scoring.positions import addressable_length
 from longshort.scoring.probe import ordinary_tokens
 
