@@ -33,15 +33,10 @@ OWN_PREFIX = "longshort_"  # of the names that a user is offered
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tasks that are read and checked, for one model after another.
-
-    Attributes:
-        manager: lm-eval's task manager.
-        specs: what `simple_evaluate` takes: task and group objects, or the name of a tag.
-    """
+    """Tasks that are read and checked, for one model after another."""
 
     manager: TaskManager
-    specs: list[Any]
+    specs: list[Any]  # what `simple_evaluate` takes: task and group objects, or the name of a tag
 
 
 def evaluate_checkpoint(

@@ -44,20 +44,14 @@ OVERFLOW = Gap("error", "NLL too great for a perplexity")
 
 @dataclass
 class Measured:
-    """The values of one document.
+    """The values of one document."""
 
-    Attributes:
-        values: metric, as `ppl@4096`, to value. Perplexities are mean log-likelihoods (nats per token, not yet
-            exponentiated), as lm-eval's `perplexity` aggregation takes them.
-        gaps: metric to the reason why it has no value.
-        passes: how prefixes were read, if any were.
-        second_lengths: length L to L - e, the length of the shorter context.
-    """
-
+    # metric, as `ppl@4096`, to value. Perplexities are mean log-likelihoods (nats per token, not yet exponentiated), as
+    # lm-eval's `perplexity` aggregation takes them.
     values: dict[str, float] = field(default_factory=dict)
-    gaps: dict[str, Gap] = field(default_factory=dict)
-    passes: str | None = None
-    second_lengths: dict[int, int] = field(default_factory=dict)
+    gaps: dict[str, Gap] = field(default_factory=dict)  # metric to the reason why it has no value
+    passes: str | None = None  # how prefixes were read, if any were
+    second_lengths: dict[int, int] = field(default_factory=dict)  # length L to L - e, the length of the shorter context
 
     def __str__(self) -> str:  # what lm-eval logs as the response; the values are logged as metrics
         reasons = {metric: gap.reason for metric, gap in self.gaps.items()}

@@ -58,19 +58,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Backend:
-    """What measuring needs of an lm-eval ``hf`` model.
+    """What measuring needs of an lm-eval ``hf`` model."""
 
-    Attributes:
-        lm: lm-eval's model object.
-        model: the causal LM inside it.
-        special_tokens: ids that the tokenizer puts before a text.
-        limits: longest usable length to the gap that longer ones leave.
-    """
-
-    lm: Any
-    model: nn.Module
-    special_tokens: list[int]
-    limits: dict[int, Gap]
+    lm: Any  # lm-eval's model object
+    model: nn.Module  # the causal LM inside it
+    special_tokens: list[int]  # ids that the tokenizer puts before a text
+    limits: dict[int, Gap]  # longest usable length to the gap that longer ones leave
 
     def usable(self, lengths: Sequence[int], result: Measured, names: Sequence[str]) -> list[int]:
         """Return the lengths that the model can address; the others are recorded in `result`."""

@@ -15,17 +15,11 @@ Rows = dict[str, dict[str, str]]  # row → column → text
 
 @dataclass(frozen=True)
 class GroupLabels:
-    """How a group is shown.
+    """How a group is shown."""
 
-    Attributes:
-        title: of its table.
-        rows: names of its own rows, by metric.
-        prefix: removed from its members' names.
-    """
-
-    title: str
-    rows: Mapping[str, str]
-    prefix: str = ""
+    title: str  # of its table
+    rows: Mapping[str, str]  # names of its own rows, by metric
+    prefix: str = ""  # removed from its members' names
 
 
 _labels: dict[str, GroupLabels] = {}  # of what is printed, by group; no result depends on it

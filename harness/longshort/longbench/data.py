@@ -22,21 +22,14 @@ ARCHIVE = "data.zip"
 
 @dataclass(frozen=True)
 class Rows:
-    """One dataset's rows and their provenance.
+    """One dataset's rows and their provenance."""
 
-    Attributes:
-        rows: the official fields `input`, `context`, `answers`, `length` (words), `all_classes`, `_id`.
-        source: file, or archive and member.
-        revision: commit on the hub, None for local files.
-        sha256: of the dataset's whole file.
-        problems: one line for each row that was skipped.
-    """
-
+    # the official fields `input`, `context`, `answers`, `length` (words), `all_classes`, `_id`
     rows: list[dict[str, Any]]
-    source: str
-    revision: str | None
-    sha256: str
-    problems: list[str]
+    source: str  # file, or archive and member
+    revision: str | None  # commit on the hub, None for local files
+    sha256: str  # of the dataset's whole file
+    problems: list[str]  # one line for each row that was skipped
 
 
 @lru_cache(maxsize=16)

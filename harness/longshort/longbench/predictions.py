@@ -27,17 +27,11 @@ _SAMPLES = re.compile(r"samples_(longshort.+)_(\d{4}-\d\d-\d\dT.+)\.jsonl")
 
 @dataclass(frozen=True)
 class Predictions:
-    """Rows per dataset, in the files' order.
+    """Rows per dataset, in the files' order."""
 
-    Attributes:
-        rows: those of one run, by dataset.
-        problems: one line each: what was skipped and why.
-        notes: one line each: which rows were counted once or have other lengths than the official data.
-    """
-
-    rows: dict[str, list[Row]]
-    problems: list[str]
-    notes: list[str]
+    rows: dict[str, list[Row]]  # those of one run, by dataset
+    problems: list[str]  # one line each: what was skipped and why
+    notes: list[str]  # one line each: which rows were counted once or have other lengths than the official data
 
 
 def write_official_predictions(folder: Path, output: Path) -> list[str]:

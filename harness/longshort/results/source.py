@@ -22,13 +22,7 @@ NOT_METRICS = ("alias", "name", "sample_len", "sample_count")
 
 @dataclass(frozen=True)
 class Source:
-    """A results file.
-
-    Attributes:
-        file: its path.
-        content: its bytes.
-        data: its JSON object.
-    """
+    """A results file."""
 
     file: Path
     content: bytes

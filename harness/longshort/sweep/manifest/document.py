@@ -33,17 +33,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Node:
-    """A value in a file.
+    """A value in a file."""
 
-    Attributes:
-        file: its name, for messages.
-        path: such as ``checkpoints[3].lengths``.
-        node: PyYAML's.
-    """
-
-    file: str
-    path: str
-    node: yaml.Node
+    file: str  # its name, for messages
+    path: str  # such as ``checkpoints[3].lengths``
+    node: yaml.Node  # PyYAML's
 
     @property
     def line(self) -> int:

@@ -29,15 +29,10 @@ IGNORED = (".md", ".png", ".csv", ".gitattributes", ".lock", ".txt.tmp")  # not 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a name refers to now.
+    """What a name refers to now."""
 
-    Attributes:
-        identity: a commit of the hub, or ``sha256:…`` over a folder's files; None if it is not known.
-        failure: why there is nothing to load, if that is known already.
-    """
-
-    identity: str | None
-    failure: Failure | None = None
+    identity: str | None  # a commit of the hub, or ``sha256:…`` over a folder's files; None if it is not known
+    failure: Failure | None = None  # why there is nothing to load, if that is known already
 
 
 def versions() -> dict[str, str]:

@@ -74,16 +74,11 @@ def is_of(result: Saved, checkpoint: Checkpoint) -> bool:
 
 
 class Folder:
-    """A sweep's folder.
-
-    Attributes:
-        path: where it is.
-        is_complete: False once an event could not be recorded, as on a full disk.
-    """
+    """A sweep's folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_complete = True
+        self.is_complete = True  # False once an event could not be recorded, as on a full disk
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

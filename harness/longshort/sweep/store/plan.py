@@ -33,21 +33,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Item:
-    """One checkpoint in the plan.
+    """One checkpoint in the plan."""
 
-    Attributes:
-        checkpoint: of the manifest.
-        inputs: of each task, everything that can change its numbers.
-        done: tasks with a valid result.
-        missing: tasks to run, with the reason where there is a result that is no longer valid.
-        failure: why it need not be tried, as when it does not exist.
-    """
-
-    checkpoint: Checkpoint
-    inputs: dict[str, dict[str, Any]]
-    done: list[str] = field(default_factory=list)
+    checkpoint: Checkpoint  # of the manifest
+    inputs: dict[str, dict[str, Any]]  # of each task, everything that can change its numbers
+    done: list[str] = field(default_factory=list)  # tasks with a valid result
+    # tasks to run, with the reason where there is a result that is no longer valid
     missing: dict[str, str | None] = field(default_factory=dict)
-    failure: Failure | None = None
+    failure: Failure | None = None  # why it need not be tried, as when it does not exist
 
 
 def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
