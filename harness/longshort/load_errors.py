@@ -96,10 +96,6 @@ def sentencepiece_problem(source: str | Path | None, error: Exception) -> tuple[
     """Return why a checkpoint's tokenizer cannot be read if it has a SentencePiece file alone, with the category.
 
     transformers then tries tiktoken, and asks for that.
-
-    Args:
-        source: folder or hub name.
-        error: what transformers raised.
     """
     if not any(isinstance(cause, ImportError) for cause in _causes(error)) or _file(source, "tokenizer.json"):
         return None
@@ -179,7 +175,6 @@ def why_not_loaded(source: str | Path | None, error: Exception) -> str:
 
     Args:
         source: folder, file or hub name; None if no file was read.
-        error: what the library raised.
     """
     cause = " ".join(str(error).split())[:LONGEST] or type(error).__name__
     if source is None:

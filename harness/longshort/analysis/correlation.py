@@ -73,9 +73,7 @@ def correlations(
 
     Args:
         wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
-        predictors: columns of it.
-        outcomes: columns of it.
-        controls: columns of it.
+        predictors, outcomes, controls: columns of it.
         group: the column that says which checkpoints belong together.
         adjust: Holm's method (``holm``, family-wise error) or Benjamini and Hochberg's (``bh``, false discoveries).
 

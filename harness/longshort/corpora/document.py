@@ -38,12 +38,7 @@ class Corpus:
 
 
 def with_text(spec: str, rows: Iterable[tuple[str, str | None]]) -> Iterator[Document]:
-    """Yield the rows that have a text; the others, whose text is null, are counted in a warning.
-
-    Args:
-        spec: name of the corpus.
-        rows: name and text of each row.
-    """
+    """Yield the rows that have a text; the others, whose text is null, are counted in a warning."""
     skipped, first = 0, ""
     try:
         for name, text in rows:

@@ -111,9 +111,7 @@ def load_checkpoint(
     """Load a checkpoint as lm-eval's ``hf`` backend does, but never with random weights in place of missing ones.
 
     Args:
-        model_args: as in `evaluate_checkpoint`.
-        batch_size: documents per forward pass, or "auto".
-        device: "cpu", "cuda:0", …; by default a GPU if one is available.
+        model_args, batch_size, device: as in `evaluate_checkpoint`.
 
     Raises:
         UserError: it cannot be loaded, or lacks weights; the kind says why.

@@ -79,7 +79,6 @@ def measure_prefixes(
     """Measure `ppl@L` and `bpb@L`: the first L tokens of each document, as lm-eval's rolling NLL without windows.
 
     Args:
-        model: any `AutoModelForCausalLM`.
         documents: B documents with equally many tokens, at least `max(lengths)` including the special tokens.
         lengths: ascending.
         special_tokens: ids that the tokenizer puts before a text; they count towards the length.
@@ -123,7 +122,6 @@ def measure_tails(
     and, as its excess over both entropies, `jeffreys_between@L1-L2`. `sce_between@L-L` is twice the entropy.
 
     Args:
-        model: any `AutoModelForCausalLM`.
         documents: B documents with at least `num_tokens` tokens.
         lengths: context lengths in tokens, ascending.
         num_tokens: one more than the longest context.
@@ -160,7 +158,6 @@ def measure_pair(model: nn.Module, tokens: Tensor, length: int, second: int, spe
     both contexts lie in [length/2, length].
 
     Args:
-        model: any `AutoModelForCausalLM`.
         tokens: one document, [N]; both contexts end just before its last token.
         length: the longer context, in tokens.
         second: the shorter context, in tokens: the length minus the offset.

@@ -35,7 +35,6 @@ def results_table(results: Mapping[str, Any], console: Console | None = None) ->
 
     Args:
         results: ``results`` and, where there are groups, ``group_subtasks`` of lm-eval's results.
-        console: by default the terminal.
     """
     console = console or Console()
     groups = results.get("group_subtasks") or {}

@@ -148,7 +148,6 @@ def score_row(
     """Return the official score of one prediction: the best over the right answers.
 
     Args:
-        dataset: a name in `DATASETS`.
         prediction: text of the model, not stripped.
         answers: the right answers, at least one.
         all_classes: names of all classes; needed only for trec.
@@ -172,7 +171,6 @@ def check_row(dataset: str, row: Mapping[str, Any]) -> None:
     """Raise a ValueError that says in a few words why a row cannot be scored.
 
     Args:
-        dataset: a name in `DATASETS`.
         row: fields `answers`, `all_classes` and `length`, as read from JSON.
 
     Raises:

@@ -54,7 +54,6 @@ def read_json(path: str | Path, remedy: str = "Correct it, or replace it with a 
     """Return the JSON object in a file.
 
     Args:
-        path: the file.
         remedy: the last sentence of the message for a file that holds something else.
 
     Raises:

@@ -54,7 +54,6 @@ def load(file: Path, *, is_given: bool) -> Source | None:
     """Return a results file, or None for another JSON file.
 
     Args:
-        file: its path.
         is_given: whether the user named this very file, which then has to be one.
 
     Raises:

@@ -36,9 +36,6 @@ def require_causal(model: Any) -> None:
     are is not in their configurations, so every model is probed, once: do other tokens in the second half of a short
     sequence change the logits in its first half?
 
-    Args:
-        model: any `AutoModelForCausalLM`.
-
     Raises:
         UserError: they do, or the model does not read a sequence of token ids (kind "unsupported").
     """

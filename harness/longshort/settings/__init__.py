@@ -174,7 +174,6 @@ def plain_name(checkpoint: Checkpoint, short: Mapping[str, str] | None = None) -
     """A hub name or a folder's last part, with adapters and the revision.
 
     Args:
-        checkpoint: of a manifest.
         short: other names for some of the names and paths it is made of.
     """
     short = short or {}

@@ -34,8 +34,7 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
 
     Args:
         wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
-        predictor: column of the horizontal axis.
-        outcome: column of the vertical axis.
+        predictor, outcome: columns of the horizontal and of the vertical axis.
         path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
 
     Returns:

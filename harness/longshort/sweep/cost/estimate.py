@@ -50,7 +50,6 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     weights but adds no speed: with lm-eval's `parallelize` they compute one after the other.
 
     Args:
-        checkpoint: with its settings.
         tasks: names; those of lm-eval count as 0, and `assumed` names them.
         gpu: from `longshort.devices.GPUS`.
 

@@ -104,11 +104,7 @@ class Node:
         return [part.strip() for part in self.text().split(",") if part.strip()]
 
     def read(self, adapter: TypeAdapter[T], value: Any = None) -> T:
-        """Its value, validated.
-
-        Args:
-            adapter: of the type that it has to have.
-            value: what to validate instead of the plain value.
+        """Its plain value, or `value` instead, validated.
 
         Raises:
             UserError: it is wrong, with the line and the path of the part that is.

@@ -28,7 +28,6 @@ def watching(console: Console, hours: Mapping[str, float]) -> Iterator[Watch]:
     """Return a watch for `longshort.sweep.run.driver.run_plan`.
 
     Args:
-        console: where to show it.
         hours: estimate for each checkpoint by its name in the plan; their ratios give the remaining time.
     """
     if not console.is_terminal:

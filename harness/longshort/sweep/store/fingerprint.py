@@ -92,8 +92,6 @@ def resolve_all(
     """Return what each (name, revision) refers to: checkpoints, and adapters, delta weights and tokenizers for them.
 
     Args:
-        checkpoints: of the manifest.
-        hashes: of local files.
         recorded: commits of earlier results, used where the hub cannot be asked.
     """
     wanted = {source for checkpoint in checkpoints for source in sources(checkpoint)}
