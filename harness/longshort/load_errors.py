@@ -82,7 +82,11 @@ def load_error(
         config: of a model that was built without reading a file.
     """
     kind: Kind
-    if what != "adapter" and _file(source, "adapter_config.json") and not _has_weights(source):
+    if (
+        what != "adapter"
+        and _file(source, "adapter_config.json")
+        and not any(_file(source, name) for name in WEIGHT_FILES)
+    ):
         kind, reason = "broken", IS_ADAPTER
     elif problem := sentencepiece_problem(source, error):
         kind, reason = problem
@@ -154,10 +158,6 @@ def _file(source: str | Path | None, name: str) -> Path | None:
     except errors.HFValidationError:  # a path, not a name
         return None
     return Path(cached) if isinstance(cached, str) else None
-
-
-def _has_weights(source: str | Path | None) -> bool:
-    return any(_file(source, name) for name in WEIGHT_FILES)
 
 
 def _json(source: str | Path | None, name: str) -> Mapping[str, Any]:

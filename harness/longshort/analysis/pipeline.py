@@ -88,7 +88,7 @@ def analyze(
             | {name: version(name) for name in LIBRARIES},
             "results files, SHA-256": reading.files,
         },
-        notes=[*reading.notes, *_doubts(reading, tidy, wide, everything, aims), *_without_predictor(chosen)],
+        notes=[*reading.notes, *_doubts(reading, tidy, wide, everything, chosen, aims)],
     )
 
 
@@ -114,7 +114,12 @@ def _of_checkpoints(tidy: pd.DataFrame, wide: pd.DataFrame, corpus: str | None) 
 
 
 def _doubts(
-    reading: Reading, tidy: pd.DataFrame, wide: pd.DataFrame, everything: pd.DataFrame, outcomes: Sequence[str]
+    reading: Reading,
+    tidy: pd.DataFrame,
+    wide: pd.DataFrame,
+    everything: pd.DataFrame,
+    predictors: Sequence[str],
+    outcomes: Sequence[str],
 ) -> list[str]:
     """What speaks against comparing these checkpoints, or left some of them out."""
     notes = []
@@ -150,12 +155,9 @@ def _doubts(
         )
     if not outcomes:
         notes.append("no outcome: nothing was measured beyond the train lengths.")
+    if not predictors:
+        notes.append("no predictor: neither misalignment nor perplexity was measured at the training context length.")
     return notes
-
-
-def _without_predictor(predictors: Sequence[str]) -> list[str]:
-    missing = "no predictor: neither misalignment nor perplexity was measured at the training context length."
-    return [] if predictors else [missing]
 
 
 def _bytes_per_token(tidy: pd.DataFrame) -> tuple[float, float]:

@@ -241,14 +241,11 @@ def require_folders(model_args: Mapping[str, Any]) -> None:
     Raises:
         UserError: there is no such folder ("not_found").
     """
-    for what in ("pretrained", "tokenizer", *ADDED):
-        if what in model_args:
-            _require_folder(str(model_args[what]), "checkpoint" if what == "pretrained" else what)
-
-
-def _require_folder(name: str, what: str) -> None:
-    if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
-        raise UserError(f"{what} '{name}': no such folder. Give a folder or a model on the hub.", "not_found")
+    for argument in ("pretrained", "tokenizer", *ADDED):
+        name = str(model_args.get(argument, ""))
+        if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
+            what = "checkpoint" if argument == "pretrained" else argument
+            raise UserError(f"{what} '{name}': no such folder. Give a folder or a model on the hub.", "not_found")
 
 
 def _default_device() -> str:

@@ -38,7 +38,9 @@ def results_table(results: Mapping[str, Any], console: Console | None = None) ->
     """
     console = console or Console()
     groups = results.get("group_subtasks") or {}
-    of_group = {member: group for group in _outermost(groups) for member in _members(group, groups)}
+    inner = {member for members in groups.values() for member in members}
+    outermost = [group for group in groups if group not in inner]
+    of_group = {member: group for group in outermost for member in _members(group, groups)}
     tables: dict[str, Rows] = {}
     for task, values in results["results"].items():
         cells = _cells(values)
@@ -50,11 +52,6 @@ def results_table(results: Mapping[str, Any], console: Console | None = None) ->
         if any(tables[name].values()):
             title = _labels[name].title if name in _labels else name
             _print_table(console, title, "" if name in groups else "metric @ length", tables[name])
-
-
-def _outermost(groups: Mapping[str, list[str]]) -> list[str]:
-    inner = {member for members in groups.values() for member in members}
-    return [group for group in groups if group not in inner]
 
 
 def _members(name: str, groups: Mapping[str, list[str]]) -> list[str]:
@@ -70,7 +67,9 @@ def _cells(values: Mapping[str, Any]) -> Rows:
         if not comma or name.endswith("_stderr") or "_between@" in name or not isinstance(value, int | float):
             continue
         metric, _, column = name.partition("@")
-        cells.setdefault(metric, {})[column] = _cell(value, values.get(f"{name}_stderr,{filter_name}"))
+        stderr = values.get(f"{name}_stderr,{filter_name}")
+        error = f" ±{stderr:.2g}" if isinstance(stderr, int | float) else ""
+        cells.setdefault(metric, {})[column] = f"{value:.4g}{error}"
     return cells
 
 
@@ -95,12 +94,6 @@ def _print_table(console: Console, title: str, first: str, rows: Rows) -> None:
     for name, row in rows.items():
         table.add_row(name, *(row.get(column, "–") for column in columns))
     console.print(table)
-
-
-def _cell(value: float, stderr: Any) -> str:
-    if not isinstance(stderr, int | float):
-        return f"{value:.4g}"
-    return f"{value:.4g} ±{stderr:.2g}"
 
 
 def _numeric(column: str) -> tuple[float, str]:

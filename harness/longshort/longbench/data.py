@@ -14,6 +14,7 @@ from typing import Any
 from longshort.corpora import is_hidden
 from longshort.errors import UserError
 from longshort.longbench.scores import DATASETS, check_row
+from longshort.results import read_bytes
 
 REPOSITORY = "THUDM/LongBench"
 REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"  # of 2024-12-18
@@ -54,7 +55,7 @@ def read_rows(dataset: str, location: str | None) -> Rows:
                 "not_found",
                 "longbench_dir",
             )
-        source, content = str(found[0]), _read_file(found[0])
+        source, content = str(found[0]), read_bytes(found[0])
     elif path.is_file():
         source, content = _read_member(path, file)
     else:
@@ -75,13 +76,6 @@ def read_rows(dataset: str, location: str | None) -> Rows:
         )
     revision = None if location else REVISION
     return Rows(rows, source, revision, hashlib.sha256(content).hexdigest(), problems)
-
-
-def _read_file(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}. Make it readable.", "data") from error
 
 
 def _read_member(archive: Path, file: str) -> tuple[str, bytes]:

@@ -275,28 +275,26 @@ def _columns(task: LongBenchTask, task_metrics: Mapping[str, Any]) -> dict[str, 
 
 def _tokenizer_and_window(model: Mapping[str, Any]) -> tuple[Any, int | None]:
     """The model's tokenizer and window by the run's model arguments; None for both, and a warning, if unknown."""
-    key = tuple((name, model.get(name)) for name in ("tokenizer", "pretrained", "revision", "trust_remote_code"))
-    return _load(key, model.get("max_length") or model.get("max_model_len"))
+    hub = {"revision": model.get("revision") or "main", "trust_remote_code": bool(model.get("trust_remote_code"))}
+    window = model.get("max_length") or model.get("max_model_len")
+    return _load(model.get("tokenizer"), model.get("pretrained"), window, **hub)
 
 
 @lru_cache(maxsize=4)
-def _load(key: tuple[tuple[str, Any], ...], max_length: Any) -> tuple[Any, int | None]:
+def _load(tokenizer_name: Any, pretrained: Any, window: Any, **hub: Any) -> tuple[Any, int | None]:
     from lm_eval.models.utils import resolve_max_length
     from transformers import AutoConfig, AutoTokenizer
 
-    given = dict(key)
-    hub = {"revision": given["revision"] or "main", "trust_remote_code": bool(given["trust_remote_code"])}
     try:
-        if isinstance(given["tokenizer"], str):
-            tokenizer = AutoTokenizer.from_pretrained(given["tokenizer"], trust_remote_code=hub["trust_remote_code"])
-        elif isinstance(given["pretrained"], str):
-            tokenizer = AutoTokenizer.from_pretrained(given["pretrained"], **hub)
+        if isinstance(tokenizer_name, str):  # whose revision is not the model's
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, trust_remote_code=hub["trust_remote_code"])
+        elif isinstance(pretrained, str):
+            tokenizer = AutoTokenizer.from_pretrained(pretrained, **hub)
         else:
             raise ValueError("the model arguments do not name a tokenizer")
-        if not max_length:
-            config = AutoConfig.from_pretrained(given["pretrained"] or given["tokenizer"], **hub)
-            max_length = resolve_max_length(config, tokenizer)
-        return tokenizer, int(max_length)
+        if not window:
+            window = resolve_max_length(AutoConfig.from_pretrained(pretrained or tokenizer_name, **hub), tokenizer)
+        return tokenizer, int(window)
     except (OSError, ValueError) as error:
         logger.warning(
             "LongBench-E prompts are not truncated, however long: %s. For the official truncation set "

@@ -185,11 +185,11 @@ def _settings(
     }
     found["backend"] = config.get("model")
     texts = {name: as_text(value) for name, value in found.items()}
-    return {name: _digest(text) if len(text) > 40 else text for name, text in texts.items() if text}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:8]
+    return {
+        name: hashlib.sha256(json.dumps(text).encode()).hexdigest()[:8] if len(text) > 40 else text
+        for name, text in texts.items()
+        if text
+    }
 
 
 def _split_length(name: str) -> tuple[str, int | None]:

@@ -139,6 +139,12 @@ class Checkpoint(EvalSettings):
         """A name to show."""
         return self.label or plain_name(self)
 
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The settings that are arguments of lm-eval's ``hf`` backend."""
+        arguments = {"pretrained": self.pretrained, "revision": self.revision, "dtype": self.dtype}
+        return arguments | ({"trust_remote_code": True} if self.trust_remote_code else {})
+
     def metadata(self) -> dict[str, Any]:
         """The given settings of the longshort tasks, for lm-eval's ``--metadata``."""
         return _given(self, [f.name for f in fields(self) if f.name not in Checkpoint.__annotations__])

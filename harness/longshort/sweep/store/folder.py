@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
-from longshort.results import read, read_json, write_atomically
+from longshort.results import read, read_json, remove_left_over, write_atomically
 from longshort.results.model_args import PRECISION, identity_args, variant_suffix
 from longshort.settings import ADDED, Checkpoint, plain_name
 from longshort.sweep.manifest.names import variant_of
@@ -106,12 +106,8 @@ class Folder:
             with contextlib.suppress(OSError):  # a full disk: the content is only for people
                 file.truncate()
                 file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}".encode())
-            for left_over in [
-                *self.path.glob(".*.tmp"),
-                *(self.path / "results").rglob(".*.tmp"),
-            ]:
-                with contextlib.suppress(OSError):
-                    left_over.unlink()
+            for folder in (self.path, *self.path.glob("results/*/*")):
+                remove_left_over(folder)
             yield
 
     # ---- results
@@ -216,13 +212,11 @@ class Folder:
 
     def log(self, checkpoint: Checkpoint, text: str) -> None:
         """Append to a checkpoint's log."""
-        try:
-            file = self.log_file(checkpoint)
+        file = self.log_file(checkpoint)
+        with contextlib.suppress(OSError):  # a full disk: the results report what is lost
             file.parent.mkdir(exist_ok=True)
             with file.open("a", encoding="utf-8") as log:
                 log.write(text)
-        except OSError:  # a full disk: the results report what is lost
-            pass
 
 
 def _read(file: Path) -> Saved | None:
