@@ -82,11 +82,8 @@ def load_error(
         config: of a model that was built without reading a file.
     """
     kind: Kind
-    if (
-        what != "adapter"
-        and _file(source, "adapter_config.json")
-        and not any(_file(source, name) for name in WEIGHT_FILES)
-    ):
+    has_weights = any(_file(source, name) for name in WEIGHT_FILES)
+    if what != "adapter" and _file(source, "adapter_config.json") and not has_weights:
         kind, reason = "broken", IS_ADAPTER
     elif problem := sentencepiece_problem(source, error):
         kind, reason = problem

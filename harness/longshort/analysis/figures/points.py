@@ -9,14 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from longshort.analysis.figures.style import (
-    MARKERS,
-    MAX_LEGEND,
-    length_axis,
-    short_names,
-    shortened,
-    style,
-)
+from longshort.analysis.figures.style import MARKERS, MAX_LEGEND, length_axis, short_names, shortened, style
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
 from longshort.plotting import COLOURS, label_points, new_figure, save_figure

@@ -18,15 +18,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a thousand entries in 
 NULL = "tag:yaml.org,2002:null"
 
 # PyYAML's constructors raise any of these where a tag does not fit its value.
-UNREADABLE = (
-    yaml.YAMLError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+UNREADABLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 T = TypeVar("T")
 
