@@ -203,9 +203,6 @@ def merge(parts: Sequence[Measured]) -> Measured:
 
 def _add_perplexity(result: Measured, names: tuple[str, str], length: int, nll: Tensor, num_bytes: float) -> None:
     mean = float(nll.mean())
-    result.add(
-        f"{names[0]}@{length}",
-        -mean if mean <= MAX_NLL else math.nan,
-        OVERFLOW if mean > MAX_NLL else NON_FINITE,
-    )
+    gap = OVERFLOW if mean > MAX_NLL else NON_FINITE
+    result.add(f"{names[0]}@{length}", -mean if mean <= MAX_NLL else math.nan, gap)
     result.add(f"{names[1]}@{length}", float(nll.sum()) / math.log(2) / num_bytes if num_bytes else math.nan)

@@ -26,7 +26,7 @@ def why_empty(results: Mapping[str, Any], task: str) -> Failure | None:
     """Return why a task that ran to its end has no value at all, or None if it has one."""
     if any("," in name and not name.endswith("_stderr,none") for name in results["results"].get(task, {})):
         return None
-    recorded = {gap.get("kind") if isinstance(gap, Mapping) else None for gap in _gaps(results)}
+    recorded = [gap.get("kind") if isinstance(gap, Mapping) else None for gap in _gaps(results)]
     kinds: set[Kind] = {next((known for known in KINDS if known == kind), "error") for kind in recorded}
     kind = kinds.pop() if len(kinds) == 1 else "error"
     reasons = "; ".join(gap_reasons(results)) or "see the log"

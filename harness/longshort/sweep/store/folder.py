@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
-from longshort.results import read, read_json, remove_left_over, write_atomically
+from longshort.results import read, read_bytes, read_json, remove_left_over, write_atomically
 from longshort.results.model_args import PRECISION, identity_args, variant_suffix
 from longshort.settings import ADDED, Checkpoint, plain_name
 from longshort.sweep.manifest.names import variant_of
@@ -191,15 +191,14 @@ class Folder:
         Raises:
             UserError: the file exists and cannot be read (kind "data").
         """
-        file = self.path / STATUS
         try:
-            lines = file.read_text("utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UserError(f"Cannot read {file}: {error.strerror or error}. Make it readable.", "data") from error
+            content = read_bytes(self.path / STATUS).decode("utf-8", errors="replace")
+        except UserError as error:
+            if error.kind == "not_found":
+                return []
+            raise
         found = []
-        for line in lines:
+        for line in content.splitlines():
             with contextlib.suppress(ValueError, RecursionError):
                 event = json.loads(line)
                 if isinstance(event, dict) and "event" in event:
