@@ -137,14 +137,12 @@ def _files_of(folder: Path) -> tuple[dict[str, list[_File]], list[Path]]:
 def _problems_of_others(others: Sequence[Path]) -> list[str]:
     """One line for the datasets of LongBench, one for all unknown ones."""
     problems = []
-    longbench = [file.name for file in others if file.stem in LONGBENCH_ONLY]
-    if longbench:
+    if longbench := [file.name for file in others if file.stem in LONGBENCH_ONLY]:
         problems.append(
             f"{others[0].parent}: {', '.join(longbench)} skipped: of LongBench, not of LongBench-E. Remove what does "
             "not belong there."
         )
-    unknown = [file.name for file in others if file.stem not in LONGBENCH_ONLY]
-    if unknown:
+    if unknown := [file.name for file in others if file.stem not in LONGBENCH_ONLY]:
         problems.append(
             f"{others[0].parent}: {', '.join(unknown)} skipped: LongBench-E has no such dataset. Name files after "
             f"{', '.join(DATASETS)}, or remove them."

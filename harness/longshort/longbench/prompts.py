@@ -1,14 +1,18 @@
-"""The official prompts: lm-eval's templates, their white space repaired, and truncation in the middle."""
+"""The official prompts: lm-eval's templates, white space repaired, and truncation in the middle to the window."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # SHA-256 of the official templates, the first 16 digits.
 OFFICIAL = {
@@ -101,3 +105,34 @@ def truncate_middle(text: str, tokenizer: Any, limit: int) -> tuple[str, bool]:
     half = int(limit / 2)
     ends = (tokens[:half], tokens[-half:])
     return "".join(tokenizer.decode(end, skip_special_tokens=True) for end in ends), True
+
+
+def tokenizer_and_window(model: Mapping[str, Any]) -> tuple[Any, int | None]:
+    """Return tokenizer and window of the model by the run's arguments; None for both, and a warning, if unknown."""
+    hub = {"revision": model.get("revision") or "main", "trust_remote_code": bool(model.get("trust_remote_code"))}
+    window = model.get("max_length") or model.get("max_model_len")
+    return _load(model.get("tokenizer"), model.get("pretrained"), window, **hub)
+
+
+@lru_cache(maxsize=4)
+def _load(tokenizer_name: Any, pretrained: Any, window: Any, **hub: Any) -> tuple[Any, int | None]:
+    from lm_eval.models.utils import resolve_max_length
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        if isinstance(tokenizer_name, str):  # whose revision is not the model's
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, trust_remote_code=hub["trust_remote_code"])
+        elif isinstance(pretrained, str):
+            tokenizer = AutoTokenizer.from_pretrained(pretrained, **hub)
+        else:
+            raise ValueError("the model arguments do not name a tokenizer")
+        if not window:
+            window = resolve_max_length(AutoConfig.from_pretrained(pretrained or tokenizer_name, **hub), tokenizer)
+        return tokenizer, int(window)
+    except (OSError, ValueError) as error:
+        logger.warning(
+            "LongBench-E prompts are not truncated, however long: %s. For the official truncation set "
+            "--model_args tokenizer=…,max_length=….",
+            " ".join(str(error).split())[:200],
+        )
+        return None, None

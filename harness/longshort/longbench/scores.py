@@ -133,6 +133,11 @@ DATASETS = {
 CATEGORIES = tuple(dict.fromkeys(dataset.category for dataset in DATASETS.values()))
 
 
+def task_of(name: str) -> str:
+    """Return the name in lm-eval of a dataset or category."""
+    return LONGBENCH_PREFIX + name.lower().replace(" ", "-")
+
+
 def bucket(length: float) -> str:
     """Return the bucket of a row by its `length`, in words."""
     return "0-4k" if length < 4000 else "4-8k" if length < 8000 else "8k+"

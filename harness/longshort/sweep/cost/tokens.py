@@ -11,7 +11,7 @@ from typing import Any
 from longshort.errors import UserError
 from longshort.lmeval.offsets import draw_offset
 from longshort.longbench.prompts import prompt_limit
-from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
+from longshort.longbench.scores import DATASETS, LONGBENCH, task_of
 from longshort.settings import Checkpoint, settings_from
 from longshort.sweep.cost.shape import WINDOW, is_read_per_length, longest_addressable, whole
 
@@ -133,10 +133,7 @@ def _datasets(task: str) -> list[str]:
     """The datasets of LongBench-E that a task measures: all, a category's, or one."""
     if task == LONGBENCH:
         return list(DATASETS)
-    if not task.startswith(LONGBENCH_PREFIX):
-        return []
-    name = task.removeprefix(LONGBENCH_PREFIX)
-    return [entry.name for entry in DATASETS.values() if name in (entry.name, entry.category.lower().replace(" ", "-"))]
+    return [entry.name for entry in DATASETS.values() if task in (task_of(entry.name), task_of(entry.category))]
 
 
 def _longbench(checkpoint: Checkpoint, dataset: str, window: int) -> Work:
