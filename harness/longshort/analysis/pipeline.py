@@ -16,6 +16,7 @@ from longshort.analysis.analysis import Analysis
 from longshort.analysis.comparison import compare
 from longshort.analysis.correlation import Adjust, correlations
 from longshort.analysis.selection import check_columns, check_group, keep_where, main_outcomes
+from longshort.errors import listed
 from longshort.results import Reading, read
 
 MAX_RATIO_OF_BYTES = 1.05  # of bytes per token between checkpoints; one tokenizer varies less with the model
@@ -127,12 +128,14 @@ def _doubts(
     others = sorted(set(reading.table["checkpoint"]) - known)
     if others:
         notes.append(
-            f"{_few(others)}: no perplexity or misalignment of {tables.PERPLEXITY} or {tables.MISALIGNMENT} "
+            f"{listed(others)}: no perplexity or misalignment of {tables.PERPLEXITY} or {tables.MISALIGNMENT} "
             "on this corpus. Left out."
         )
     untold = sorted(wide.loc[wide["train_length"].isna(), "checkpoint"])
     if untold:
-        notes.append(f"{_few(untold)}: no train_length in the results, so no predictor. Evaluate with --train-length.")
+        notes.append(
+            f"{listed(untold)}: no train_length in the results, so no predictor. Evaluate with --train-length."
+        )
     for name, origins in reading.corpora.items():
         sets = max(Counter(task for task, _ in {(origin["task"], origin["sha256"]) for origin in origins}).values())
         if sets > 1:
@@ -169,7 +172,3 @@ def _bytes_per_token(tidy: pd.DataFrame) -> tuple[float, float]:
     both = both[both["length"] == both["length"].mode().min()]
     ratios = np.log(both["value_ppl"]) / (np.log(2) * both["value_bpb"])
     return float(ratios.min()), float(ratios.max())
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from longshort.corpora import Document
-from longshort.errors import UserError
+from longshort.errors import UserError, listed
 from longshort.lmeval import measure
 from longshort.lmeval.documents import EncodedDocument, encode, special_tokens
 from longshort.lmeval.measure import Gap, Measured
@@ -248,13 +248,12 @@ def _warn_of_gaps(request_type: str, jobs: list[Job], answers: dict[int, Measure
     for reason, metrics in by_reason.items():
         for names in sorted(set(map(tuple, metrics.values()))):
             skipped = [metric for metric, documents in metrics.items() if tuple(documents) == names]
-            first_names = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             logger.warning(
                 "%s: skipped %s for %d of %d documents (%s): %s",
                 request_type,
                 ", ".join(skipped),
                 len(names),
                 len(answers),
-                first_names,
+                listed(names),
                 reason,
             )

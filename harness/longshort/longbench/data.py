@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from longshort.corpora import is_hidden
-from longshort.errors import UserError
+from longshort.errors import UserError, first_line
 from longshort.longbench.scores import DATASETS, check_row
 from longshort.results import read_bytes
 
@@ -100,9 +100,8 @@ def _download() -> Path:
     try:
         return Path(hf_hub_download(REPOSITORY, ARCHIVE, repo_type="dataset", revision=REVISION))
     except Exception as error:  # the hub client's transports share no base class from version to version
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"LongBench-E ({ARCHIVE} of the hub dataset {REPOSITORY}) cannot be downloaded: {cause} "
+            f"LongBench-E ({ARCHIVE} of the hub dataset {REPOSITORY}) cannot be downloaded: {first_line(error)} "
             "Offline, set longbench_dir to a folder or zip with the official JSONL files.",
             "hub",
         ) from error

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from longshort.errors import UserError
+from longshort.errors import UserError, listed
 from longshort.longbench.benchmark import LONGBENCH_ONLY, signs_of_longbench
 from longshort.longbench.runs import Row, identity_of, one_run, other_lengths
 from longshort.longbench.scores import DATASETS, NoLength, check_row
@@ -220,8 +220,7 @@ def _read_rows(file: Path, dataset: str) -> _Content:
         return _Content([], [f"{file} is empty. {dataset} is skipped; write its predictions again."])
     problems = []
     for cause, numbers in faults.items():
-        more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
-        where = f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:5]))}{more}"
+        where = f"line{'s' * (len(numbers) > 1)} {listed(numbers, 5)}"
         problems.append(f"{file}, {where}: {cause}. Skipped; correct the file or write it again, then score again.")
     return _Content(rows, problems, without_length == len(rows) + sum(map(len, faults.values())))
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from longshort.errors import UserError
+from longshort.errors import UserError, first_line
 from longshort.scoring.forward import evaluating, forward, input_device
 from longshort.scoring.positions import addressable_length
 from longshort.scoring.probe import ordinary_tokens
@@ -99,10 +99,9 @@ def _reading(model: Any) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except READ_ERRORS as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"Cannot use {_name(model)}: it cannot read token ids alone ({reason}). Use a causal language model that "
-            "needs no other inputs.",
+            f"Cannot use {_name(model)}: it cannot read token ids alone ({first_line(error)}). Use a causal language "
+            "model that needs no other inputs.",
             "unsupported",
         ) from error
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from longshort.errors import first_line
 from longshort.scoring.backbone import (
     backbone_returns,
     backbones,
@@ -196,8 +197,7 @@ class LMHead:
             actual = torch.cat([self.logits(part) for part in hidden_states.split(chunk, dim=1)], dim=1)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # A backbone or LM head of unexpected form: full logits are always right.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return f"its LM head cannot be run on a few positions alone ({reason})"
+            return f"its LM head cannot be run on a few positions alone ({first_line(error)})"
         finite = torch.isfinite(expected)
         if actual.shape != expected.shape or not torch.equal(finite, torch.isfinite(actual)):
             return "its LM head on a few positions returns logits of another shape, or infinite ones"
