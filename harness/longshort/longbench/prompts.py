@@ -11,25 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
+from longshort.longbench.scores import DATASETS
 
 logger = logging.getLogger(__name__)
-
-# SHA-256 of the official templates, the first 16 digits.
-OFFICIAL = {
-    "qasper": "0fbdd123fe7f83d6",
-    "multifieldqa_en": "20b4666a2de8a1f7",
-    "hotpotqa": "9ec4ae308865bd0c",
-    "2wikimqa": "9ec4ae308865bd0c",
-    "gov_report": "91c25d585b189ced",
-    "multi_news": "2af3f28c40b902e6",
-    "trec": "0eff8bebdba99d91",
-    "triviaqa": "00a802e6377e72fc",
-    "samsum": "a68d884234907eef",
-    "passage_count": "986550b6c61009c6",
-    "passage_retrieval_en": "39b96b7fa52bdd2a",
-    "lcc": "6a1f24cf0bb83cd9",
-    "repobench-p": "ee9ec182ea5ffeb7",
-}
 
 
 @cache
@@ -52,10 +36,11 @@ def template(dataset: str) -> str:
     elif dataset in ("lcc", "repobench-p"):
         text = text.rstrip("\n") + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    if digest != OFFICIAL[dataset]:
+    official = DATASETS[dataset].template
+    if digest != official:
         raise UserError(
             f"the prompt of LongBench-E '{dataset}' in the installed lm-eval is not the official one "
-            f"({digest}, not {OFFICIAL[dataset]}). Install a version with the official prompt, as lm-eval 0.4.13.",
+            f"({digest}, not {official}). Install a version with the official prompt, as lm-eval 0.4.13.",
             "dependency",
         )
     return text

@@ -106,8 +106,7 @@ def test_what_only_describes_a_checkpoint_is_rewritten(
     items = make_plan([changed], folder)
     assert items[0].done == ["longshort_perplexity"]
     assert relabel(items, folder) == 1
-    saved = folder.saved(changed, "longshort_perplexity")
-    assert saved is not None
+    saved = folder.all_saved()[slug(changed), "longshort_perplexity"]
     metadata = saved.data["configs"]["longshort_perplexity"]["metadata"]
     assert change.items() <= metadata.items()
     assert relabel(items, folder) == 0

@@ -17,24 +17,6 @@ from longshort.sweep.cost.shape import WINDOW, is_read_per_length, longest_addre
 
 BYTES_PER_TOKEN = 4  # of English text and code
 
-# LongBench-E, mean bytes of a row: size over number of rows of each dataset, from the dataset_info of hub copies in
-# Parquet. 2wikimqa_e is of THUDM/LongBench (README.md at 1d17287), the others of a copy with the same rows.
-LONGBENCH_BYTES = {
-    "qasper": 31_300,
-    "multifieldqa_en": 29_700,
-    "hotpotqa": 41_400,
-    "2wikimqa": 37_800,
-    "gov_report": 47_700,
-    "multi_news": 38_600,
-    "trec": 37_400,
-    "triviaqa": 41_700,
-    "samsum": 34_500,
-    "passage_count": 37_600,
-    "passage_retrieval_en": 37_400,
-    "lcc": 59_300,
-    "repobench-p": 68_000,
-}
-
 
 @dataclass(frozen=True)
 class Work:
@@ -143,6 +125,6 @@ def _longbench(checkpoint: Checkpoint, dataset: str, window: int) -> Work:
         cut = prompt_limit(window, entry.max_new_tokens)
     except UserError:  # the window is too small for an answer: the dataset is skipped
         return Work()
-    prompt, answer = min(LONGBENCH_BYTES[dataset] // BYTES_PER_TOKEN, cut), entry.max_new_tokens
+    prompt, answer = min(entry.row_bytes // BYTES_PER_TOKEN, cut), entry.max_new_tokens
     pairs = (prompt + answer) ** 2 / 2
     return Work(prompt + answer, pairs, answer, answer) * _count(checkpoint, entry.num_rows)

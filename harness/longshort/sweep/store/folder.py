@@ -116,11 +116,6 @@ class Folder:
         """Return the folder of one task's results."""
         return self.path / "results" / slug(checkpoint) / task
 
-    def saved(self, checkpoint: Checkpoint, task: str) -> Saved | None:
-        """Return the current result, or None if there is none or it is damaged."""
-        found = map(_read, sorted(self.result_folder(checkpoint, task).glob("results_*.json")))
-        return next((result for result in found if result), None)
-
     def all_saved(self) -> dict[tuple[str, str], Saved]:
         """Return all current results by `slug` and task, also of checkpoints that no manifest names any more."""
         files = sorted((self.path / "results").glob("*/*/results_*.json"), reverse=True)

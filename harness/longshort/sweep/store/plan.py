@@ -111,10 +111,11 @@ def relabel(items: Sequence[Item], folder: Folder) -> int:
         UserError: a file cannot be written.
     """
     changed = 0
+    saved = folder.all_saved()
     for item in items:
         about = item.checkpoint.values(Role.ABOUT)
         for task in item.done:
-            result = folder.saved(item.checkpoint, task)
+            result = saved.get((slug(item.checkpoint), task))
             if result and _set_about(result, about):
                 write_atomically(result.file, json.dumps(result.data, indent=2, ensure_ascii=False))
                 changed += 1
