@@ -76,16 +76,13 @@ def measure_prefixes(
     special_tokens: list[int],
     passes: str | None,
 ) -> list[Measured]:
-    """Measure `ppl@L` and `bpb@L`: the first L tokens of each document, as lm-eval's rolling NLL without windows.
+    """Measure `ppl@L` and `bpb@L` of each document: its first L tokens, as lm-eval's rolling NLL without windows.
 
     Args:
         documents: B documents with equally many tokens, at least `max(lengths)` including the special tokens.
         lengths: ascending.
         special_tokens: ids that the tokenizer puts before a text; they count towards the length.
         passes: SINGLE_PASS, PASS_PER_LENGTH, or None: probe the model on the first document.
-
-    Returns:
-        One result per document.
     """
     longest = lengths[-1]
     text = torch.stack([document.tokens[: longest - len(special_tokens)] for document in documents])  # [B, longest - S]
@@ -127,9 +124,6 @@ def measure_tails(
         num_tokens: one more than the longest context.
         num_targets: number of targets, below the shortest context.
         special_tokens: ids that the tokenizer puts before a text; they count towards the length.
-
-    Returns:
-        One result per document.
     """
     tokens = torch.stack([document.tokens[:num_tokens] for document in documents])  # [B, num_tokens]
     scores = score_suffixes(model, tokens, lengths, num_targets, special_tokens=special_tokens)

@@ -150,16 +150,13 @@ def score_row(
     all_classes: Sequence[str] | None,
     code_ratio: CodeRatio = "difflib",
 ) -> float:
-    """Return the official score of one prediction: the best over the right answers.
+    """Return the official score of one prediction, in [0, 1]: the best over the right answers.
 
     Args:
         prediction: text of the model, not stripped.
         answers: the right answers, at least one.
         all_classes: names of all classes; needed only for trec.
         code_ratio: ratio of lcc and repobench-p; see `code_similarity`.
-
-    Returns:
-        A score in [0, 1].
     """
     entry = DATASETS[dataset]
     if entry.first_line:

@@ -59,9 +59,6 @@ def score_suffixes(
             length.
         pairs: P pairs (i, j) of indices into `lengths` to compare beyond their cross-entropy.
 
-    Returns:
-        SuffixScores.
-
     Raises:
         ValueError: a length outside [K, N-1], or as many special tokens as the shortest context has tokens.
     """

@@ -67,9 +67,6 @@ def write_report(analysis: Analysis, path: str | Path, drawn: Iterable[Path] = (
         path: the file to write, usually ``report.html``.
         drawn: figures of this analysis, named as `longshort.analysis.write_analysis` does; others are drawn here.
 
-    Returns:
-        The path.
-
     Raises:
         UserError: the file cannot be written.
     """
