@@ -129,15 +129,13 @@ def _backend(lm: Any, request_type: str) -> Backend:
     require_adapter_in_model(model)
     require_weights_as_trained(lm)
     require_decoder_only(model, getattr(lm, "backend", None))
-    limits = {}
-    positions = addressable_length(model)
-    if positions is not None:
-        limits[positions] = Gap("length", f"beyond the {positions} positions the model can address")
-    causal = causal_length(model)
-    if causal is not None:
-        limits[causal] = Gap("length", f"beyond the {causal} tokens to which the model is causal")
-    if getattr(lm, "_max_length", None):  # given by the user; the config's own maximum may be exceeded
-        limits[int(lm._max_length)] = Gap("length", f"beyond max_length={lm._max_length}")
+    known = (
+        (addressable_length(model), "beyond the {} positions the model can address"),
+        (causal_length(model), "beyond the {} tokens to which the model is causal"),
+        # Given by the user; the config's own maximum may be exceeded.
+        (getattr(lm, "_max_length", None), "beyond max_length={}"),
+    )
+    limits = {int(limit): Gap("length", reason.format(limit)) for limit, reason in known if limit}
     return Backend(lm, model, special_tokens(lm), limits)
 
 
