@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from longshort.errors import Kind, UserError
+from longshort.errors import Kind, UserError, first_line, listed
 
 
 def test_it_keeps_its_category_and_field_in_another_process() -> None:
@@ -31,3 +31,9 @@ def test_a_script_shows_one_line_instead_of_a_traceback(error: str) -> None:
         assert done.stderr == "longshort: what\n"
     else:
         assert "Traceback" in done.stderr
+
+
+def test_parts_of_messages() -> None:
+    assert first_line(ValueError("\nwhat it was\nand where")) == "what it was"
+    assert first_line(ValueError()) == "ValueError"
+    assert (listed("abc"), listed("abcde"), listed([1, 2], 1)) == ("a, b, c", "a, b, c and 2 more", "1 and 1 more")

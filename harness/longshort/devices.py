@@ -37,10 +37,7 @@ def available_cpus() -> int:
 
 
 def require_device(name: str) -> None:
-    """Refuse a device that is not available, which lm-eval would silently replace by another.
-
-    Args:
-        name: as torch has it: cpu, cuda, cuda:0, …
+    """Refuse a device (cpu, cuda, cuda:0, …) that is not available, which lm-eval would silently replace by another.
 
     Raises:
         UserError: torch cannot use it.

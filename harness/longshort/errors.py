@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -55,6 +56,17 @@ class UserError(Exception):
     def exit_code(self) -> int:
         """2 for wrong usage, else 1."""
         return 2 if self.kind == "usage" else 1
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def listed(names: Sequence[object], most: int = 3) -> str:
+    """Return the first of the names for a message, as ``a, b, c and 4 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def one_line_for_user_errors() -> None:

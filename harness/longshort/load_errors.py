@@ -82,7 +82,8 @@ def load_error(
         config: of a model that was built without reading a file.
     """
     kind: Kind
-    if what != "adapter" and _file(source, "adapter_config.json") and not _has_weights(source):
+    has_weights = any(_file(source, name) for name in WEIGHT_FILES)
+    if what != "adapter" and _file(source, "adapter_config.json") and not has_weights:
         kind, reason = "broken", IS_ADAPTER
     elif problem := sentencepiece_problem(source, error):
         kind, reason = problem
@@ -96,10 +97,6 @@ def sentencepiece_problem(source: str | Path | None, error: Exception) -> tuple[
     """Return why a checkpoint's tokenizer cannot be read if it has a SentencePiece file alone, with the category.
 
     transformers then tries tiktoken, and asks for that.
-
-    Args:
-        source: folder or hub name.
-        error: what transformers raised.
     """
     if not any(isinstance(cause, ImportError) for cause in _causes(error)) or _file(source, "tokenizer.json"):
         return None
@@ -160,10 +157,6 @@ def _file(source: str | Path | None, name: str) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _has_weights(source: str | Path | None) -> bool:
-    return any(_file(source, name) for name in WEIGHT_FILES)
-
-
 def _json(source: str | Path | None, name: str) -> Mapping[str, Any]:
     """A JSON file of a checkpoint; empty where there is none, or none that can be read."""
     try:
@@ -179,7 +172,6 @@ def why_not_loaded(source: str | Path | None, error: Exception) -> str:
 
     Args:
         source: folder, file or hub name; None if no file was read.
-        error: what the library raised.
     """
     cause = " ".join(str(error).split())[:LONGEST] or type(error).__name__
     if source is None:

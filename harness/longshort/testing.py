@@ -43,10 +43,8 @@ def save_checkpoint(
     """Save a random causal LM and the tokenizer of `tiny_tokenizer`.
 
     Args:
-        folder: where to.
         bos: whether the tokenizer prepends <s>.
         model_type: as in a transformers config; only llama, gpt2 and bert have a shape of their own here.
-        seed: for the weights.
         sharpness: factor of all matrices.
         config: overrides the model's configuration.
     """
@@ -72,13 +70,10 @@ def save_sized_checkpoint(
     """Save a random causal LM of a given size, with weights as transformers initializes them.
 
     Args:
-        folder: where to.
         tokenizer: saved with the model; its special tokens are the model's.
         model_type: one of `ARCHITECTURES`.
-        seed: for the weights.
         hidden, layers: sizes of the model; it has four heads.
         positions: maximum number of tokens.
-        vocabulary: width of the logits.
     """
     special = {f"{name}_token_id": tokenizer.eos_token_id for name in ("bos", "eos", "pad")}
     shape = _shape(model_type, hidden, hidden * 8 // 3, layers, positions)

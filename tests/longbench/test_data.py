@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,13 +143,13 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_prompts_are_the_official_ones(dataset: str) -> None:
     row = make_row(dataset, 0, 5) | {"context": "C {input} {context}", "input": "I {context}"}
     text = prompts.template(dataset)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == prompts.OFFICIAL[dataset]
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == DATASETS[dataset].template
     filled = prompts.prompt(dataset, row)
     assert filled.replace(row["context"], "\0").replace(row["input"], "{input}").replace("\0", "{context}") == text
 
 
 def test_a_changed_prompt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(prompts.OFFICIAL, "lcc", "0" * 16)
+    monkeypatch.setitem(DATASETS, "lcc", replace(DATASETS["lcc"], template="0" * 16))
     prompts.template.cache_clear()
     with pytest.raises(UserError, match="'lcc'") as caught:
         prompts.template("lcc")

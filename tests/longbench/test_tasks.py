@@ -20,8 +20,8 @@ from longshort.lmeval.output import to_json
 from longshort.longbench import prompts
 from longshort.longbench.official import score_folder
 from longshort.longbench.predictions import write_official_predictions
+from longshort.longbench.prompts import _load
 from longshort.longbench.scores import BUCKETS, CATEGORIES, DATASETS, bucket, score_row
-from longshort.longbench.tasks import _load
 from longshort.results import read_results
 from longshort.testing import save_checkpoint
 from tests.errors import assert_facts, assert_one, contains, user_error

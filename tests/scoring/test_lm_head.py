@@ -12,7 +12,8 @@ import transformers
 from torch import Tensor, nn
 
 from longshort.scoring import score_prefix, score_suffixes
-from longshort.scoring.lm_head import evaluating, lm_head_of
+from longshort.scoring.forward import evaluating
+from longshort.scoring.lm_head import lm_head_of
 from tests.models import CONFIGS, LLAMA_LIKE, TOKENS, VOCAB, dense_log_probabilities, random_tokens, tiny_model
 
 

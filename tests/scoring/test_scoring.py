@@ -16,8 +16,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from longshort.scoring import lm_head, prefix, score_prefix, score_suffixes
-from longshort.scoring.lm_head import lm_head_of, smaller_chunks
+from longshort.scoring import chunks, prefix, score_prefix, score_suffixes
+from longshort.scoring.chunks import smaller_chunks
+from longshort.scoring.lm_head import lm_head_of
 from longshort.scoring.suffixes import top_token
 from tests.models import CONFIGS, LLAMA_LIKE, VOCAB, dense_log_probabilities, random_tokens, tiny_model
 
@@ -39,7 +40,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """As on a CPU, or with so little cache that a row of logits is cut, and every position compared alone."""
     if request.param == "small":
         monkeypatch.setitem(prefix.VOCABULARY_BLOCK, "cpu", 16)
-        monkeypatch.setitem(lm_head.CACHE_BYTES, "cpu", 1)
+        monkeypatch.setitem(chunks.CACHE_BYTES, "cpu", 1)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -215,8 +216,8 @@ def test_logits_and_what_is_made_of_them_stay_in_budget(name: str, dtype: str, m
     vocabulary, budget, tokens = 20_000, 2 * 2**20, random_tokens(1, 201)
     config = type(CONFIGS[name])(**CONFIGS[name].to_diff_dict() | {"vocab_size": vocabulary})
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
-    monkeypatch.setitem(lm_head.CHUNK_BYTES, "cpu", budget)
-    monkeypatch.setitem(lm_head.CACHE_BYTES, "cpu", budget // 8)
+    monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", budget)
+    monkeypatch.setitem(chunks.CACHE_BYTES, "cpu", budget // 8)
     lm_head_of(model)
     ladder = most_allocated(lambda: score_suffixes(model, tokens, [180, 200], 150, pairs=[(0, 1)]))
     assert 0.85 * budget < ladder < 1.3 * budget
@@ -226,12 +227,12 @@ def test_logits_and_what_is_made_of_them_stay_in_budget(name: str, dtype: str, m
 
 def test_smaller_chunks_for_as_long_as_it_is_asked_for() -> None:
     device = torch.device("cpu")
-    usual = lm_head.chunk_positions(2, 1000, device)
+    usual = chunks.chunk_positions(2, 1000, device)
     with smaller_chunks(8):
-        assert lm_head.chunk_positions(2, 1000, device) == usual // 8
+        assert chunks.chunk_positions(2, 1000, device) == usual // 8
         with smaller_chunks(2):
-            assert lm_head.chunk_positions(2, 1000, device) == usual // 2
-    assert lm_head.chunk_positions(2, 1000, device) == usual
+            assert chunks.chunk_positions(2, 1000, device) == usual // 2
+    assert chunks.chunk_positions(2, 1000, device) == usual
 
 
 # Heads that are one matrix, and those that are followed by a cap or a scale or have no matrix of their own.

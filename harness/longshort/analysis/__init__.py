@@ -44,20 +44,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longshort.analysis.analysis import Analysis as Analysis
-    from longshort.analysis.comparison import compare as compare
-    from longshort.analysis.correlation import correlations as correlations
-    from longshort.analysis.figures import forest as forest
-    from longshort.analysis.figures import misalignment_curve as misalignment_curve
-    from longshort.analysis.figures import misalignment_matrix as misalignment_matrix
-    from longshort.analysis.figures import perplexity_by_length as perplexity_by_length
-    from longshort.analysis.figures import scatter as scatter
-    from longshort.analysis.pipeline import analyze as analyze
-    from longshort.analysis.report import write_report as write_report
-    from longshort.analysis.tables import outcomes as outcomes
-    from longshort.analysis.tables import predictors as predictors
-    from longshort.analysis.tables import wide_table as wide_table
-    from longshort.analysis.write import write_analysis as write_analysis
+    from longshort.analysis.analysis import Analysis
+    from longshort.analysis.comparison import compare
+    from longshort.analysis.correlation import correlations
+    from longshort.analysis.figures import (
+        forest,
+        misalignment_curve,
+        misalignment_matrix,
+        perplexity_by_length,
+        scatter,
+    )
+    from longshort.analysis.pipeline import analyze
+    from longshort.analysis.report import write_report
+    from longshort.analysis.tables import outcomes, predictors, wide_table
+    from longshort.analysis.write import write_analysis
 
 _NAMES = {
     "analysis": ("Analysis",),

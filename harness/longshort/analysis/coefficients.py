@@ -32,8 +32,7 @@ def pearson(x: Array, y: Array, families: Integers, weights: Array) -> Array:
     """Pearson's r.
 
     Args:
-        x: [n] values.
-        y: [n] values.
+        x, y: [n] values.
         families: [n] the family of each.
         weights: [R, F] how often each sample takes each family.
 
@@ -49,11 +48,7 @@ def partial(x: Array, y: Array, controls: Array, families: Integers, weights: Ar
     From the covariances S of x and y (1) and the controls (2): r of S_11 − S_12 S_22⁻¹ S_21.
 
     Args:
-        x: [n] values.
-        y: [n] values.
-        controls: [n, k] values.
-        families: [n] the family of each.
-        weights: [R, F] how often each sample takes each family.
+        controls: [n, k] values; the other arguments are those of `pearson`.
 
     Returns:
         [R] coefficients; NaN also where the controls explain all of x or y.

@@ -59,14 +59,10 @@ def compare(
     Example:
         >>> import pandas as pd
         >>> from longshort.analysis import compare
-        >>> wide = pd.DataFrame(
-        ...     {
-        ...         "family": ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e"],
-        ...         "sce": [4.1, 4.2, 4.6, 4.5, 5.0, 5.3, 5.1, 5.2, 5.9, 5.6],
-        ...         "nll": [2.9, 2.7, 3.1, 2.8, 3.0, 3.3, 2.9, 3.2, 3.1, 3.4],
-        ...         "log_ppl@8192": [3.0, 3.1, 3.2, 3.4, 3.3, 3.9, 3.8, 3.6, 4.1, 4.2],
-        ...     }
-        ... )
+        >>> wide = pd.DataFrame({"family": list("aabbccddee")})
+        >>> wide["sce"] = [4.1, 4.2, 4.6, 4.5, 5.0, 5.3, 5.1, 5.2, 5.9, 5.6]
+        >>> wide["nll"] = [2.9, 2.7, 3.1, 2.8, 3.0, 3.3, 2.9, 3.2, 3.1, 3.4]
+        >>> wide["log_ppl@8192"] = [3.0, 3.1, 3.2, 3.4, 3.3, 3.9, 3.8, 3.6, 4.1, 4.2]
         >>> table = compare(wide, [("sce", "nll")], ["log_ppl@8192"]).round(2)
         >>> print(table[["abs_pearson", "abs_pearson_other", "difference"]])
            abs_pearson  abs_pearson_other  difference

@@ -24,9 +24,7 @@ def usable_controls(
 
     Args:
         columns: [checkpoints] by name.
-        controls: names of columns.
-        predictor: name of a column.
-        outcome: name of a column.
+        controls, predictor, outcome: names of columns.
         both: [checkpoints] which have predictor and outcome.
 
     Returns:

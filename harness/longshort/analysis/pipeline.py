@@ -16,6 +16,7 @@ from longshort.analysis.analysis import Analysis
 from longshort.analysis.comparison import compare
 from longshort.analysis.correlation import Adjust, correlations
 from longshort.analysis.selection import check_columns, check_group, keep_where, main_outcomes
+from longshort.errors import listed
 from longshort.results import Reading, read
 
 MAX_RATIO_OF_BYTES = 1.05  # of bytes per token between checkpoints; one tokenizer varies less with the model
@@ -88,7 +89,7 @@ def analyze(
             | {name: version(name) for name in LIBRARIES},
             "results files, SHA-256": reading.files,
         },
-        notes=[*reading.notes, *_doubts(reading, tidy, wide, everything, aims), *_without_predictor(chosen)],
+        notes=[*reading.notes, *_doubts(reading, tidy, wide, everything, chosen, aims)],
     )
 
 
@@ -114,7 +115,12 @@ def _of_checkpoints(tidy: pd.DataFrame, wide: pd.DataFrame, corpus: str | None) 
 
 
 def _doubts(
-    reading: Reading, tidy: pd.DataFrame, wide: pd.DataFrame, everything: pd.DataFrame, outcomes: Sequence[str]
+    reading: Reading,
+    tidy: pd.DataFrame,
+    wide: pd.DataFrame,
+    everything: pd.DataFrame,
+    predictors: Sequence[str],
+    outcomes: Sequence[str],
 ) -> list[str]:
     """What speaks against comparing these checkpoints, or left some of them out."""
     notes = []
@@ -122,12 +128,14 @@ def _doubts(
     others = sorted(set(reading.table["checkpoint"]) - known)
     if others:
         notes.append(
-            f"{_few(others)}: no perplexity or misalignment of {tables.PERPLEXITY} or {tables.MISALIGNMENT} "
+            f"{listed(others)}: no perplexity or misalignment of {tables.PERPLEXITY} or {tables.MISALIGNMENT} "
             "on this corpus. Left out."
         )
     untold = sorted(wide.loc[wide["train_length"].isna(), "checkpoint"])
     if untold:
-        notes.append(f"{_few(untold)}: no train_length in the results, so no predictor. Evaluate with --train-length.")
+        notes.append(
+            f"{listed(untold)}: no train_length in the results, so no predictor. Evaluate with --train-length."
+        )
     for name, origins in reading.corpora.items():
         sets = max(Counter(task for task, _ in {(origin["task"], origin["sha256"]) for origin in origins}).values())
         if sets > 1:
@@ -150,12 +158,9 @@ def _doubts(
         )
     if not outcomes:
         notes.append("no outcome: nothing was measured beyond the train lengths.")
+    if not predictors:
+        notes.append("no predictor: neither misalignment nor perplexity was measured at the training context length.")
     return notes
-
-
-def _without_predictor(predictors: Sequence[str]) -> list[str]:
-    missing = "no predictor: neither misalignment nor perplexity was measured at the training context length."
-    return [] if predictors else [missing]
 
 
 def _bytes_per_token(tidy: pd.DataFrame) -> tuple[float, float]:
@@ -167,7 +172,3 @@ def _bytes_per_token(tidy: pd.DataFrame) -> tuple[float, float]:
     both = both[both["length"] == both["length"].mode().min()]
     ratios = np.log(both["value_ppl"]) / (np.log(2) * both["value_bpb"])
     return float(ratios.min()), float(ratios.max())
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -17,15 +17,11 @@ Integers = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Points:
-    """Checkpoints as arrays. Each column is taken from the table once, not for every pair that it is part of.
+    """Checkpoints as arrays. Each column is taken from the table once, not for every pair that it is part of."""
 
-    Attributes:
-        columns: [n] floats by name, NaN where a value is missing; ``NAME_stderr`` is NaN where there is none.
-        families: [n] the family of each, numbered in the order of their names.
-    """
-
+    # [n] floats by name, NaN where a value is missing; ``NAME_stderr`` is NaN where there is none
     columns: dict[str, Array]
-    families: Integers
+    families: Integers  # [n] the family of each, numbered in the order of their names
 
 
 def points_of(wide: pd.DataFrame, names: Iterable[str], group: str) -> Points:

@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from longshort.analysis.tables import IDENTITY, LONGBENCH_OUTCOMES
-from longshort.errors import UserError
+from longshort.errors import UserError, listed
 
 # What `where` may be made of. Anything else that pandas evaluates (calls, attributes, @variables) could run code.
 ALLOWED = (
@@ -124,4 +124,4 @@ def _near(name: str, known: Sequence[str]) -> str:
     near += [other for other in known if name.lower() in other.lower() and other not in near][: 10 - len(near)]
     if near:
         return f"Near names: {', '.join(near)}."
-    return f"Known: {', '.join(known[:30])}{f' and {len(known) - 30} more' if len(known) > 30 else ''}."
+    return f"Known: {listed(known, 30)}."

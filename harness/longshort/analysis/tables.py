@@ -137,11 +137,7 @@ def axis_label(name: str) -> str:
 
 
 def of_corpus(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
-    """The perplexities and misalignments on one corpus, from the tidy table.
-
-    Args:
-        tidy: the table of `longshort.results.read_results`.
-        corpus: its name; needed where there are several.
+    """The perplexities and misalignments on one corpus, from the tidy table; where it has several, name one.
 
     Raises:
         UserError: several corpora and none is named, or nothing was measured.

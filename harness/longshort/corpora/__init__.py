@@ -90,8 +90,6 @@ def select(corpus: Corpus, num_docs: int, max_length: int) -> list[Document]:
     the corpus has fewer, the longest of the others fill the remaining places.
 
     Args:
-        corpus: where from.
-        num_docs: how many at most.
         max_length: the greatest length that will be scored, in tokens.
 
     Raises:

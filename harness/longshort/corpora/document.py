@@ -25,19 +25,12 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A source of documents that can be read again from the start.
+    """A source of documents that can be read again from the start."""
 
-    Attributes:
-        spec: the name the user gave.
-        source: where its documents come from: files, a hub dataset, the Python installation.
-        revision: commit of a hub dataset, version of Python, or None for local files.
-        split: the part of it that is read; None where the source has no parts.
-    """
-
-    spec: str
-    source: str
-    revision: str | None
-    split: str | None
+    spec: str  # the name the user gave
+    source: str  # where its documents come from: files, a hub dataset, the Python installation
+    revision: str | None  # commit of a hub dataset, version of Python, or None for local files
+    split: str | None  # the part of it that is read; None where the source has no parts
     _read: Callable[[], Iterable[Document]]
 
     def __iter__(self) -> Iterator[Document]:
@@ -45,12 +38,7 @@ class Corpus:
 
 
 def with_text(spec: str, rows: Iterable[tuple[str, str | None]]) -> Iterator[Document]:
-    """Yield the rows that have a text; the others, whose text is null, are counted in a warning.
-
-    Args:
-        spec: name of the corpus.
-        rows: name and text of each row.
-    """
+    """Yield the rows that have a text; the others, whose text is null, are counted in a warning."""
     skipped, first = 0, ""
     try:
         for name, text in rows:

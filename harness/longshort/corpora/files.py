@@ -53,11 +53,7 @@ def open_files(spec: str) -> Corpus:
 
 
 def corpus_files(spec: str) -> tuple[str, str | None, list[Path]]:
-    """Return the path, folder or glob of a name, its column, and the files; no files if there are none.
-
-    Args:
-        spec: as for `open_corpus`.
-    """
+    """Return the path, folder or glob of a name, its column, and the files; no files if there are none."""
     for name, column in readings(spec):
         files = matching_files(name)
         if files or os.path.isdir(os.path.expanduser(name)):

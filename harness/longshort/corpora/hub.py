@@ -21,7 +21,6 @@ def open_hub(spec: str, name: str, config: str | None, split: str, column: str) 
     Args:
         spec: the name the user gave.
         name: OWNER/NAME.
-        config, split, column: of the dataset.
 
     Raises:
         UserError: the dataset does not exist, or the hub cannot be reached.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from longshort.errors import UserError
 from longshort.load_errors import load_error
-from longshort.scoring.lm_head import without_wrappers
+from longshort.scoring.forward import without_wrappers
 
 PREFIX = "base_model.model."  # of PEFT's names, before the name that the checkpoint has
 WEIGHT_FILES = (".bin", ".pt", ".pth", ".safetensors")
@@ -39,10 +39,8 @@ def attach_adapter(model: Any, source: str, checkpoint: str, revision: str | Non
     without the padding the probabilities differ from those of the merged model.
 
     Args:
-        model: the checkpoint.
         source: folder or hub name of the adapter.
         checkpoint: name of the checkpoint, for messages.
-        revision: of the adapter on the hub.
 
     Raises:
         UserError: it cannot be loaded or does not fit the checkpoint ("broken"), or has weights that PEFT does not
@@ -69,8 +67,6 @@ def adapter_vocabulary(model: Any, own: int, source: str, revision: str | None =
     Args:
         model: the checkpoint, with or without the adapter.
         own: number of the checkpoint's embeddings.
-        source: folder or hub name of the adapter.
-        revision: of the adapter on the hub.
 
     Raises:
         UserError: it has more than the checkpoint, but not all of them, so that some would be random ("broken").

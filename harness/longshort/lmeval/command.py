@@ -75,17 +75,10 @@ def _arguments(checkpoint: Checkpoint, model_args: list[str]) -> dict[str, Any]:
     """The arguments of lm-eval's ``hf`` backend."""
     from lm_eval.utils import simple_parse_args_string
 
-    name = checkpoint.pretrained
-    arguments: dict[str, Any] = {
-        # lm-eval would write the results of ./name to a hidden folder
-        "pretrained": os.path.normpath(name) if Path(name).is_dir() else name,
-        "revision": checkpoint.revision,
-        "dtype": checkpoint.dtype,
-    }
-    if checkpoint.trust_remote_code:
-        arguments["trust_remote_code"] = True
-    arguments |= simple_parse_args_string(",".join(model_args))
-    return arguments
+    arguments = checkpoint.loading
+    if Path(checkpoint.pretrained).is_dir():  # lm-eval would write the results of ./name to a hidden folder
+        arguments["pretrained"] = os.path.normpath(checkpoint.pretrained)
+    return arguments | dict(simple_parse_args_string(",".join(model_args)))
 
 
 def _report(results: dict[str, Any], output: Path) -> None:

@@ -18,7 +18,6 @@ def add_delta(model: nn.Module, auto_class: Any, source: str, checkpoint: str, *
     checkpoint does not have.
 
     Args:
-        model: the checkpoint.
         auto_class: the class that loads it.
         source: folder or hub name of the differences.
         checkpoint: name of the checkpoint, for messages.

@@ -23,17 +23,11 @@ CONTEXTS = (16, 64)  # the text that a token adds rarely depends on more before 
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """A document's tokens, without special tokens.
-
-    Attributes:
-        name: name of the document.
-        tokens: token ids, [N].
-        byte_ends: UTF-8 bytes of text up to the end of each token, [N].
-    """
+    """A document's tokens, without special tokens."""
 
     name: str
-    tokens: Tensor
-    byte_ends: NDArray[np.float64]
+    tokens: Tensor  # token ids, [N]
+    byte_ends: NDArray[np.float64]  # UTF-8 bytes of text up to the end of each token, [N]
 
     def num_bytes(self, start: int, stop: int) -> float:
         """Return the UTF-8 bytes of the text of tokens[start:stop]."""

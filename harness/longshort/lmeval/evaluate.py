@@ -25,7 +25,7 @@ from longshort.lmeval.model_checks import loaded_as_trained
 from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.load_errors import load_error, sentencepiece_problem
-from longshort.scoring.lm_head import smaller_chunks
+from longshort.scoring.chunks import smaller_chunks
 from longshort.settings import ADDED, DEFAULT_TASKS
 
 OWN_PREFIX = "longshort_"  # of the names that a user is offered
@@ -33,15 +33,10 @@ OWN_PREFIX = "longshort_"  # of the names that a user is offered
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tasks that are read and checked, for one model after another.
-
-    Attributes:
-        manager: lm-eval's task manager.
-        specs: what `simple_evaluate` takes: task and group objects, or the name of a tag.
-    """
+    """Tasks that are read and checked, for one model after another."""
 
     manager: TaskManager
-    specs: list[Any]
+    specs: list[Any]  # what `simple_evaluate` takes: task and group objects, or the name of a tag
 
 
 def evaluate_checkpoint(
@@ -107,18 +102,11 @@ def prepare_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> Prepared
     return Prepared(manager, [built.get(name, name) for name in matching])  # a tag has no object of its own
 
 
-def load_checkpoint(
-    model_args: Mapping[str, Any],
-    *,
-    batch_size: int | str = 1,
-    device: str | None = None,
-) -> LM:
+def load_checkpoint(model_args: Mapping[str, Any], *, batch_size: int | str = 1, device: str | None = None) -> LM:
     """Load a checkpoint as lm-eval's ``hf`` backend does, but never with random weights in place of missing ones.
 
     Args:
-        model_args: as in `evaluate_checkpoint`.
-        batch_size: documents per forward pass, or "auto".
-        device: "cpu", "cuda:0", …; by default a GPU if one is available.
+        model_args, batch_size, device: as in `evaluate_checkpoint`.
 
     Raises:
         UserError: it cannot be loaded, or lacks weights; the kind says why.
@@ -248,14 +236,11 @@ def require_folders(model_args: Mapping[str, Any]) -> None:
     Raises:
         UserError: there is no such folder ("not_found").
     """
-    for what in ("pretrained", "tokenizer", *ADDED):
-        if what in model_args:
-            _require_folder(str(model_args[what]), "checkpoint" if what == "pretrained" else what)
-
-
-def _require_folder(name: str, what: str) -> None:
-    if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
-        raise UserError(f"{what} '{name}': no such folder. Give a folder or a model on the hub.", "not_found")
+    for argument in ("pretrained", "tokenizer", *ADDED):
+        name = str(model_args.get(argument, ""))
+        if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
+            what = "checkpoint" if argument == "pretrained" else argument
+            raise UserError(f"{what} '{name}': no such folder. Give a folder or a model on the hub.", "not_found")
 
 
 def _default_device() -> str:

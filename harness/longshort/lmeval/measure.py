@@ -44,20 +44,14 @@ OVERFLOW = Gap("error", "NLL too great for a perplexity")
 
 @dataclass
 class Measured:
-    """The values of one document.
+    """The values of one document."""
 
-    Attributes:
-        values: metric, as `ppl@4096`, to value. Perplexities are mean log-likelihoods (nats per token, not yet
-            exponentiated), as lm-eval's `perplexity` aggregation takes them.
-        gaps: metric to the reason why it has no value.
-        passes: how prefixes were read, if any were.
-        second_lengths: length L to L - e, the length of the shorter context.
-    """
-
+    # metric, as `ppl@4096`, to value. Perplexities are mean log-likelihoods (nats per token, not yet exponentiated), as
+    # lm-eval's `perplexity` aggregation takes them.
     values: dict[str, float] = field(default_factory=dict)
-    gaps: dict[str, Gap] = field(default_factory=dict)
-    passes: str | None = None
-    second_lengths: dict[int, int] = field(default_factory=dict)
+    gaps: dict[str, Gap] = field(default_factory=dict)  # metric to the reason why it has no value
+    passes: str | None = None  # how prefixes were read, if any were
+    second_lengths: dict[int, int] = field(default_factory=dict)  # length L to L - e, the length of the shorter context
 
     def __str__(self) -> str:  # what lm-eval logs as the response; the values are logged as metrics
         reasons = {metric: gap.reason for metric, gap in self.gaps.items()}
@@ -82,17 +76,13 @@ def measure_prefixes(
     special_tokens: list[int],
     passes: str | None,
 ) -> list[Measured]:
-    """Measure `ppl@L` and `bpb@L`: the first L tokens of each document, as lm-eval's rolling NLL without windows.
+    """Measure `ppl@L` and `bpb@L` of each document: its first L tokens, as lm-eval's rolling NLL without windows.
 
     Args:
-        model: any `AutoModelForCausalLM`.
         documents: B documents with equally many tokens, at least `max(lengths)` including the special tokens.
         lengths: ascending.
         special_tokens: ids that the tokenizer puts before a text; they count towards the length.
         passes: SINGLE_PASS, PASS_PER_LENGTH, or None: probe the model on the first document.
-
-    Returns:
-        One result per document.
     """
     longest = lengths[-1]
     text = torch.stack([document.tokens[: longest - len(special_tokens)] for document in documents])  # [B, longest - S]
@@ -129,15 +119,11 @@ def measure_tails(
     and, as its excess over both entropies, `jeffreys_between@L1-L2`. `sce_between@L-L` is twice the entropy.
 
     Args:
-        model: any `AutoModelForCausalLM`.
         documents: B documents with at least `num_tokens` tokens.
         lengths: context lengths in tokens, ascending.
         num_tokens: one more than the longest context.
         num_targets: number of targets, below the shortest context.
         special_tokens: ids that the tokenizer puts before a text; they count towards the length.
-
-    Returns:
-        One result per document.
     """
     tokens = torch.stack([document.tokens[:num_tokens] for document in documents])  # [B, num_tokens]
     scores = score_suffixes(model, tokens, lengths, num_targets, special_tokens=special_tokens)
@@ -166,7 +152,6 @@ def measure_pair(model: nn.Module, tokens: Tensor, length: int, second: int, spe
     both contexts lie in [length/2, length].
 
     Args:
-        model: any `AutoModelForCausalLM`.
         tokens: one document, [N]; both contexts end just before its last token.
         length: the longer context, in tokens.
         second: the shorter context, in tokens: the length minus the offset.
@@ -212,9 +197,6 @@ def merge(parts: Sequence[Measured]) -> Measured:
 
 def _add_perplexity(result: Measured, names: tuple[str, str], length: int, nll: Tensor, num_bytes: float) -> None:
     mean = float(nll.mean())
-    result.add(
-        f"{names[0]}@{length}",
-        -mean if mean <= MAX_NLL else math.nan,
-        OVERFLOW if mean > MAX_NLL else NON_FINITE,
-    )
+    gap = OVERFLOW if mean > MAX_NLL else NON_FINITE
+    result.add(f"{names[0]}@{length}", -mean if mean <= MAX_NLL else math.nan, gap)
     result.add(f"{names[1]}@{length}", float(nll.sum()) / math.log(2) / num_bytes if num_bytes else math.nan)

@@ -12,7 +12,7 @@ from longshort.errors import UserError
 from longshort.lmeval.adapters import adapter_vocabulary, require_no_other_weights
 from longshort.lmeval.documents import EncodedDocument
 from longshort.scoring.causality import require_causal
-from longshort.scoring.lm_head import evaluating, forward, input_device, without_wrappers
+from longshort.scoring.forward import evaluating, forward, input_device, without_wrappers
 
 PROBE_TOKENS = 8
 TOLERANCE = 1e-4  # of the greatest logit

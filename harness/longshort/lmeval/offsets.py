@@ -9,7 +9,6 @@ def draw_offset(seed: int, document: int, length: int) -> int:
     """Return e, uniform on {1 .. L/2}, for one document and length L: the contexts have L and L - e tokens.
 
     Args:
-        seed: of the evaluation's settings.
         document: index of the document.
         length: the longer context, in tokens.
     """

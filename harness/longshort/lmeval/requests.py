@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from longshort.corpora import Document
-from longshort.errors import UserError
+from longshort.errors import UserError, listed
 from longshort.lmeval import measure
 from longshort.lmeval.documents import EncodedDocument, encode, special_tokens
 from longshort.lmeval.measure import Gap, Measured
@@ -58,19 +58,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Backend:
-    """What measuring needs of an lm-eval ``hf`` model.
+    """What measuring needs of an lm-eval ``hf`` model."""
 
-    Attributes:
-        lm: lm-eval's model object.
-        model: the causal LM inside it.
-        special_tokens: ids that the tokenizer puts before a text.
-        limits: longest usable length to the gap that longer ones leave.
-    """
-
-    lm: Any
-    model: nn.Module
-    special_tokens: list[int]
-    limits: dict[int, Gap]
+    lm: Any  # lm-eval's model object
+    model: nn.Module  # the causal LM inside it
+    special_tokens: list[int]  # ids that the tokenizer puts before a text
+    limits: dict[int, Gap]  # longest usable length to the gap that longer ones leave
 
     def usable(self, lengths: Sequence[int], result: Measured, names: Sequence[str]) -> list[int]:
         """Return the lengths that the model can address; the others are recorded in `result`."""
@@ -136,15 +129,13 @@ def _backend(lm: Any, request_type: str) -> Backend:
     require_adapter_in_model(model)
     require_weights_as_trained(lm)
     require_decoder_only(model, getattr(lm, "backend", None))
-    limits = {}
-    positions = addressable_length(model)
-    if positions is not None:
-        limits[positions] = Gap("length", f"beyond the {positions} positions the model can address")
-    causal = causal_length(model)
-    if causal is not None:
-        limits[causal] = Gap("length", f"beyond the {causal} tokens to which the model is causal")
-    if getattr(lm, "_max_length", None):  # given by the user; the config's own maximum may be exceeded
-        limits[int(lm._max_length)] = Gap("length", f"beyond max_length={lm._max_length}")
+    known = (
+        (addressable_length(model), "beyond the {} positions the model can address"),
+        (causal_length(model), "beyond the {} tokens to which the model is causal"),
+        # Given by the user; the config's own maximum may be exceeded.
+        (getattr(lm, "_max_length", None), "beyond max_length={}"),
+    )
+    limits = {int(limit): Gap("length", reason.format(limit)) for limit, reason in known if limit}
     return Backend(lm, model, special_tokens(lm), limits)
 
 
@@ -255,13 +246,12 @@ def _warn_of_gaps(request_type: str, jobs: list[Job], answers: dict[int, Measure
     for reason, metrics in by_reason.items():
         for names in sorted(set(map(tuple, metrics.values()))):
             skipped = [metric for metric, documents in metrics.items() if tuple(documents) == names]
-            first_names = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             logger.warning(
                 "%s: skipped %s for %d of %d documents (%s): %s",
                 request_type,
                 ", ".join(skipped),
                 len(names),
                 len(answers),
-                first_names,
+                listed(names),
                 reason,
             )

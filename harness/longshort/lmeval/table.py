@@ -15,17 +15,11 @@ Rows = dict[str, dict[str, str]]  # row → column → text
 
 @dataclass(frozen=True)
 class GroupLabels:
-    """How a group is shown.
+    """How a group is shown."""
 
-    Attributes:
-        title: of its table.
-        rows: names of its own rows, by metric.
-        prefix: removed from its members' names.
-    """
-
-    title: str
-    rows: Mapping[str, str]
-    prefix: str = ""
+    title: str  # of its table
+    rows: Mapping[str, str]  # names of its own rows, by metric
+    prefix: str = ""  # removed from its members' names
 
 
 _labels: dict[str, GroupLabels] = {}  # of what is printed, by group; no result depends on it
@@ -41,11 +35,12 @@ def results_table(results: Mapping[str, Any], console: Console | None = None) ->
 
     Args:
         results: ``results`` and, where there are groups, ``group_subtasks`` of lm-eval's results.
-        console: by default the terminal.
     """
     console = console or Console()
     groups = results.get("group_subtasks") or {}
-    of_group = {member: group for group in _outermost(groups) for member in _members(group, groups)}
+    inner = {member for members in groups.values() for member in members}
+    outermost = [group for group in groups if group not in inner]
+    of_group = {member: group for group in outermost for member in _members(group, groups)}
     tables: dict[str, Rows] = {}
     for task, values in results["results"].items():
         cells = _cells(values)
@@ -57,11 +52,6 @@ def results_table(results: Mapping[str, Any], console: Console | None = None) ->
         if any(tables[name].values()):
             title = _labels[name].title if name in _labels else name
             _print_table(console, title, "" if name in groups else "metric @ length", tables[name])
-
-
-def _outermost(groups: Mapping[str, list[str]]) -> list[str]:
-    inner = {member for members in groups.values() for member in members}
-    return [group for group in groups if group not in inner]
 
 
 def _members(name: str, groups: Mapping[str, list[str]]) -> list[str]:
@@ -77,7 +67,9 @@ def _cells(values: Mapping[str, Any]) -> Rows:
         if not comma or name.endswith("_stderr") or "_between@" in name or not isinstance(value, int | float):
             continue
         metric, _, column = name.partition("@")
-        cells.setdefault(metric, {})[column] = _cell(value, values.get(f"{name}_stderr,{filter_name}"))
+        stderr = values.get(f"{name}_stderr,{filter_name}")
+        error = f" ±{stderr:.2g}" if isinstance(stderr, int | float) else ""
+        cells.setdefault(metric, {})[column] = f"{value:.4g}{error}"
     return cells
 
 
@@ -102,12 +94,6 @@ def _print_table(console: Console, title: str, first: str, rows: Rows) -> None:
     for name, row in rows.items():
         table.add_row(name, *(row.get(column, "–") for column in columns))
     console.print(table)
-
-
-def _cell(value: float, stderr: Any) -> str:
-    if not isinstance(stderr, int | float):
-        return f"{value:.4g}"
-    return f"{value:.4g} ±{stderr:.2g}"
 
 
 def _numeric(column: str) -> tuple[float, str]:

@@ -10,8 +10,6 @@ import typer
 from longshort.longbench.scores import CodeRatio
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from longshort.longbench.official import Summary
 
 
@@ -60,14 +58,14 @@ def score_longbench_command(
         raise typer.Exit(1)
 
 
-def print_tables(summary: Summary, console: Console | None = None) -> None:
+def print_tables(summary: Summary) -> None:
     """Print scores by dataset, by category and overall, in percent."""
     from rich.console import Console
     from rich.table import Table
 
     from longshort.longbench.official import COLUMNS, table_rows
 
-    console = console or Console()
+    console = Console()
     for section, rows in table_rows(summary).items():
         table = Table(pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column(section, no_wrap=True)

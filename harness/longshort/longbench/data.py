@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from longshort.corpora import is_hidden
-from longshort.errors import UserError
+from longshort.errors import UserError, first_line
 from longshort.longbench.scores import DATASETS, check_row
+from longshort.results import read_bytes
 
 REPOSITORY = "THUDM/LongBench"
 REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"  # of 2024-12-18
@@ -22,21 +23,14 @@ ARCHIVE = "data.zip"
 
 @dataclass(frozen=True)
 class Rows:
-    """One dataset's rows and their provenance.
+    """One dataset's rows and their provenance."""
 
-    Attributes:
-        rows: the official fields `input`, `context`, `answers`, `length` (words), `all_classes`, `_id`.
-        source: file, or archive and member.
-        revision: commit on the hub, None for local files.
-        sha256: of the dataset's whole file.
-        problems: one line for each row that was skipped.
-    """
-
+    # the official fields `input`, `context`, `answers`, `length` (words), `all_classes`, `_id`
     rows: list[dict[str, Any]]
-    source: str
-    revision: str | None
-    sha256: str
-    problems: list[str]
+    source: str  # file, or archive and member
+    revision: str | None  # commit on the hub, None for local files
+    sha256: str  # of the dataset's whole file
+    problems: list[str]  # one line for each row that was skipped
 
 
 @lru_cache(maxsize=16)
@@ -61,7 +55,7 @@ def read_rows(dataset: str, location: str | None) -> Rows:
                 "not_found",
                 "longbench_dir",
             )
-        source, content = str(found[0]), _read_file(found[0])
+        source, content = str(found[0]), read_bytes(found[0])
     elif path.is_file():
         source, content = _read_member(path, file)
     else:
@@ -82,13 +76,6 @@ def read_rows(dataset: str, location: str | None) -> Rows:
         )
     revision = None if location else REVISION
     return Rows(rows, source, revision, hashlib.sha256(content).hexdigest(), problems)
-
-
-def _read_file(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}. Make it readable.", "data") from error
 
 
 def _read_member(archive: Path, file: str) -> tuple[str, bytes]:
@@ -113,9 +100,8 @@ def _download() -> Path:
     try:
         return Path(hf_hub_download(REPOSITORY, ARCHIVE, repo_type="dataset", revision=REVISION))
     except Exception as error:  # the hub client's transports share no base class from version to version
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"LongBench-E ({ARCHIVE} of the hub dataset {REPOSITORY}) cannot be downloaded: {cause} "
+            f"LongBench-E ({ARCHIVE} of the hub dataset {REPOSITORY}) cannot be downloaded: {first_line(error)} "
             "Offline, set longbench_dir to a folder or zip with the official JSONL files.",
             "hub",
         ) from error

@@ -32,29 +32,20 @@ class Score:
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of one folder. Every table maps a name, then "all" or a bucket, to a score, which is absent without rows.
+    """Scores of one folder.
 
-    Attributes:
-        official: content of the official ``result.json``.
-        datasets: scores of each dataset.
-        categories: means over the datasets of each category.
-        overall: mean over the categories.
-        plain: mean over the datasets.
-        missing: datasets without any row.
-        notes: what a reader of the numbers should know.
-        problems: what was skipped or is missing and has to be corrected.
-        code_ratio: ratio of lcc and repobench-p.
+    Every table maps a name, then "all" or a bucket, to a score, which is absent without rows.
     """
 
-    official: dict[str, dict[str, float]]
-    datasets: dict[str, dict[str, Score]]
-    categories: dict[str, dict[str, Score]]
-    overall: dict[str, Score]
-    plain: dict[str, Score]
-    missing: list[str]
-    notes: list[str]
-    problems: list[str]
-    code_ratio: CodeRatio = "difflib"
+    official: dict[str, dict[str, float]]  # content of the official ``result.json``
+    datasets: dict[str, dict[str, Score]]  # scores of each dataset
+    categories: dict[str, dict[str, Score]]  # means over the datasets of each category
+    overall: dict[str, Score]  # mean over the categories
+    plain: dict[str, Score]  # mean over the datasets
+    missing: list[str]  # datasets without any row
+    notes: list[str]  # what a reader of the numbers should know
+    problems: list[str]  # what was skipped or is missing and has to be corrected
+    code_ratio: CodeRatio = "difflib"  # ratio of lcc and repobench-p
 
 
 def score_folder(folder: Path, output: Path | None = None, code_ratio: CodeRatio = "difflib") -> Summary:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from longshort.errors import UserError
+from longshort.errors import UserError, listed
 from longshort.longbench.benchmark import LONGBENCH_ONLY, signs_of_longbench
 from longshort.longbench.runs import Row, identity_of, one_run, other_lengths
 from longshort.longbench.scores import DATASETS, NoLength, check_row
@@ -27,17 +27,11 @@ _SAMPLES = re.compile(r"samples_(longshort.+)_(\d{4}-\d\d-\d\dT.+)\.jsonl")
 
 @dataclass(frozen=True)
 class Predictions:
-    """Rows per dataset, in the files' order.
+    """Rows per dataset, in the files' order."""
 
-    Attributes:
-        rows: those of one run, by dataset.
-        problems: one line each: what was skipped and why.
-        notes: one line each: which rows were counted once or have other lengths than the official data.
-    """
-
-    rows: dict[str, list[Row]]
-    problems: list[str]
-    notes: list[str]
+    rows: dict[str, list[Row]]  # those of one run, by dataset
+    problems: list[str]  # one line each: what was skipped and why
+    notes: list[str]  # one line each: which rows were counted once or have other lengths than the official data
 
 
 def write_official_predictions(folder: Path, output: Path) -> list[str]:
@@ -143,14 +137,12 @@ def _files_of(folder: Path) -> tuple[dict[str, list[_File]], list[Path]]:
 def _problems_of_others(others: Sequence[Path]) -> list[str]:
     """One line for the datasets of LongBench, one for all unknown ones."""
     problems = []
-    longbench = [file.name for file in others if file.stem in LONGBENCH_ONLY]
-    if longbench:
+    if longbench := [file.name for file in others if file.stem in LONGBENCH_ONLY]:
         problems.append(
             f"{others[0].parent}: {', '.join(longbench)} skipped: of LongBench, not of LongBench-E. Remove what does "
             "not belong there."
         )
-    unknown = [file.name for file in others if file.stem not in LONGBENCH_ONLY]
-    if unknown:
+    if unknown := [file.name for file in others if file.stem not in LONGBENCH_ONLY]:
         problems.append(
             f"{others[0].parent}: {', '.join(unknown)} skipped: LongBench-E has no such dataset. Name files after "
             f"{', '.join(DATASETS)}, or remove them."
@@ -228,8 +220,7 @@ def _read_rows(file: Path, dataset: str) -> _Content:
         return _Content([], [f"{file} is empty. {dataset} is skipped; write its predictions again."])
     problems = []
     for cause, numbers in faults.items():
-        more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
-        where = f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:5]))}{more}"
+        where = f"line{'s' * (len(numbers) > 1)} {listed(numbers, 5)}"
         problems.append(f"{file}, {where}: {cause}. Skipped; correct the file or write it again, then score again.")
     return _Content(rows, problems, without_length == len(rows) + sum(map(len, faults.values())))
 

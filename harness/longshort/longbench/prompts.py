@@ -1,31 +1,19 @@
-"""The official prompts: lm-eval's templates, their white space repaired, and truncation in the middle."""
+"""The official prompts: lm-eval's templates, white space repaired, and truncation in the middle to the window."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
+from longshort.longbench.scores import DATASETS
 
-# SHA-256 of the official templates, the first 16 digits.
-OFFICIAL = {
-    "qasper": "0fbdd123fe7f83d6",
-    "multifieldqa_en": "20b4666a2de8a1f7",
-    "hotpotqa": "9ec4ae308865bd0c",
-    "2wikimqa": "9ec4ae308865bd0c",
-    "gov_report": "91c25d585b189ced",
-    "multi_news": "2af3f28c40b902e6",
-    "trec": "0eff8bebdba99d91",
-    "triviaqa": "00a802e6377e72fc",
-    "samsum": "a68d884234907eef",
-    "passage_count": "986550b6c61009c6",
-    "passage_retrieval_en": "39b96b7fa52bdd2a",
-    "lcc": "6a1f24cf0bb83cd9",
-    "repobench-p": "ee9ec182ea5ffeb7",
-}
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -48,10 +36,11 @@ def template(dataset: str) -> str:
     elif dataset in ("lcc", "repobench-p"):
         text = text.rstrip("\n") + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    if digest != OFFICIAL[dataset]:
+    official = DATASETS[dataset].template
+    if digest != official:
         raise UserError(
             f"the prompt of LongBench-E '{dataset}' in the installed lm-eval is not the official one "
-            f"({digest}, not {OFFICIAL[dataset]}). Install a version with the official prompt, as lm-eval 0.4.13.",
+            f"({digest}, not {official}). Install a version with the official prompt, as lm-eval 0.4.13.",
             "dependency",
         )
     return text
@@ -101,3 +90,34 @@ def truncate_middle(text: str, tokenizer: Any, limit: int) -> tuple[str, bool]:
     half = int(limit / 2)
     ends = (tokens[:half], tokens[-half:])
     return "".join(tokenizer.decode(end, skip_special_tokens=True) for end in ends), True
+
+
+def tokenizer_and_window(model: Mapping[str, Any]) -> tuple[Any, int | None]:
+    """Return tokenizer and window of the model by the run's arguments; None for both, and a warning, if unknown."""
+    hub = {"revision": model.get("revision") or "main", "trust_remote_code": bool(model.get("trust_remote_code"))}
+    window = model.get("max_length") or model.get("max_model_len")
+    return _load(model.get("tokenizer"), model.get("pretrained"), window, **hub)
+
+
+@lru_cache(maxsize=4)
+def _load(tokenizer_name: Any, pretrained: Any, window: Any, **hub: Any) -> tuple[Any, int | None]:
+    from lm_eval.models.utils import resolve_max_length
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        if isinstance(tokenizer_name, str):  # whose revision is not the model's
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, trust_remote_code=hub["trust_remote_code"])
+        elif isinstance(pretrained, str):
+            tokenizer = AutoTokenizer.from_pretrained(pretrained, **hub)
+        else:
+            raise ValueError("the model arguments do not name a tokenizer")
+        if not window:
+            window = resolve_max_length(AutoConfig.from_pretrained(pretrained or tokenizer_name, **hub), tokenizer)
+        return tokenizer, int(window)
+    except (OSError, ValueError) as error:
+        logger.warning(
+            "LongBench-E prompts are not truncated, however long: %s. For the official truncation set "
+            "--model_args tokenizer=…,max_length=….",
+            " ".join(str(error).split())[:200],
+        )
+        return None, None

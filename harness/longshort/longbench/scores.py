@@ -87,19 +87,17 @@ LONGBENCH_PREFIX = "longshort-longbench-e-"
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset of LongBench-E.
-
-    `rows` is the size of the official data, by bucket of length; with `first_line`, only the prediction's first line
-    is scored; without `chat`, the prompt goes to the model as it is, whatever chat template the run asks for.
-    """
+    """One dataset of LongBench-E."""
 
     name: str
     category: str
     max_new_tokens: int
     metric: Callable[[str, str, Sequence[str]], float]
-    rows: tuple[int, int, int] = (100, 100, 100)
-    chat: bool = True
-    first_line: bool = False
+    template: str  # SHA-256 of the official prompt template, the first 16 digits
+    row_bytes: int  # mean over the rows, see DATASETS
+    rows: tuple[int, int, int] = (100, 100, 100)  # size of the official data, by bucket of length
+    chat: bool = True  # False: the prompt goes to the model as it is, whatever chat template the run asks for
+    first_line: bool = False  # True: only the prediction's first line is scored
 
     @property
     def num_rows(self) -> int:
@@ -112,25 +110,32 @@ class Dataset:
         return dict(zip(BUCKETS, self.rows, strict=True))
 
 
+# Bytes of a row: size over number of rows, from the dataset_info of hub copies in Parquet. 2wikimqa_e is of
+# THUDM/LongBench (README.md at 1d17287), the others of a copy with the same rows.
 DATASETS = {
     dataset.name: dataset
     for dataset in (
-        Dataset("qasper", "single-document QA", 128, qa_f1, rows=(100, 100, 24)),
-        Dataset("multifieldqa_en", "single-document QA", 64, qa_f1, rows=(67, 70, 13)),
-        Dataset("hotpotqa", "multi-document QA", 32, qa_f1),
-        Dataset("2wikimqa", "multi-document QA", 32, qa_f1),
-        Dataset("gov_report", "summarization", 512, rouge_l),
-        Dataset("multi_news", "summarization", 512, rouge_l, rows=(100, 100, 94)),
-        Dataset("trec", "few-shot", 64, classification, chat=False, first_line=True),
-        Dataset("triviaqa", "few-shot", 32, qa_f1, chat=False, first_line=True),
-        Dataset("samsum", "few-shot", 128, rouge_l, chat=False, first_line=True),
-        Dataset("passage_count", "synthetic", 32, count),
-        Dataset("passage_retrieval_en", "synthetic", 32, retrieval),
-        Dataset("lcc", "code", 64, code_similarity, chat=False),
-        Dataset("repobench-p", "code", 64, code_similarity, chat=False),
+        Dataset("qasper", "single-document QA", 128, qa_f1, "0fbdd123fe7f83d6", 31_300, rows=(100, 100, 24)),
+        Dataset("multifieldqa_en", "single-document QA", 64, qa_f1, "20b4666a2de8a1f7", 29_700, rows=(67, 70, 13)),
+        Dataset("hotpotqa", "multi-document QA", 32, qa_f1, "9ec4ae308865bd0c", 41_400),
+        Dataset("2wikimqa", "multi-document QA", 32, qa_f1, "9ec4ae308865bd0c", 37_800),
+        Dataset("gov_report", "summarization", 512, rouge_l, "91c25d585b189ced", 47_700),
+        Dataset("multi_news", "summarization", 512, rouge_l, "2af3f28c40b902e6", 38_600, rows=(100, 100, 94)),
+        Dataset("trec", "few-shot", 64, classification, "0eff8bebdba99d91", 37_400, chat=False, first_line=True),
+        Dataset("triviaqa", "few-shot", 32, qa_f1, "00a802e6377e72fc", 41_700, chat=False, first_line=True),
+        Dataset("samsum", "few-shot", 128, rouge_l, "a68d884234907eef", 34_500, chat=False, first_line=True),
+        Dataset("passage_count", "synthetic", 32, count, "986550b6c61009c6", 37_600),
+        Dataset("passage_retrieval_en", "synthetic", 32, retrieval, "39b96b7fa52bdd2a", 37_400),
+        Dataset("lcc", "code", 64, code_similarity, "6a1f24cf0bb83cd9", 59_300, chat=False),
+        Dataset("repobench-p", "code", 64, code_similarity, "ee9ec182ea5ffeb7", 68_000, chat=False),
     )
 }
 CATEGORIES = tuple(dict.fromkeys(dataset.category for dataset in DATASETS.values()))
+
+
+def task_of(name: str) -> str:
+    """Return the name in lm-eval of a dataset or category."""
+    return LONGBENCH_PREFIX + name.lower().replace(" ", "-")
 
 
 def bucket(length: float) -> str:
@@ -145,17 +150,13 @@ def score_row(
     all_classes: Sequence[str] | None,
     code_ratio: CodeRatio = "difflib",
 ) -> float:
-    """Return the official score of one prediction: the best over the right answers.
+    """Return the official score of one prediction, in [0, 1]: the best over the right answers.
 
     Args:
-        dataset: a name in `DATASETS`.
         prediction: text of the model, not stripped.
         answers: the right answers, at least one.
         all_classes: names of all classes; needed only for trec.
         code_ratio: ratio of lcc and repobench-p; see `code_similarity`.
-
-    Returns:
-        A score in [0, 1].
     """
     entry = DATASETS[dataset]
     if entry.first_line:
@@ -172,7 +173,6 @@ def check_row(dataset: str, row: Mapping[str, Any]) -> None:
     """Raise a ValueError that says in a few words why a row cannot be scored.
 
     Args:
-        dataset: a name in `DATASETS`.
         row: fields `answers`, `all_classes` and `length`, as read from JSON.
 
     Raises:

@@ -64,7 +64,6 @@ def _common_subsequence(sentence: list[str], places: Mapping[str, int], length: 
     length grows here, else left: so in a row it goes left to the next equal or growing place.
 
     Args:
-        sentence: words of the first sentence.
         places: of each word in the second sentence, as bits.
         length: words in the second sentence.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 from lm_eval.api.group import Group
@@ -21,7 +20,7 @@ from longshort.lmeval.table import GroupLabels, label_group
 from longshort.longbench.data import read_rows
 from longshort.longbench.generation import DATASET_KEY, LongBenchRequest
 from longshort.longbench.official import Score, means
-from longshort.longbench.prompts import prompt, prompt_limit, truncate_middle
+from longshort.longbench.prompts import prompt, prompt_limit, tokenizer_and_window, truncate_middle
 from longshort.longbench.scores import (
     BUCKETS,
     CATEGORIES,
@@ -31,6 +30,7 @@ from longshort.longbench.scores import (
     CodeRatio,
     bucket,
     score_row,
+    task_of,
 )
 from longshort.settings import EvalSettings, settings_from
 from longshort.settings.definition import Role, names_of
@@ -102,7 +102,7 @@ class LongBenchTask(LongShortTask):
         **_: Any,
     ) -> None:
         """Build prompts, truncated in the middle and then, if the protocol says so, put into the chat template."""
-        tokenizer, window = _tokenizer_and_window(self.model)
+        tokenizer, window = tokenizer_and_window(self.model)
         limit_of_prompt = prompt_limit(window, self.official.max_new_tokens) if window else 0
         settings = dict(self.config.generation_kwargs or {})
         self._instances, self._requested, self.truncated = [], [], 0
@@ -124,21 +124,11 @@ class LongBenchTask(LongShortTask):
                     metadata=(self.config.task, doc_id, 1),
                 )
             )
-        if len(self._instances) < self.official.num_rows:  # --limit, or a part of the data
-            logger.warning(
-                "LongBench-E %s: %d of the %d official rows are evaluated",
-                self.dataset_name,
-                len(self._instances),
-                self.official.num_rows,
-            )
+        about, count = f"LongBench-E {self.dataset_name}", len(self._instances)
+        if count < self.official.num_rows:  # --limit, or a part of the data
+            logger.warning("%s: %d of the %d official rows are evaluated", about, count, self.official.num_rows)
         if self.truncated:
-            logger.warning(
-                "LongBench-E %s: %d of %d prompts truncated to %d tokens",
-                self.dataset_name,
-                self.truncated,
-                len(self._instances),
-                limit_of_prompt,
-            )
+            logger.warning("%s: %d of %d prompts truncated to %d tokens", about, self.truncated, count, limit_of_prompt)
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **arguments: Any) -> Instance:
         """Not used: see `build_all_requests`."""
@@ -216,8 +206,7 @@ class LongBenchE(LongBenchGroup):
         for category in CATEGORIES:
             members = [task for dataset, task in tasks.items() if DATASETS[dataset].category == category]
             if members:
-                slug = category.lower().replace(" ", "-")
-                groups.append(LongBenchGroup(LONGBENCH_PREFIX + slug, category, members))
+                groups.append(LongBenchGroup(task_of(category), category, members))
         super().__init__(LONGBENCH, LONGBENCH, groups)
         label_group(LONGBENCH, LABELS)
         if not groups:
@@ -249,7 +238,7 @@ def _read_tasks(config: dict[str, Any]) -> tuple[dict[str, LongBenchTask], list[
     for dataset in DATASETS:
         try:
             tasks[dataset] = LongBenchTask(
-                {**config, "task": LONGBENCH_PREFIX + dataset, "dataset_name": dataset, "task_alias": dataset}
+                {**config, "task": task_of(dataset), "dataset_name": dataset, "task_alias": dataset}
             )
         except UserError as error:
             unreadable.append(error)
@@ -271,36 +260,3 @@ def _columns(task: LongBenchTask, task_metrics: Mapping[str, Any]) -> dict[str, 
             error = float(stderr) if isinstance(stderr, int | float) else None
             columns[column] = Score(metrics[f"{metric},none"], error, counts[metric])
     return columns
-
-
-def _tokenizer_and_window(model: Mapping[str, Any]) -> tuple[Any, int | None]:
-    """The model's tokenizer and window by the run's model arguments; None for both, and a warning, if unknown."""
-    key = tuple((name, model.get(name)) for name in ("tokenizer", "pretrained", "revision", "trust_remote_code"))
-    return _load(key, model.get("max_length") or model.get("max_model_len"))
-
-
-@lru_cache(maxsize=4)
-def _load(key: tuple[tuple[str, Any], ...], max_length: Any) -> tuple[Any, int | None]:
-    from lm_eval.models.utils import resolve_max_length
-    from transformers import AutoConfig, AutoTokenizer
-
-    given = dict(key)
-    hub = {"revision": given["revision"] or "main", "trust_remote_code": bool(given["trust_remote_code"])}
-    try:
-        if isinstance(given["tokenizer"], str):
-            tokenizer = AutoTokenizer.from_pretrained(given["tokenizer"], trust_remote_code=hub["trust_remote_code"])
-        elif isinstance(given["pretrained"], str):
-            tokenizer = AutoTokenizer.from_pretrained(given["pretrained"], **hub)
-        else:
-            raise ValueError("the model arguments do not name a tokenizer")
-        if not max_length:
-            config = AutoConfig.from_pretrained(given["pretrained"] or given["tokenizer"], **hub)
-            max_length = resolve_max_length(config, tokenizer)
-        return tokenizer, int(max_length)
-    except (OSError, ValueError) as error:
-        logger.warning(
-            "LongBench-E prompts are not truncated, however long: %s. For the official truncation set "
-            "--model_args tokenizer=…,max_length=….",
-            " ".join(str(error).split())[:200],
-        )
-        return None, None

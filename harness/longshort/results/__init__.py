@@ -1,12 +1,6 @@
 """Results files: lm-eval's JSON to the tidy table, atomic writes, and the one reader of JSON files."""
 
-from longshort.results.files import (
-    parse_json,
-    read_bytes,
-    read_json,
-    remove_left_over,
-    write_atomically,
-)
+from longshort.results.files import parse_json, read_bytes, read_json, remove_left_over, write_atomically
 from longshort.results.table import COLUMNS, Reading, read, read_results
 
 __all__ = [

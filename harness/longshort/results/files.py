@@ -54,7 +54,6 @@ def read_json(path: str | Path, remedy: str = "Correct it, or replace it with a 
     """Return the JSON object in a file.
 
     Args:
-        path: the file.
         remedy: the last sentence of the message for a file that holds something else.
 
     Raises:
@@ -74,7 +73,7 @@ def read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         kind: Kind = "not_found" if isinstance(error, FileNotFoundError) else "data"
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.", kind) from error
+        raise UserError(f"Cannot read {path}: {error.strerror or error}. Give a readable file.", kind) from error
 
 
 def parse_json(content: bytes, source: str | Path, remedy: str = "Fix or remove it.") -> dict[str, Any]:

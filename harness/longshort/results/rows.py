@@ -35,38 +35,23 @@ ASKED = ("limit", "gen_kwargs", "system_instruction", "chat_template", "fewshot_
 
 @dataclass
 class Row:
-    """One value.
+    """One value."""
 
-    Attributes:
-        columns: its values by column of the table.
-        base: the checkpoint without its adapter and arguments.
-        precision: its arguments that the name has only where variants differ in them.
-        saved_dtype: what ``dtype=auto`` stood for, where it is recorded.
-        settings: how it was measured, for the note on values that were measured again.
-        has_family: whether the family was given.
-        date: in seconds; 0 before lm-eval 0.4.3, which did not record it.
-    """
-
-    columns: dict[str, Any]
-    base: str
-    precision: dict[str, str]
-    saved_dtype: str
-    settings: dict[str, str]
-    has_family: bool
-    date: float
+    columns: dict[str, Any]  # its values by column of the table
+    base: str  # the checkpoint without its adapter and arguments
+    precision: dict[str, str]  # its arguments that the name has only where variants differ in them
+    saved_dtype: str  # what ``dtype=auto`` stood for, where it is recorded
+    settings: dict[str, str]  # how it was measured, for the note on values that were measured again
+    has_family: bool  # whether the family was given
+    date: float  # in seconds; 0 before lm-eval 0.4.3, which did not record it
 
 
 @dataclass
 class Reader:
-    """Reads the numbers of one file, and notes those that are not numbers.
+    """Reads the numbers of one file, and notes those that are not numbers."""
 
-    Attributes:
-        file: where they are.
-        notes: receives one line for each field.
-    """
-
-    file: Path
-    notes: list[str]
+    file: Path  # where they are
+    notes: list[str]  # receives one line for each field
     noted: set[str] = field(default_factory=set)
 
     def number(self, value: Any, name: str, *, is_value: bool = False) -> int | float | None:
@@ -200,11 +185,11 @@ def _settings(
     }
     found["backend"] = config.get("model")
     texts = {name: as_text(value) for name, value in found.items()}
-    return {name: _digest(text) if len(text) > 40 else text for name, text in texts.items() if text}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:8]
+    return {
+        name: hashlib.sha256(json.dumps(text).encode()).hexdigest()[:8] if len(text) > 40 else text
+        for name, text in texts.items()
+        if text
+    }
 
 
 def _split_length(name: str) -> tuple[str, int | None]:

@@ -22,13 +22,7 @@ NOT_METRICS = ("alias", "name", "sample_len", "sample_count")
 
 @dataclass(frozen=True)
 class Source:
-    """A results file.
-
-    Attributes:
-        file: its path.
-        content: its bytes.
-        data: its JSON object.
-    """
+    """A results file."""
 
     file: Path
     content: bytes
@@ -60,7 +54,6 @@ def load(file: Path, *, is_given: bool) -> Source | None:
     """Return a results file, or None for another JSON file.
 
     Args:
-        file: its path.
         is_given: whether the user named this very file, which then has to be one.
 
     Raises:

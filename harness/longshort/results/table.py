@@ -41,22 +41,15 @@ SHOWN = 3  # names in a note
 
 @dataclass(frozen=True)
 class Reading:
-    """The content of a folder of results, and its provenance.
+    """The content of a folder of results, and its provenance."""
 
-    Attributes:
-        table: the tidy table of `read_results`.
-        files: SHA-256 of each file that was used, by its path below the folder.
-        corpora: the documents each corpus stood for (task, source, revision, split, SHA-256, and which of their tokens
-            are the fixed targets), by its name.
-        versions: of tasks, lm-eval and transformers, as the files record them.
-        notes: what was skipped or measured more than once, one line each.
-    """
-
-    table: pd.DataFrame
-    files: dict[str, str]
+    table: pd.DataFrame  # the tidy table of `read_results`
+    files: dict[str, str]  # SHA-256 of each file that was used, by its path below the folder
+    # the documents each corpus stood for (task, source, revision, split, SHA-256, and which of their tokens are the
+    # fixed targets), by its name
     corpora: dict[str, list[dict[str, Any]]]
-    versions: dict[str, list[str]]
-    notes: list[str]
+    versions: dict[str, list[str]]  # of tasks, lm-eval and transformers, as the files record them
+    notes: list[str]  # what was skipped or measured more than once, one line each
 
 
 def read_results(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from longshort.results.model_args import variant_suffix
@@ -39,13 +39,18 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
 def _shared_names(rows: Iterable[Row]) -> list[str]:
     """One line for each family whose members have no `family` set and share only their folders' base name."""
     named = {row.base for row in rows if row.has_family}
-    bases: dict[str, set[str]] = {}
-    for base in {row.base for row in rows} - named:
-        bases.setdefault(Path(base).name, set()).add(base)
+    bases: dict[str, list[str]] = {}
+    for base in sorted({row.base for row in rows} - named):
+        bases.setdefault(Path(base).name, []).append(base)
+    return notes_on_families(dict(sorted(bases.items())))
+
+
+def notes_on_families(origins: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return one line for each family, by its name, that consists of several bases or folders without a `family`."""
     return [
-        f"{' and '.join(sorted(shared)[:SHOWN])} have no `family` set and share a base name: they count as one family, "
+        f"{' and '.join(shared[:SHOWN])} have no `family` set and share a base name: they count as one family, "
         f"'{name}'. If they are different families, evaluate with --family, or set family in the manifest."
-        for name, shared in sorted(bases.items())
+        for name, shared in origins.items()
         if len(shared) > 1
     ]
 
@@ -63,9 +68,10 @@ def _incomplete_variants(rows: Iterable[Row]) -> list[str]:
     if not found:
         return []
     first = " and ".join(found[0][:SHOWN])
+    others = f" (and those of {len(found) - 1} other checkpoints)" if len(found) > 1 else ""
     return [
         f"{first} have results of different tasks and count as different checkpoints, because their model arguments "
-        f"differ{_others(len(found) - 1, 'checkpoints')}. To compare the tasks, evaluate them with the same arguments."
+        f"differ{others}. To compare the tasks, evaluate them with the same arguments."
     ]
 
 
@@ -78,9 +84,7 @@ def _repeated(rows: Iterable[Row]) -> list[str]:
     if not repeated:
         return []
     checkpoints = list(dict.fromkeys(str(key[0]) for key in repeated))
-    differing = sorted(
-        {name for of in repeated.values() for name in _differing(of)},
-    )
+    differing = sorted({name for of in repeated.values() for name in _differing(of)})
     how = f" with different {', '.join(differing)}" if differing else ""
     number = sum(len(of) - 1 for of in repeated.values())
     return [
@@ -92,7 +96,3 @@ def _repeated(rows: Iterable[Row]) -> list[str]:
 def _differing(rows: Sequence[Row]) -> set[str]:
     names = {name for row in rows for name in row.settings}
     return {name for name in names if len({row.settings.get(name) for row in rows}) > 1}
-
-
-def _others(count: int, what: str) -> str:
-    return f" (and those of {count} other {what})" if count else ""

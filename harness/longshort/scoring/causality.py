@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from longshort.errors import UserError
-from longshort.scoring.lm_head import evaluating, forward, input_device
+from longshort.errors import UserError, first_line
+from longshort.scoring.forward import evaluating, forward, input_device
 from longshort.scoring.positions import addressable_length
 from longshort.scoring.probe import ordinary_tokens
 
@@ -35,9 +37,6 @@ def require_causal(model: Any) -> None:
     (``is_causal: false``, ``use_bidirectional_attention``) as causal ones, at most with a warning. Which ones these
     are is not in their configurations, so every model is probed, once: do other tokens in the second half of a short
     sequence change the logits in its first half?
-
-    Args:
-        model: any `AutoModelForCausalLM`.
 
     Raises:
         UserError: they do, or the model does not read a sequence of token ids (kind "unsupported").
@@ -74,12 +73,8 @@ def causal_length(model: Any) -> int | None:
 
 def _probe_tokens(model: Any) -> Tensor:
     """Two sequences that differ in every token of their second half, and unrelated ones, [3 + NOISE_PROBES, T]."""
-    try:
+    with _reading(model):
         length = min(PROBE_TOKENS, addressable_length(model) or PROBE_TOKENS)
-    except torch.OutOfMemoryError:
-        raise
-    except READ_ERRORS as error:
-        raise _unreadable(model, error) from error
     choice = torch.tensor(ordinary_tokens(model, PROBE_TOKENS), device=input_device(model))
     position = torch.arange(length, device=choice.device)
     half = (position >= (length + 1) // 2).long()  # the first half is the longer one, as `chunk` makes it
@@ -88,29 +83,27 @@ def _probe_tokens(model: Any) -> Tensor:
 
 
 def _read(model: Any, tokens: Tensor) -> Tensor:
-    """Logits of short sequences.  [B, T] → [B, T, V].
-
-    Raises:
-        UserError: the model needs other inputs, or answers with something else (kind "unsupported").
-    """
-    try:
+    """Logits of short sequences.  [B, T] → [B, T, V]."""
+    with _reading(model):
         logits = forward(model, tokens).logits
-    except torch.OutOfMemoryError:
-        raise
-    except READ_ERRORS as error:
-        raise _unreadable(model, error) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != tokens.shape:
-        raise _unreadable(model, ValueError("its logits are not one row for each token"))
+        if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != tokens.shape:
+            raise ValueError("its logits are not one row for each token")
     return logits
 
 
-def _unreadable(model: Any, error: Exception) -> UserError:
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
-    return UserError(
-        f"Cannot use {_name(model)}: it cannot read token ids alone ({reason}). Use a causal language model that "
-        "needs no other inputs.",
-        "unsupported",
-    )
+@contextmanager
+def _reading(model: Any) -> Iterator[None]:
+    """Refuse a model that needs other inputs, or answers with something else than logits (kind "unsupported")."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except READ_ERRORS as error:
+        raise UserError(
+            f"Cannot use {_name(model)}: it cannot read token ids alone ({first_line(error)}). Use a causal language "
+            "model that needs no other inputs.",
+            "unsupported",
+        ) from error
 
 
 def _change(logits: Tensor, changed: Tensor) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from longshort.scoring.lm_head import evaluating, forward, input_device
+from longshort.scoring.forward import evaluating, forward, input_device
 from longshort.scoring.prefix import score_prefix
 from longshort.scoring.rope import DYNAMIC_ROPE_TYPES, rope_parameters
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longshort.scoring.lm_head import chunk_positions, evaluating, input_device, linear_into, lm_head_of
+from longshort.scoring.chunks import chunk_positions
+from longshort.scoring.forward import evaluating, input_device
+from longshort.scoring.lm_head import linear_into, lm_head_of
 
 # A block of logits that a CPU keeps in its cache; a GPU is faster with few, large products.
 VOCABULARY_BLOCK = {"cpu": 2048}

@@ -19,7 +19,6 @@ def probe_tokens(model: nn.Module, length: int) -> Tensor:
     """Ordinary token ids, the same ones whatever the model is used for.
 
     Args:
-        model: a causal LM.
         length: number of tokens; fewer where the model has fewer positions.
 
     Returns:

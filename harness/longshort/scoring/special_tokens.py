@@ -9,9 +9,6 @@ def special_tokens_before(tokenizer: Any) -> list[int]:
     """Return the ids that a tokenizer puts before every text by default: usually BOS or none.
 
     It is given token ids instead of a text: there is no text that all vocabularies have a token for.
-
-    Args:
-        tokenizer: a tokenizer of transformers, fast or not.
     """
     if not tokenizer.is_fast:
         ids = list(tokenizer.build_inputs_with_special_tokens([-1]))  # -1 is in no vocabulary

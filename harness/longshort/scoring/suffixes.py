@@ -12,42 +12,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from longshort.scoring.divergences import (
-    cross_entropy_matrix,
-    jeffreys_and_jensen_shannon,
-    log_softmax_,
-    top_token,
-)
-from longshort.scoring.lm_head import (
-    LMHead,
-    cached_positions,
-    chunk_positions,
-    evaluating,
-    input_device,
-    lm_head_of,
-)
+from longshort.scoring.chunks import cached_positions, chunk_positions
+from longshort.scoring.divergences import cross_entropy_matrix, jeffreys_and_jensen_shannon, log_softmax_, top_token
+from longshort.scoring.forward import evaluating, input_device
+from longshort.scoring.lm_head import LMHead, lm_head_of
 
 
 @dataclass(frozen=True)
 class SuffixScores:
-    """Predictions of M contexts at the same K positions, in nats, float32. M follows `lengths`, P follows `pairs`.
+    """Predictions of M contexts at the same K positions, in nats, float32. M follows `lengths`, P follows `pairs`."""
 
-    Attributes:
-        nll: -log p_i(target), [B, M, K].
-        entropy: H(p_i), [B, M, K].
-        cross_entropy: H(p_i, p_j) at [.., i, j, :], [B, M, M, K].
-        jeffreys: KL(p_i‖p_j) + KL(p_j‖p_i) of each pair, [B, P, K]. The difference of cross_entropy
-            and entropy is the same, but loses digits where the two distributions are close.
-        js: Jensen-Shannon divergence of each pair, [B, P, K].
-        agreement: 1 where the most probable tokens of a pair are the same, else 0, [B, P, K].
-    """
-
-    nll: Tensor
-    entropy: Tensor
-    cross_entropy: Tensor
+    nll: Tensor  # -log p_i(target), [B, M, K]
+    entropy: Tensor  # H(p_i), [B, M, K]
+    cross_entropy: Tensor  # H(p_i, p_j) at [.., i, j, :], [B, M, M, K]
+    # KL(p_i‖p_j) + KL(p_j‖p_i) of each pair, [B, P, K]. The difference of cross_entropy and entropy is the same, but
+    # loses digits where the two distributions are close.
     jeffreys: Tensor
-    js: Tensor
-    agreement: Tensor
+    js: Tensor  # Jensen-Shannon divergence of each pair, [B, P, K]
+    agreement: Tensor  # 1 where the most probable tokens of a pair are the same, else 0, [B, P, K]
 
 
 @torch.no_grad()
@@ -76,9 +58,6 @@ def score_suffixes(
         special_tokens: ids that replace the first tokens of every context, such as BOS; they count towards its
             length.
         pairs: P pairs (i, j) of indices into `lengths` to compare beyond their cross-entropy.
-
-    Returns:
-        SuffixScores.
 
     Raises:
         ValueError: a length outside [K, N-1], or as many special tokens as the shortest context has tokens.

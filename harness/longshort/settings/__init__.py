@@ -139,6 +139,12 @@ class Checkpoint(EvalSettings):
         """A name to show."""
         return self.label or plain_name(self)
 
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The settings that are arguments of lm-eval's ``hf`` backend."""
+        arguments = {"pretrained": self.pretrained, "revision": self.revision, "dtype": self.dtype}
+        return arguments | ({"trust_remote_code": True} if self.trust_remote_code else {})
+
     def metadata(self) -> dict[str, Any]:
         """The given settings of the longshort tasks, for lm-eval's ``--metadata``."""
         return _given(self, [f.name for f in fields(self) if f.name not in Checkpoint.__annotations__])
@@ -174,7 +180,6 @@ def plain_name(checkpoint: Checkpoint, short: Mapping[str, str] | None = None) -
     """A hub name or a folder's last part, with adapters and the revision.
 
     Args:
-        checkpoint: of a manifest.
         short: other names for some of the names and paths it is made of.
     """
     short = short or {}

@@ -37,17 +37,11 @@ class Mark(Enum):
 
 
 class Problem(NamedTuple):
-    """What is wrong with a value.
+    """What is wrong with a value."""
 
-    Attributes:
-        location: of the value, as ("lengths", 1).
-        value: as it was given.
-        text: as "is not a whole number of at least 1", without a full stop.
-    """
-
-    location: tuple[int | str, ...]
+    location: tuple[int | str, ...]  # of the value, as ("lengths", 1)
     value: Any
-    text: str
+    text: str  # as "is not a whole number of at least 1", without a full stop
 
 
 def build(settings_class: type[T], values: Mapping[str, Any]) -> T:

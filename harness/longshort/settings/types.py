@@ -13,15 +13,15 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def _number(value: Any) -> int | float:
-    """A finite number, which may be given as text; True is not one, 2.0 is 2."""
+    """A finite number, which may be given as text; NaN for anything else. True is not one, 2.0 is 2."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError
+        return math.nan
     try:
         number = float(value)
-    except OverflowError as error:
-        raise ValueError from error
+    except (OverflowError, ValueError):
+        return math.nan
     if not math.isfinite(number):
-        raise ValueError
+        return math.nan
     if isinstance(value, int):
         return value
     return int(number) if number.is_integer() else number
@@ -29,21 +29,15 @@ def _number(value: Any) -> int | float:
 
 def _whole(value: Any, least: int) -> int:
     """A whole number; pydantic itself takes True and refuses "7e9"."""
-    try:
-        number = _number(value)
-    except ValueError:
-        number = math.nan
+    number = _number(value)
     if not isinstance(number, int) or number < least:
         raise ValueError(f"is not a whole number of at least {least}")
     return number
 
 
 def _positive(value: Any) -> int | float:
-    try:
-        number = _number(value)
-    except ValueError:
-        number = 0
-    if number <= 0:
+    number = _number(value)
+    if not number > 0:
         raise ValueError("is not a number above 0")
     return number
 

@@ -69,7 +69,7 @@ def sweep_command(
     from longshort.devices import GPUS
     from longshort.sweep.manifest.load import load_manifest
     from longshort.sweep.plan_table import show_plan
-    from longshort.sweep.store.folder import Folder
+    from longshort.sweep.store.folder import Folder, slug
     from longshort.sweep.store.plan import make_plan
 
     if gpu not in GPUS:
@@ -91,8 +91,9 @@ def sweep_command(
                 console.print(f"No checkpoint failed in {output}.", highlight=False)
                 return
         hours = _sort_by_hours(items, gpu)
-        _print_reasons(items, console)
-        _record_plan(everything, folder)
+        for reason in (reason for item in items for reason in item.reasons):
+            console.print(reason, soft_wrap=True, markup=False)
+        folder.record("plan", checkpoints=[[slug(c), c.name, list(c.tasks)] for c in everything])
         _run(items, folder, _engine(engine, address, workers, node_wait), hours, console)
 
 
@@ -126,19 +127,6 @@ def _sort_by_hours(items: list[Item], gpu: str) -> dict[str, float]:
 
     items.sort(key=hours, reverse=True)
     return {name: hours(item) for name, item in to_run(items).items()}
-
-
-def _print_reasons(items: Sequence[Item], console: Console) -> None:
-    for item in items:
-        for task, reason in item.missing.items():
-            if reason:
-                console.print(f"{item.checkpoint.name}: {task} again: {reason}", soft_wrap=True, markup=False)
-
-
-def _record_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> None:
-    from longshort.sweep.store.folder import slug
-
-    folder.record("plan", checkpoints=[[slug(c), c.name, list(c.tasks)] for c in checkpoints])
 
 
 def _engine(name: EngineName, address: str | None, workers: int | None, node_wait: float) -> Engine:

@@ -77,9 +77,7 @@ def _notes(row: Row, gpu: str) -> Iterator[str]:
         yield f"{row.name}: needs {needed:.0f} GB, {row.gpus} × {gpu} has {available:.0f} GB"
     if row.item.failure:
         yield f"{row.name}: {row.item.failure.kind}, {row.item.failure.message}"
-    for task, reason in row.item.missing.items():
-        if reason:
-            yield f"{row.name}: {task} again: {reason}"
+    yield from row.item.reasons
 
 
 def _licenses(items: Sequence[Item]) -> list[str]:

@@ -24,6 +24,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "rope": {"label": "RoPE", "color": "#0072B2", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "D"},
     "alibi": {"label": "ALiBi", "color": "#CC79A7", "linestyle": ":", "marker": "v"},
 }
+REFERENCE = "#D55E00"  # the colour of what is not a model's
 DPI = 90
 
 
@@ -38,16 +39,13 @@ def error_by_length(table: pd.DataFrame, train_length: int, task: str, path: Pat
         figure = new_figure(7.4, 4.4)
         axes = figure.subplots()
         _lines(axes, part, "error_geometric")
-        lengths = part["length"].unique()
         if TASKS[task].of_mean:
+            lengths = part["length"].unique()
             baseline = [constant_half_error(length) for length in lengths]
-            axes.plot(lengths, baseline, color="#D55E00", linewidth=2.5, label="constant ½: 0.25/l")
+            axes.plot(lengths, baseline, color=REFERENCE, linewidth=2.5, label="constant ½: 0.25/l")
         else:
-            beyond = lengths[lengths > train_length]
-            square = (beyond - train_length) ** 2.0
-            axes.plot(
-                beyond, square, color="#D55E00", linewidth=2.5, label=f"(l − {train_length})²: stays at {train_length}"
-            )
+            label = f"(l − {train_length})²: stays at {train_length}"
+            _square_beyond(axes, part, train_length, linewidth=2.5, label=label)
         axes.set_yscale("log")
         axes.set_ylabel("squared error of the length" if not TASKS[task].of_mean else "squared error of the mean")
         axes.set_title(f"Task: {TASKS[task].label}", loc="left")
@@ -64,11 +62,7 @@ def all_tasks(table: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
         for axes, task in zip(panels, tasks, strict=True):
             part = table[table["task"] == task]
             _lines(axes, part, "error_geometric")
-            lengths = part["length"].unique()
-            beyond = lengths[lengths > train_length]
-            axes.plot(
-                beyond, (beyond - train_length) ** 2.0, color="#D55E00", linewidth=2, label=f"(l − {train_length})²"
-            )
+            _square_beyond(axes, part, train_length, linewidth=2, label=f"(l − {train_length})²")
             axes.set_yscale("log")
             axes.set_title(TASKS[task].label, loc="left")
         panels[0].set_ylabel("squared error of the length")
@@ -86,7 +80,7 @@ def misalignment_by_length(table: pd.DataFrame, train_length: int, path: Path) -
             part = table[(table["task"] == task) & (table["length"] > 1)]
             _lines(axes, part, "misalignment")
             perfect = part.groupby("length")["target_misalignment"].mean()
-            axes.plot(perfect.index, perfect, color="#D55E00", linewidth=2, label="perfect model")
+            axes.plot(perfect.index, perfect, color=REFERENCE, linewidth=2, label="perfect model")
             axes.set_title(TASKS[task].label, loc="left")
         panels[0].set_ylabel("misalignment |g(x) − g(suffix of x)|")
         _finish(figure, panels[0], train_length, *panels[1:])
@@ -126,6 +120,13 @@ def _lines(axes: Axes, part: pd.DataFrame, column: str) -> None:
         axes.plot(line["length"], line[column], markevery=(ENCODINGS.index(encoding), 10), **look)
         bounds = [line[f"{column}_{end}"].to_numpy(float) for end in ("lo", "hi")]
         axes.fill_between(line["length"], *bounds, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def _square_beyond(axes: Axes, part: pd.DataFrame, train_length: int, **look: Any) -> None:
+    """The squared error of an output that stays at the training length."""
+    lengths = part["length"].unique()
+    beyond = lengths[lengths > train_length]
+    axes.plot(beyond, (beyond - train_length) ** 2.0, color=REFERENCE, **look)
 
 
 def _finish(figure: Figure, first: Axes, train_length: int, *others: Axes) -> None:

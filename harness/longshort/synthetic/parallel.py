@@ -21,9 +21,8 @@ def run_all(
 
     Args:
         run: a function of a module, called as run(config, task, encoding, device, advance).
-        config: handed to it.
+        config, device: handed to it.
         settings: task and encoding of each.
-        device: handed to it.
         workers: how many at once; 1 runs them in this process.
         advance: is called with a number of steps, now and then, when they are done.
 

@@ -34,9 +34,7 @@ def run_study(config: StudyConfig, out: Path, device: str = "cpu", workers: int 
     """Run what `out` lacks of a study, with a progress bar over optimizer steps.
 
     Args:
-        config: what to run.
         out: folder; finished settings are kept in ``settings/`` below it.
-        device: a torch device.
         workers: settings at once.  [default: one per core on the CPU, at most 8; else 1]
 
     Returns:

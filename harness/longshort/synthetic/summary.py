@@ -185,8 +185,7 @@ def correlation_interval(name: str, x: Array, y: Array, settings: NDArray[np.int
 
     Args:
         name: ``pearson`` or ``spearman``.
-        x: [n] values.
-        y: [n] values.
+        x, y: [n] values.
         settings: [n] the setting of each, numbered from 0.
 
     Returns:

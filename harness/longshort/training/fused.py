@@ -19,17 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from longshort.scoring.lm_head import (
-    PROBE_TOKENS,
-    PROBE_TOLERANCE,
-    PROBE_TOLERANCE_HALF,
-    LMHead,
-    chunk_positions,
-    evaluating,
-    input_device,
-    is_plain_linear,
-    without_wrappers,
-)
+from longshort.scoring.chunks import chunk_positions
+from longshort.scoring.forward import evaluating, input_device, without_wrappers
+from longshort.scoring.lm_head import PROBE_TOKENS, PROBE_TOLERANCE, PROBE_TOLERANCE_HALF, LMHead, is_plain_linear
 from longshort.training.closed_form import NUM_BUFFERS, cross_entropy_block, pair_block
 from longshort.training.config import Detach, Divergence, Positions
 from longshort.training.regularizer import shared_positions

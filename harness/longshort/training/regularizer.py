@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from longshort.scoring import divergences
-from longshort.scoring.lm_head import chunk_positions
+from longshort.scoring.chunks import chunk_positions
 from longshort.training.config import Detach, Divergence, Positions
 
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

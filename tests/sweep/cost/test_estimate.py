@@ -20,7 +20,6 @@ from longshort.longbench.scores import DATASETS
 from longshort.scoring import causality, lm_head, positions
 from longshort.settings import Checkpoint, Resources
 from longshort.sweep.cost import estimate as cost
-from longshort.sweep.cost import tokens as work
 from longshort.sweep.cost.estimate import cost_of
 from longshort.sweep.cost.shape import Shape, read_config, shape_of
 from longshort.testing import save_checkpoint, save_corpus
@@ -137,13 +136,12 @@ def test_foreign_tasks_count_as_nothing_and_are_named(tmp_path):
 
 
 def test_longbench_counts_every_row_within_its_window(tmp_path):
-    assert work.LONGBENCH_BYTES.keys() == DATASETS.keys()
     checkpoint = folder(tmp_path, LLAMA_2_7B | {"max_position_embeddings": 4096})
     found = cost_of(checkpoint, ["longshort_longbench_e"], A100)
     assert found.forward_tokens == sum(entry.num_rows * (3500 + entry.max_new_tokens) for entry in DATASETS.values())
     whole = cost_of(replace(checkpoint, model_args={"max_length": 131072}), ["longshort_longbench_e"], A100)
     assert whole.forward_tokens == sum(
-        entry.num_rows * (work.LONGBENCH_BYTES[entry.name] // 4 + entry.max_new_tokens) for entry in DATASETS.values()
+        entry.num_rows * (entry.row_bytes // 4 + entry.max_new_tokens) for entry in DATASETS.values()
     )
     assert cost_of(replace(checkpoint, limit=2), ["longshort-longbench-e-trec"], A100).forward_tokens == 2 * 3564
     category = cost_of(checkpoint, ["longshort-longbench-e-code"], A100).forward_tokens

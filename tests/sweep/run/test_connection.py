@@ -9,7 +9,7 @@ import pytest
 
 from longshort.errors import UserError
 from longshort.sweep.run.engines import connection
-from longshort.sweep.run.engines.connection import connect, first_line, reach
+from longshort.sweep.run.engines.connection import cause_of, connect, reach
 
 
 def free_address() -> str:
@@ -67,5 +67,5 @@ def test_a_token_that_is_required_is_found_in_the_causes() -> None:
 def test_of_a_task_the_error_that_it_raised_is_told() -> None:
     error = RuntimeError("ray::f()\n  Traceback")
     error.cause = ValueError("what it was")  # type: ignore[attr-defined]  # as Ray has it
-    assert first_line(error) == "what it was"
-    assert first_line(RuntimeError()) == "RuntimeError"
+    assert cause_of(error) == "what it was"
+    assert cause_of(RuntimeError()) == "RuntimeError"

@@ -106,8 +106,7 @@ def test_what_only_describes_a_checkpoint_is_rewritten(
     items = make_plan([changed], folder)
     assert items[0].done == ["longshort_perplexity"]
     assert relabel(items, folder) == 1
-    saved = folder.saved(changed, "longshort_perplexity")
-    assert saved is not None
+    saved = folder.all_saved()[slug(changed), "longshort_perplexity"]
     metadata = saved.data["configs"]["longshort_perplexity"]["metadata"]
     assert change.items() <= metadata.items()
     assert relabel(items, folder) == 0
@@ -313,7 +312,8 @@ def test_a_damaged_result_is_none(checkpoint: Checkpoint, tmp_path: Path) -> Non
 
 
 def test_what_a_killed_driver_left_half_written_is_removed(tmp_path: Path) -> None:
-    left_overs = [tmp_path / "results" / "model" / "task" / ".0123.tmp", tmp_path / ".4567.tmp"]  # a result, the table
+    name = f".{'0123' * 8}.tmp"
+    left_overs = [tmp_path / "results" / "model" / "task" / name, tmp_path / name]  # a result, the table
     left_overs[0].parent.mkdir(parents=True)
     for file in left_overs:
         file.write_text("{")

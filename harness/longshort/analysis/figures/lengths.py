@@ -59,20 +59,8 @@ def misalignment_curve(
 ) -> list[Path]:
     """Draw misalignment over length, within the train length and where the model extrapolates.
 
-    A line per checkpoint, a colour per family; bars are ± one standard error over documents. A vertical line
-    marks each train length.
-
-    Args:
-        tidy: the table of `longshort.results.read_results`.
-        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
-        metric: one of `longshort.analysis.tables.MISALIGNMENT_METRICS`.
-        corpus: which corpus's measurements to draw; needed where there are several.
-
-    Returns:
-        The files written.
-
-    Raises:
-        UserError: no such values, several corpora, or the files cannot be written.
+    Lines, arguments and result are those of `perplexity_by_length`, but `metric` is one of
+    `longshort.analysis.tables.MISALIGNMENT_METRICS`.
     """
     up = f"{MISALIGNMENT_METRICS[metric]} ({'share' if metric == 'agreement' else 'nats'})"
     return _by_length(tidy, path, metric, corpus, "length L of the longer context (tokens)", up, lambda axes: None)

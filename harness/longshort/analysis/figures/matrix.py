@@ -31,17 +31,8 @@ def misalignment_matrix(
     The diagonal of ``sce_between`` is twice the entropy; a pair that was not measured stays blank. Of more than
     12 checkpoints 12 are drawn, taken from the families in turn, and the figure says so.
 
-    Args:
-        tidy: the table of `longshort.results.read_results`, with the metrics ``METRIC@L1-L2``.
-        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
-        metric: ``sce_between`` or ``jeffreys_between``, in nats.
-        corpus: which corpus's measurements to draw; needed where there are several.
-
-    Returns:
-        The files written.
-
-    Raises:
-        UserError: no such values, several corpora, or the files cannot be written.
+    Arguments and result are those of `longshort.analysis.perplexity_by_length`, but `metric` is ``sce_between`` or
+    ``jeffreys_between``, in nats, which the table has as ``METRIC@L1-L2``.
     """
     pairs = tidy["metric"].str.extract(rf"^{metric}@(?P<one>\d+)-(?P<other>\d+)$").dropna().astype(int)
     if pairs.empty:

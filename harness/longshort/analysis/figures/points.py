@@ -9,14 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from longshort.analysis.figures.style import (
-    MARKERS,
-    MAX_LEGEND,
-    length_axis,
-    short_names,
-    shortened,
-    style,
-)
+from longshort.analysis.figures.style import MARKERS, MAX_LEGEND, length_axis, short_names, shortened, style
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
 from longshort.plotting import COLOURS, label_points, new_figure, save_figure
@@ -34,8 +27,7 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
 
     Args:
         wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
-        predictor: column of the horizontal axis.
-        outcome: column of the vertical axis.
+        predictor, outcome: columns of the horizontal and of the vertical axis.
         path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
 
     Returns:

@@ -44,6 +44,13 @@ LABELS = {
     "spearman_difference": "difference of |ρ|",
 }
 RANGES = {"_loo": "{} without one family", "_jackknife": "{}, jackknife"}  # no value of their own, two ends
+CAPTIONS = {
+    "forest": "The correlations with their 95 % intervals",
+    "perplexity_by_length": "Perplexity by length",
+    "misalignment_curve_sce": "Misalignment (SCE) by length",
+    "misalignment_curve_jeffreys": "Misalignment without its entropy part (Jeffreys divergence) by length",
+    "misalignment_matrix_sce": "Misalignment between all lengths",
+}
 # What has room on paper; of a table that has none of these, the first columns.
 PRINTED = {"predictor", "outcome", "n", "n_families", "pearson", "spearman", "partial", "p_adjusted"}
 MAX_PRINTED = 9
@@ -59,9 +66,6 @@ def write_report(analysis: Analysis, path: str | Path, drawn: Iterable[Path] = (
         analysis: what was found.
         path: the file to write, usually ``report.html``.
         drawn: figures of this analysis, named as `longshort.analysis.write_analysis` does; others are drawn here.
-
-    Returns:
-        The path.
 
     Raises:
         UserError: the file cannot be written.
@@ -186,38 +190,20 @@ def _setting(value: Any) -> str:
 def _figures(analysis: Analysis, drawn: Iterable[Path]) -> tuple[list[dict[str, str]], list[str]]:
     """The figures that can be drawn, as SVG in data URLs, and why the others cannot."""
     known = {file.stem: file for file in drawn if file.suffix == ".svg"}
-    table, corpus = analysis.correlations, analysis.settings.get("corpus")
+    table = analysis.correlations
     main = table[table["outcome"].isin(headline_outcomes(analysis))].head(MAX_FOREST)
-    wanted: list[tuple[str, str, Callable[..., list[Path]]]] = [
-        (
-            "forest" if len(main) == len(table) else "forest_main",
-            "The correlations with their 95 % intervals",
-            partial(figures.forest, main),
-        ),
-        (
-            "perplexity_by_length",
-            "Perplexity by length",
-            partial(figures.perplexity_by_length, analysis.tidy, corpus=corpus),
-        ),
-        (
-            "misalignment_curve_sce",
-            "Misalignment (SCE) by length",
-            partial(figures.misalignment_curve, analysis.tidy, corpus=corpus),
-        ),
-        (
-            "misalignment_curve_jeffreys",
-            "Misalignment without its entropy part (Jeffreys divergence) by length",
-            partial(figures.misalignment_curve, analysis.tidy, metric="jeffreys", corpus=corpus),
-        ),
-        (
-            "misalignment_matrix_sce",
-            "Misalignment between all lengths",
-            partial(figures.misalignment_matrix, analysis.tidy, corpus=corpus),
-        ),
-    ]
+    measured: dict[str, Any] = {"tidy": analysis.tidy, "corpus": analysis.settings.get("corpus")}
+    drawings: dict[str, Callable[..., list[Path]]] = {
+        "forest" if len(main) == len(table) else "forest_main": partial(figures.forest, main),
+        "perplexity_by_length": partial(figures.perplexity_by_length, **measured),
+        "misalignment_curve_sce": partial(figures.misalignment_curve, **measured),
+        "misalignment_curve_jeffreys": partial(figures.misalignment_curve, metric="jeffreys", **measured),
+        "misalignment_matrix_sce": partial(figures.misalignment_matrix, **measured),
+    }
     shown, missing = [], []
     with TemporaryDirectory() as folder:
-        for name, caption, draw in wanted:
+        for name, draw in drawings.items():
+            caption = CAPTIONS[name.removesuffix("_main")]
             try:
                 file = known[name] if name in known else draw(path=Path(folder) / f"{name}.svg")[0]
             except UserError as error:

@@ -16,7 +16,7 @@ LOAD_BYTES_PER_SECOND = 1e9  # weights from a disk or a file server into the GPU
 START_UP = 30.0  # seconds: a new process, its imports, the tokenizer
 STEP_SECONDS_PER_LAYER = 5e-4  # of one generated token: the launch of a layer's kernels, where that takes longest
 ATTENTION_WIDTHS = 13  # hidden states' worth alive; in transformers 5 12.1 to 12.8 for Llama and GPT-NeoX
-HEAD_BYTES = 2**30  # float32 logits alive at once: longshort.scoring.lm_head.CHUNK_BYTES_DEVICE
+HEAD_BYTES = 2**30  # float32 logits alive at once: longshort.scoring.chunks.CHUNK_BYTES_DEVICE
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per parameter
 USUAL_BYTES = 2
 
@@ -50,7 +50,6 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     weights but adds no speed: with lm-eval's `parallelize` they compute one after the other.
 
     Args:
-        checkpoint: with its settings.
         tasks: names; those of lm-eval count as 0, and `assumed` names them.
         gpu: from `longshort.devices.GPUS`.
 

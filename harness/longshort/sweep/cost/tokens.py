@@ -11,29 +11,11 @@ from typing import Any
 from longshort.errors import UserError
 from longshort.lmeval.offsets import draw_offset
 from longshort.longbench.prompts import prompt_limit
-from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
+from longshort.longbench.scores import DATASETS, LONGBENCH, task_of
 from longshort.settings import Checkpoint, settings_from
 from longshort.sweep.cost.shape import WINDOW, is_read_per_length, longest_addressable, whole
 
 BYTES_PER_TOKEN = 4  # of English text and code
-
-# LongBench-E, mean bytes of a row: size over number of rows of each dataset, from the dataset_info of hub copies in
-# Parquet. 2wikimqa_e is of THUDM/LongBench (README.md at 1d17287), the others of a copy with the same rows.
-LONGBENCH_BYTES = {
-    "qasper": 31_300,
-    "multifieldqa_en": 29_700,
-    "hotpotqa": 41_400,
-    "2wikimqa": 37_800,
-    "gov_report": 47_700,
-    "multi_news": 38_600,
-    "trec": 37_400,
-    "triviaqa": 41_700,
-    "samsum": 34_500,
-    "passage_count": 37_600,
-    "passage_retrieval_en": 37_400,
-    "lcc": 59_300,
-    "repobench-p": 68_000,
-}
 
 
 @dataclass(frozen=True)
@@ -133,10 +115,7 @@ def _datasets(task: str) -> list[str]:
     """The datasets of LongBench-E that a task measures: all, a category's, or one."""
     if task == LONGBENCH:
         return list(DATASETS)
-    if not task.startswith(LONGBENCH_PREFIX):
-        return []
-    name = task.removeprefix(LONGBENCH_PREFIX)
-    return [entry.name for entry in DATASETS.values() if name in (entry.name, entry.category.lower().replace(" ", "-"))]
+    return [entry.name for entry in DATASETS.values() if task in (task_of(entry.name), task_of(entry.category))]
 
 
 def _longbench(checkpoint: Checkpoint, dataset: str, window: int) -> Work:
@@ -146,6 +125,6 @@ def _longbench(checkpoint: Checkpoint, dataset: str, window: int) -> Work:
         cut = prompt_limit(window, entry.max_new_tokens)
     except UserError:  # the window is too small for an answer: the dataset is skipped
         return Work()
-    prompt, answer = min(LONGBENCH_BYTES[dataset] // BYTES_PER_TOKEN, cut), entry.max_new_tokens
+    prompt, answer = min(entry.row_bytes // BYTES_PER_TOKEN, cut), entry.max_new_tokens
     pairs = (prompt + answer) ** 2 / 2
     return Work(prompt + answer, pairs, answer, answer) * _count(checkpoint, entry.num_rows)

@@ -18,32 +18,18 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a thousand entries in 
 NULL = "tag:yaml.org,2002:null"
 
 # PyYAML's constructors raise any of these where a tag does not fit its value.
-UNREADABLE = (
-    yaml.YAMLError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+UNREADABLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A value in a file.
+    """A value in a file."""
 
-    Attributes:
-        file: its name, for messages.
-        path: such as ``checkpoints[3].lengths``.
-        node: PyYAML's.
-    """
-
-    file: str
-    path: str
-    node: yaml.Node
+    file: str  # its name, for messages
+    path: str  # such as ``checkpoints[3].lengths``
+    node: yaml.Node  # PyYAML's
 
     @property
     def line(self) -> int:
@@ -110,11 +96,7 @@ class Node:
         return [part.strip() for part in self.text().split(",") if part.strip()]
 
     def read(self, adapter: TypeAdapter[T], value: Any = None) -> T:
-        """Its value, validated.
-
-        Args:
-            adapter: of the type that it has to have.
-            value: what to validate instead of the plain value.
+        """Its plain value, or `value` instead, validated.
 
         Raises:
             UserError: it is wrong, with the line and the path of the part that is.

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from longshort.errors import UserError
 from longshort.results import read_json
+from longshort.results.variants import notes_on_families
 from longshort.settings import Checkpoint
 from longshort.settings.types import Count, CountOrZero
 from longshort.sweep.manifest.document import Node
@@ -91,12 +92,7 @@ def shared_families(checkpoints: Iterable[Checkpoint]) -> list[str]:
         if checkpoint.family in (None, name):
             place = os.path.realpath(origin) if os.path.isdir(origin) else os.path.normpath(origin)
             origins.setdefault(name, {})[place] = None
-    return [
-        f"{' and '.join(list(shared)[:3])} have no `family` set and share a base name: their checkpoints count as one "
-        f"family, '{name}'. If they are not one, set `family` in the manifest."
-        for name, shared in origins.items()
-        if len(shared) > 1
-    ]
+    return notes_on_families({name: list(shared) for name, shared in origins.items()})
 
 
 def _base(record: Any) -> str | None:

@@ -108,8 +108,6 @@ def read_fields(
 
     Args:
         parts: values by the name of their field; names that are not settings are passed over.
-        place: what relative paths start from.
-        settings_class: the settings there are.
 
     Raises:
         UserError: a value is wrong.

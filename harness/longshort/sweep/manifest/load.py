@@ -29,7 +29,6 @@ def load_manifest(name_or_path: str, settings_class: type[Checkpoint] = Checkpoi
     Relative paths in a file start from its folder, in a shipped one from the working directory.
 
     Args:
-        name_or_path: of the manifest.
         settings_class: the settings that its entries can have.
 
     Raises:

@@ -36,8 +36,6 @@ def run_plan(items: Sequence[Item], folder: Folder, engine: Engine, watch: Watch
 
     Args:
         items: in the order in which they start.
-        folder: for the results.
-        engine: runs the workers.
         watch: called after every change, with a line for people or None.
 
     Raises:

@@ -26,7 +26,8 @@ def why_empty(results: Mapping[str, Any], task: str) -> Failure | None:
     """Return why a task that ran to its end has no value at all, or None if it has one."""
     if any("," in name and not name.endswith("_stderr,none") for name in results["results"].get(task, {})):
         return None
-    kinds = {_kind_of_gap(gap) for gap in _gaps(results)}
+    recorded = [gap.get("kind") if isinstance(gap, Mapping) else None for gap in _gaps(results)]
+    kinds: set[Kind] = {next((known for known in KINDS if known == kind), "error") for kind in recorded}
     kind = kinds.pop() if len(kinds) == 1 else "error"
     reasons = "; ".join(gap_reasons(results)) or "see the log"
     return Failure(kind, f"No value could be measured for {task}: {reasons}"[:LONGEST])
@@ -41,8 +42,3 @@ def _gaps(results: Mapping[str, Any]) -> Iterator[Any]:
     """What the tasks record about missing values: mappings with a reason and a kind, or a sentence."""
     for config in results["configs"].values():
         yield from ((config.get("metadata") or {}).get("scored") or {}).get("left_out") or ()
-
-
-def _kind_of_gap(gap: Any) -> Kind:
-    kind = gap.get("kind") if isinstance(gap, Mapping) else None
-    return next((known for known in KINDS if known == kind), "error")

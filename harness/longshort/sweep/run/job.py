@@ -42,13 +42,7 @@ def job_for(item: Item, tasks: tuple[str, ...], memory: Memory = "usual") -> Job
     # Adapters and tokenizers have revisions of their own, but lm-eval knows one.
     pinned = commit and not checkpoint.is_local and len(sources(checkpoint)) == 1
     return Job(
-        model_args={
-            "pretrained": checkpoint.pretrained,
-            "revision": commit if pinned else checkpoint.revision,
-            "dtype": checkpoint.dtype,
-            **({"trust_remote_code": True} if checkpoint.trust_remote_code else {}),
-            **checkpoint.model_args,
-        },
+        model_args=checkpoint.loading | ({"revision": commit} if pinned else {}) | dict(checkpoint.model_args),
         tasks=tasks,
         metadata=checkpoint.metadata(),
         revision=checkpoint.revision,

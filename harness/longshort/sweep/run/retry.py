@@ -26,8 +26,6 @@ def next_attempt(kind: Kind, attempt: Attempt, *, cpu_offload: bool, is_offline:
     """Return the attempt that follows a failed one, or None where another would fail as well.
 
     Args:
-        kind: the category of the failure.
-        attempt: the one that failed.
         cpu_offload: whether weights may be kept in main memory.
         is_offline: whether the hub must not be asked; what is not cached now will not be on a retry.
     """

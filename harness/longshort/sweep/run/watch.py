@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from longshort.sweep.run.progress import CheckpointRun, Progress, Watch
+from longshort.sweep.run.progress import Progress, Watch
 
 SIGNS = {
     "waiting": "·",
@@ -28,7 +28,6 @@ def watching(console: Console, hours: Mapping[str, float]) -> Iterator[Watch]:
     """Return a watch for `longshort.sweep.run.driver.run_plan`.
 
     Args:
-        console: where to show it.
         hours: estimate for each checkpoint by its name in the plan; their ratios give the remaining time.
     """
     if not console.is_terminal:
@@ -52,7 +51,7 @@ def watching(console: Console, hours: Mapping[str, float]) -> Iterator[Watch]:
 
 def progress_table(progress: Progress, hours: Mapping[str, float], rows: int) -> Table:
     """Return a table of checkpoints by tasks: the running ones first, then failed, waiting and done ones."""
-    runs = sorted(progress.runs.values(), key=_position)
+    runs = sorted(progress.runs.values(), key=lambda run: min(map(ORDER.index, run.states.values())))
     tasks = list(dict.fromkeys(task for run in progress.runs.values() for task in run.states))
     left = time_left(progress, hours)
     title = f"{_counts(progress)} checkpoint × task" + (f", about {left} left" if left else "")
@@ -76,10 +75,6 @@ def time_left(progress: Progress, hours: Mapping[str, float]) -> str | None:
         return None
     pace = (time.monotonic() - progress.started) / known
     return duration(pace * sum(hours.get(name, 0.0) for name in rest))
-
-
-def _position(run: CheckpointRun) -> int:
-    return min(ORDER.index(state) for state in run.states.values())
 
 
 def duration(seconds: float) -> str:

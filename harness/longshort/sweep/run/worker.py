@@ -29,12 +29,7 @@ SHARE_OF_GPU = 0.5  # for weights, where others are offloaded: the rest is for a
 
 
 def evaluate(job: Job, report: Report) -> None:
-    """Evaluate a job's tasks.
-
-    Args:
-        job: what to evaluate.
-        report: called with each event, such as a task's result or failure.
-    """
+    """Evaluate a job's tasks."""
     mine = versions()
     others = [f"{name} {mine.get(name)} for {other}" for name, other in job.versions.items() if mine.get(name) != other]
     if others:

@@ -37,15 +37,10 @@ ADVICE: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a checkpoint or one of its tasks has no result.
-
-    Attributes:
-        kind: the failure category.
-        message: one line.
-    """
+    """Why a checkpoint or one of its tasks has no result."""
 
     kind: Kind
-    message: str
+    message: str  # one line
 
 
 def failure_lines(failures: Iterable[tuple[str, str, str, str]]) -> list[str]:

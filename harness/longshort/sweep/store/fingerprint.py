@@ -29,15 +29,10 @@ IGNORED = (".md", ".png", ".csv", ".gitattributes", ".lock", ".txt.tmp")  # not 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a name refers to now.
+    """What a name refers to now."""
 
-    Attributes:
-        identity: a commit of the hub, or ``sha256:…`` over a folder's files; None if it is not known.
-        failure: why there is nothing to load, if that is known already.
-    """
-
-    identity: str | None
-    failure: Failure | None = None
+    identity: str | None  # a commit of the hub, or ``sha256:…`` over a folder's files; None if it is not known
+    failure: Failure | None = None  # why there is nothing to load, if that is known already
 
 
 def versions() -> dict[str, str]:
@@ -97,8 +92,6 @@ def resolve_all(
     """Return what each (name, revision) refers to: checkpoints, and adapters, delta weights and tokenizers for them.
 
     Args:
-        checkpoints: of the manifest.
-        hashes: of local files.
         recorded: commits of earlier results, used where the hub cannot be asked.
     """
     wanted = {source for checkpoint in checkpoints for source in sources(checkpoint)}
@@ -176,20 +169,16 @@ def identify_corpus(spec: str, hashes: Hashes, recorded: str | None) -> str | No
     if dataset := hub_dataset(spec):
         return _ask_hub(dataset, None, "dataset", recorded).identity
     name, column, _ = corpus_files(spec)
-    identity = _hash_of_files("corpus", name, hashes)
+    identity = hash_of_files("corpus", name, hashes)
     return f"{identity} column {column}" if column else identity
 
 
-def identify_longbench(spec: str | None, hashes: Hashes) -> str | None:
-    """Return the hash of local LongBench files; those on the hub are at a revision fixed in the code.
+def hash_of_files(field: str, spec: str, hashes: Hashes) -> str:
+    """Return the hash of the files that the value of a setting names.
 
     Raises:
         UserError: there is no such file, or it cannot be read.
     """
-    return _hash_of_files("longbench_dir", spec, hashes) if spec else None
-
-
-def _hash_of_files(field: str, spec: str, hashes: Hashes) -> str:
     files = matching_files(spec)
     if not files:
         message = f"{field} '{spec}' is not a file, a folder, or a glob that matches a file. Correct the manifest."

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
-from longshort.results import read, read_json, write_atomically
+from longshort.results import read, read_bytes, read_json, remove_left_over, write_atomically
 from longshort.results.model_args import PRECISION, identity_args, variant_suffix
 from longshort.settings import ADDED, Checkpoint, plain_name
 from longshort.sweep.manifest.names import variant_of
@@ -74,16 +74,11 @@ def is_of(result: Saved, checkpoint: Checkpoint) -> bool:
 
 
 class Folder:
-    """A sweep's folder.
-
-    Attributes:
-        path: where it is.
-        is_complete: False once an event could not be recorded, as on a full disk.
-    """
+    """A sweep's folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_complete = True
+        self.is_complete = True  # False once an event could not be recorded, as on a full disk
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -111,12 +106,8 @@ class Folder:
             with contextlib.suppress(OSError):  # a full disk: the content is only for people
                 file.truncate()
                 file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}".encode())
-            for left_over in [
-                *self.path.glob(".*.tmp"),
-                *(self.path / "results").rglob(".*.tmp"),
-            ]:
-                with contextlib.suppress(OSError):
-                    left_over.unlink()
+            for folder in (self.path, *self.path.glob("results/*/*")):
+                remove_left_over(folder)
             yield
 
     # ---- results
@@ -124,11 +115,6 @@ class Folder:
     def result_folder(self, checkpoint: Checkpoint, task: str) -> Path:
         """Return the folder of one task's results."""
         return self.path / "results" / slug(checkpoint) / task
-
-    def saved(self, checkpoint: Checkpoint, task: str) -> Saved | None:
-        """Return the current result, or None if there is none or it is damaged."""
-        found = map(_read, sorted(self.result_folder(checkpoint, task).glob("results_*.json")))
-        return next((result for result in found if result), None)
 
     def all_saved(self) -> dict[tuple[str, str], Saved]:
         """Return all current results by `slug` and task, also of checkpoints that no manifest names any more."""
@@ -200,15 +186,14 @@ class Folder:
         Raises:
             UserError: the file exists and cannot be read (kind "data").
         """
-        file = self.path / STATUS
         try:
-            lines = file.read_text("utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UserError(f"Cannot read {file}: {error.strerror or error}. Make it readable.", "data") from error
+            content = read_bytes(self.path / STATUS).decode("utf-8", errors="replace")
+        except UserError as error:
+            if error.kind == "not_found":
+                return []
+            raise
         found = []
-        for line in lines:
+        for line in content.splitlines():
             with contextlib.suppress(ValueError, RecursionError):
                 event = json.loads(line)
                 if isinstance(event, dict) and "event" in event:
@@ -221,13 +206,11 @@ class Folder:
 
     def log(self, checkpoint: Checkpoint, text: str) -> None:
         """Append to a checkpoint's log."""
-        try:
-            file = self.log_file(checkpoint)
+        file = self.log_file(checkpoint)
+        with contextlib.suppress(OSError):  # a full disk: the results report what is lost
             file.parent.mkdir(exist_ok=True)
             with file.open("a", encoding="utf-8") as log:
                 log.write(text)
-        except OSError:  # a full disk: the results report what is lost
-            pass
 
 
 def _read(file: Path) -> Saved | None:

@@ -20,8 +20,8 @@ from longshort.sweep.store.failure import Failure
 from longshort.sweep.store.fingerprint import (
     Hashes,
     Resolved,
+    hash_of_files,
     identify_corpus,
-    identify_longbench,
     resolve_all,
     sources,
     versions,
@@ -33,21 +33,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Item:
-    """One checkpoint in the plan.
+    """One checkpoint in the plan."""
 
-    Attributes:
-        checkpoint: of the manifest.
-        inputs: of each task, everything that can change its numbers.
-        done: tasks with a valid result.
-        missing: tasks to run, with the reason where there is a result that is no longer valid.
-        failure: why it need not be tried, as when it does not exist.
-    """
-
-    checkpoint: Checkpoint
-    inputs: dict[str, dict[str, Any]]
-    done: list[str] = field(default_factory=list)
+    checkpoint: Checkpoint  # of the manifest
+    inputs: dict[str, dict[str, Any]]  # of each task, everything that can change its numbers
+    done: list[str] = field(default_factory=list)  # tasks with a valid result
+    # tasks to run, with the reason where there is a result that is no longer valid
     missing: dict[str, str | None] = field(default_factory=dict)
-    failure: Failure | None = None
+    failure: Failure | None = None  # why it need not be tried, as when it does not exist
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why tasks run again, a line each."""
+        return [f"{self.checkpoint.name}: {task} again: {reason}" for task, reason in self.missing.items() if reason]
 
 
 def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
@@ -64,7 +62,9 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
             known[str(inputs.get("pretrained")), str(inputs.get("revision"))] = inputs["identity"]
     resolved = resolve_all(checkpoints, hashes, known)
     corpora = _corpora(checkpoints, hashes, list(saved.values()))
-    archives = {spec: identify_longbench(spec, hashes) for spec in {c.longbench_dir for c in checkpoints}}
+    # LongBench data on the hub are at a revision fixed in the code.
+    folders = {checkpoint.longbench_dir for checkpoint in checkpoints}
+    archives = {spec: hash_of_files("longbench_dir", spec, hashes) if spec else None for spec in folders}
     libraries, task_versions = versions(), _task_versions()
     items = []
     for checkpoint in checkpoints:
@@ -84,7 +84,11 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
         lost = next((found.failure for s in sources(checkpoint) if (found := resolved[s]).failure), None)
         item.failure = lost if item.missing else None
         items.append(item)
-    _remember(hashes, folder)
+    if folder.path.is_dir():
+        try:
+            hashes.save()
+        except UserError as error:
+            logger.warning("%s", error)
     return items
 
 
@@ -107,10 +111,11 @@ def relabel(items: Sequence[Item], folder: Folder) -> int:
         UserError: a file cannot be written.
     """
     changed = 0
+    saved = folder.all_saved()
     for item in items:
         about = item.checkpoint.values(Role.ABOUT)
         for task in item.done:
-            result = folder.saved(item.checkpoint, task)
+            result = saved.get((slug(item.checkpoint), task))
             if result and _set_about(result, about):
                 write_atomically(result.file, json.dumps(result.data, indent=2, ensure_ascii=False))
                 changed += 1
@@ -129,7 +134,8 @@ def why_invalid(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
             reasons += [f"{part} was {old.get(part)}, is {new.get(part)}" for part in parts]
         elif name in ("identity", "corpus_identity", "added"):
             what = {"identity": "the checkpoint", "corpus_identity": "the corpus", "added": "the adapter"}[name]
-            reasons.append(f"{what} has changed ({_short(old)}, now {_short(new)})")
+            short = [str(identity).removeprefix("sha256:")[:20] for identity in (old, new)]
+            reasons.append(f"{what} has changed ({short[0]}, now {short[1]})")
         else:
             reasons.append(f"{name} was {old}, is {new}")
     return "; ".join(reasons) or None
@@ -199,15 +205,3 @@ def _set_about(result: Saved, about: Mapping[str, Any]) -> bool:
                 if value is not None:
                     metadata[name] = value
     return changed and MARK in result.data
-
-
-def _short(identity: Any) -> str:
-    return str(identity).removeprefix("sha256:")[:20]
-
-
-def _remember(hashes: Hashes, folder: Folder) -> None:
-    if folder.path.is_dir():
-        try:
-            hashes.save()
-        except UserError as error:
-            logger.warning("%s", error)

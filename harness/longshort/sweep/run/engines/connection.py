@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from longshort.errors import UserError
+from longshort.errors import UserError, first_line
 
 SECONDS_TO_ANSWER = 5.0
 SECONDS_FOR_TEST = 60.0
@@ -74,11 +74,9 @@ def reach(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
-def first_line(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """Return the first line of an exception's message, or of its cause's where Ray wraps what a task raised."""
-    error = getattr(error, "cause", None) or error
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200].rstrip(".)")
+    return first_line(getattr(error, "cause", None) or error)[:200].rstrip(".)")
 
 
 def _require_listener(address: str) -> None:
@@ -113,7 +111,7 @@ def _test_task() -> Iterator[None]:
 
 def _cluster_error(address: str, error: BaseException) -> UserError:
     """Why Ray cannot be used, and what to do. Ray passes on what nodes report only as text."""
-    line = first_line(error)
+    line = cause_of(error)
     if address == "local":
         return UserError(f"Cannot start Ray on this machine: {line}. Run the same command again.", "cluster")
     if _mentions(error, "AuthenticationError"):

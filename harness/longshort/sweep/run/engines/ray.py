@@ -15,7 +15,7 @@ from typing import Any
 
 from longshort.errors import UserError
 from longshort.sweep.run.engines import Request, refusal
-from longshort.sweep.run.engines.connection import connect, first_line, reach
+from longshort.sweep.run.engines.connection import cause_of, connect, reach
 from longshort.sweep.run.engines.local import threads
 from longshort.sweep.run.events import Event, Exit, Note, Starting, parse, to_line
 from longshort.sweep.run.process import WorkerProcess
@@ -121,7 +121,7 @@ class RayEngine:
         except self._ray.exceptions.LocalRayletDiedError as error:  # the driver's own: nothing can be submitted
             raise self._lost(error) from error
         except self._ray.exceptions.RayError as error:
-            event = Exit(None, message=f"{type(error).__name__}: {first_line(error)}")
+            event = Exit(None, message=f"{type(error).__name__}: {cause_of(error)}")
         if isinstance(event, Exit):
             self._forget(stream)
         yield name, event
@@ -170,7 +170,7 @@ class RayEngine:
                 raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> UserError:
-        cause = first_line(error)
+        cause = cause_of(error)
         return UserError(f"The Ray cluster is gone ({cause}). Start it again, then run the same command.", "cluster")
 
 
