@@ -174,7 +174,8 @@ def clipping_note(logs: Sequence[Path], max_norm: float = TrainConfig.max_grad_n
 
     norms = pd.concat([pd.read_csv(log) for log in logs])
     others, frequencies = norms["grad_norm"], norms["grad_norm_frequencies"]
-    smaller = np.hypot(others, frequencies).clip(lower=max_norm) / others.clip(lower=max_norm)
+    joint = np.hypot(others, frequencies)
+    smaller = np.maximum(joint, max_norm) / others.clip(lower=max_norm)
     return (
         f"CLEX: the gradient of the learned frequencies has a norm of {frequencies.median():.2g} in the median step "
         f"and {frequencies.max():.2g} in the largest. It is clipped apart: clipped by one norm, the gradient of the "
