@@ -54,6 +54,7 @@ class EvalSettings:
     tail_tokens: Annotated[
         Count | None, "Number of fixed targets, which are scored at every length. Default: half the smallest length."
     ] = None
+    draws: Annotated[Count, "Shorter contexts that are sampled for each document and length."] = 1
     seed: Annotated[CountOrZero, "Seed for sampling the shorter context length."] = 0
     longbench_dir: Annotated[
         Text | None,
