@@ -199,7 +199,7 @@ def _misalignment(backend: Backend, jobs: list[Job], documents: list[EncodedDocu
             if length >= len(document.tokens):
                 gaps.skip(measure.PAIR_METRICS, length, measure.TOO_SHORT)
                 continue
-            offsets = draw_offsets(settings.seed, job.index, length, settings.draws)
+            offsets = draw_offsets(settings.seed, job.index, length, settings.num_draws)
             seconds = [length - offset for offset in offsets]
             parts.append(measure.measure_pairs(backend.model, document.tokens, length, seconds, backend.special_tokens))
         results.append(measure.merge(parts))

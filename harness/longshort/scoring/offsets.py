@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, spread most evenly, however many there are
+STRATA = 32  # so many consecutive documents have one offset each in every 32nd of the distribution
 
 
 def draw_offsets(seed: int, document: int, length: int, draws: int = 1) -> list[int]:
@@ -12,8 +12,8 @@ def draw_offsets(seed: int, document: int, length: int, draws: int = 1) -> list[
 
     With h = ⌊L/2⌋, an offset of 1 .. h has probability (h - e + 1) / (h (h + 1) / 2), in proportion to its positions
     with both contexts in [L/2, L]. A mean over these positions, then over draws, thus weights every pair of two context
-    lengths in that range equally. Draws are stratified: over the draws of any number of consecutive documents, offsets
-    are spread evenly over their distribution (multiples of the golden ratio from a random start).
+    lengths in that range equally. Draws are stratified: the draws of a document lie in different parts of the
+    distribution, and so do those of 32 consecutive documents; which document has which part is random.
 
     Args:
         seed: of the evaluation's settings.
@@ -24,7 +24,11 @@ def draw_offsets(seed: int, document: int, length: int, draws: int = 1) -> list[
     Source: Du et al., ICML 2025, draw both context lengths uniformly from [L/2, L]. The stratification is ours.
     """
     half = length // 2
-    start = np.random.default_rng([seed, length]).random()  # the same for all documents
-    quantiles = (start + GOLDEN * (document * draws + np.arange(draws))) % 1
+    group, place = divmod(document, STRATA)
+    generator = np.random.default_rng([seed, length, group])
+    strata = np.stack([generator.permutation(STRATA) for _ in range(draws)])[:, place]  # [draws]
+    within = generator.random((draws, STRATA))[:, place]
+    quantiles = (np.arange(draws) + (strata + within) / STRATA) / draws
     counts = np.cumsum(np.arange(half, 0, -1))  # positions of the offsets 1 .. e
-    return [1 + int(place) for place in np.searchsorted(counts, quantiles * counts[-1], side="right")]
+    places = np.searchsorted(counts, quantiles * counts[-1], side="right")
+    return [1 + int(place) for place in np.minimum(places, half - 1)]  # a quantile may be rounded to 1

@@ -98,7 +98,7 @@ def _perplexity(documents: int, lengths: Sequence[int], tail: int, config: Mappi
 def _misalignment(settings: EvalSettings, documents: int, lengths: Sequence[int]) -> Work:
     """Of each document, length and drawn offset two contexts; an offset that is drawn twice is read once."""
     work = Work()
-    for length, second in _drawn(settings.seed, documents, tuple(lengths), settings.draws):
+    for length, second in _drawn(settings.seed, documents, tuple(lengths), settings.num_draws):
         work += _pass(length, second) + _pass(second, second)
     return work
 
