@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from longshort.lmeval.evaluate import evaluate_checkpoint, load_checkpoint
 from longshort.lmeval.model_checks import require_adapter_in_model
-from longshort.lmeval.offsets import draw_offset
 from longshort.scoring import score_prefix
+from longshort.scoring.offsets import draw_offsets
 from longshort.testing import save_checkpoint
 from tests.errors import user_error
 from tests.lmeval.conftest import run, values
@@ -98,7 +98,7 @@ def test_an_adapter_on_a_padded_vocabulary_equals_the_merged_model(
         assert found[f"ppl@{length}"] == pytest.approx(math.exp(nll), rel=1e-4)
         assert found[f"bpb@{length}"] == pytest.approx(bits, rel=1e-4)
         assert found[f"ppl_tail@{length}"] == pytest.approx(math.exp(reference.tail(text, length, 32, 8)[0]), rel=1e-4)
-        pair = reference.pair(text, 32, length, length - draw_offset(0, 0, length))
+        pair = reference.pair(text, 32, length, length - draw_offsets(0, 0, length)[0])
         for metric in ("sce", "entropy", "jeffreys", "js", "sce_last"):
             assert found[f"{metric}@{length}"] == pytest.approx(pair[metric], rel=1e-3, abs=1e-6)
 

@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 
 from longshort.corpora import Document, fingerprint, open_corpus, select
 from longshort.lmeval import requests
-from longshort.lmeval.offsets import draw_offset
+from longshort.scoring.offsets import draw_offsets
 from longshort.testing import save_checkpoint
 from tests.errors import assert_one, contains, user_error
 from tests.lmeval.conftest import LENGTHS, run, values
@@ -38,7 +38,7 @@ def documents(corpus: Path, count: int = 4) -> list[Document]:
 @pytest.mark.parametrize("checkpoint", ["llama", "llama_bos"])
 def test_every_metric_equals_the_dense_reference(checkpoint: str, corpus: Path, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(checkpoint)
-    results = run(folder, BOTH, metadata(corpus, tail_tokens=5, seed=3))
+    results = run(folder, BOTH, metadata(corpus, tail_tokens=5, seed=3, draws=2))
     reference, texts = Reference(folder), [document.text for document in documents(corpus)]
     measured = values(results, "longshort_perplexity")
     for length in LENGTHS:
@@ -51,8 +51,9 @@ def test_every_metric_equals_the_dense_reference(checkpoint: str, corpus: Path, 
     measured = values(results, "longshort_misalignment")
     for length in LENGTHS:
         rows = [
-            reference.pair(text, LENGTHS[-1], length, length - draw_offset(3, index, length))
+            reference.pair(text, LENGTHS[-1], length, length - offset)
             for index, text in enumerate(texts)
+            for offset in draw_offsets(3, index, length, draws=2)
         ]
         for name in rows[0]:
             expected = sum(row[name] for row in rows) / len(rows)

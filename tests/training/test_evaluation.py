@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from longshort.corpora import open_corpus
+from longshort.scoring.offsets import draw_offsets
 from longshort.training import windows
 from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.evaluation import evaluate, held_out, reachable
@@ -44,7 +45,7 @@ def slow(model, documents, special):
         values[f"ppl@{length}"] = math.exp(sum(nll) / len(nll))
     terms = []
     for index, tokens in enumerate(documents):
-        extra = int(np.random.default_rng([5, index]).integers(1, T // 2, endpoint=True))
+        [extra] = draw_offsets(5, index, T)
         short = tokens[extra:T].clone()
         short[:special] = tokens[:special]
         long_p, short_p = log_probabilities(model, tokens[:T]), log_probabilities(model, short)

@@ -51,7 +51,7 @@ class Measured:
     values: dict[str, float] = field(default_factory=dict)
     gaps: dict[str, Gap] = field(default_factory=dict)  # metric to the reason why it has no value
     passes: str | None = None  # how prefixes were read, if any were
-    second_lengths: dict[int, int] = field(default_factory=dict)  # length L to L - e, the length of the shorter context
+    second_lengths: dict[int, list[int]] = field(default_factory=dict)  # length L to the drawn lengths L - e
 
     def __str__(self) -> str:  # what lm-eval logs as the response; the values are logged as metrics
         reasons = {metric: gap.reason for metric, gap in self.gaps.items()}
@@ -144,21 +144,32 @@ def measure_tails(
     return results
 
 
-def measure_pair(model: nn.Module, tokens: Tensor, length: int, second: int, special_tokens: list[int]) -> Measured:
-    """Measure the misalignment at one length: contexts of `length` and `second` tokens with the same end.
+def measure_pairs(
+    model: nn.Module, tokens: Tensor, length: int, seconds: Sequence[int], special_tokens: list[int]
+) -> Measured:
+    """Measure the misalignment at one length: contexts of `length` and of each of `seconds` tokens, with the same end.
 
-    Which positions are averaged (index j of the shorter context: it has j + 1 tokens there, the longer context
-    j + 1 + length - second): `sce_overlap` all that both share, `sce_last` the last one, the others `in_range`, where
-    both contexts lie in [length/2, length].
+    Which positions are averaged (index j of a shorter context: it has j + 1 tokens there, the longer context
+    j + 1 + length - second): `sce_overlap` all that both share; `sce_last` the last one, where the longer context has
+    `length` tokens; the others `in_range`, where both contexts lie in [length/2, length]. Values are means over
+    `seconds`; with those of `draw_offsets` the expectation of the in-range ones is over all pairs of context lengths.
 
     Args:
-        tokens: one document, [N]; both contexts end just before its last token.
+        tokens: one document, [N]; all contexts end just before its last token.
         length: the longer context, in tokens.
-        second: the shorter context, in tokens: the length minus the offset.
+        seconds: the shorter contexts, in tokens: the length minus an offset. One that is repeated is read once.
         special_tokens: ids that the tokenizer puts before a text; they count towards the length.
 
     Source: Du et al., ICML 2025, define the last position; the other two choices of positions are ours.
     """
+    by_second = {second: _pair(model, tokens, length, second, special_tokens) for second in dict.fromkeys(seconds)}
+    result = Measured(second_lengths={length: list(seconds)})
+    for name in PAIR_METRICS:
+        result.add(f"{name}@{length}", sum(by_second[second][name] for second in seconds) / len(seconds))
+    return result
+
+
+def _pair(model: nn.Module, tokens: Tensor, length: int, second: int, special_tokens: list[int]) -> dict[str, float]:
     shared = second - len(special_tokens)  # at earlier positions the two contexts end in different tokens
     in_range = second - math.ceil(length / 2) + 1
     scores = score_suffixes(
@@ -172,12 +183,8 @@ def measure_pair(model: nn.Module, tokens: Tensor, length: int, second: int, spe
         "js": scores.js[0, 0].cpu().double(),
         "agreement": scores.agreement[0, 0].cpu().double(),
     }
-    result = Measured(second_lengths={length: second})
-    for name, values in by_position.items():
-        result.add(f"{name}@{length}", float(values[-in_range:].mean()))
-    result.add(f"sce_last@{length}", float(sce[-1]))
-    result.add(f"sce_overlap@{length}", float(sce.mean()))
-    return result
+    values = {name: float(values[-in_range:].mean()) for name, values in by_position.items()}
+    return values | {"sce_last": float(sce[-1]), "sce_overlap": float(sce.mean())}
 
 
 def between(name: str, lengths: Sequence[int]) -> list[tuple[str, int, int]]:

@@ -30,9 +30,9 @@ from longshort.lmeval.model_checks import (
     require_embeddings,
     require_weights_as_trained,
 )
-from longshort.lmeval.offsets import draw_offset
 from longshort.lmeval.parallel import share
 from longshort.scoring.causality import causal_length
+from longshort.scoring.offsets import draw_offsets
 from longshort.scoring.positions import addressable_length
 from longshort.settings import EvalSettings
 
@@ -193,15 +193,15 @@ def _known_passes(model: nn.Module, lengths: Sequence[int]) -> str | None:
 def _misalignment(backend: Backend, jobs: list[Job], documents: list[EncodedDocument]) -> list[Measured]:
     results = []
     for job, document in zip(jobs, documents, strict=True):  # the offsets differ from document to document
-        gaps = Measured()
+        settings, gaps = job.settings, Measured()
         parts = [gaps]
-        for length in backend.usable(job.settings.lengths, gaps, measure.PAIR_METRICS):
+        for length in backend.usable(settings.lengths, gaps, measure.PAIR_METRICS):
             if length >= len(document.tokens):
                 gaps.skip(measure.PAIR_METRICS, length, measure.TOO_SHORT)
                 continue
-            second = length - draw_offset(job.settings.seed, job.index, length)
-            pair = measure.measure_pair(backend.model, document.tokens, length, second, backend.special_tokens)
-            parts.append(pair)
+            offsets = draw_offsets(settings.seed, job.index, length, settings.num_draws)
+            seconds = [length - offset for offset in offsets]
+            parts.append(measure.measure_pairs(backend.model, document.tokens, length, seconds, backend.special_tokens))
         results.append(measure.merge(parts))
     return results
 

@@ -54,6 +54,7 @@ class EvalSettings:
     tail_tokens: Annotated[
         Count | None, "Number of fixed targets, which are scored at every length. Default: half the smallest length."
     ] = None
+    draws: Annotated[Count | None, "Shorter contexts sampled for each document and length. Default: 1."] = None
     seed: Annotated[CountOrZero, "Seed for sampling the shorter context length."] = 0
     longbench_dir: Annotated[
         Text | None,
@@ -84,6 +85,11 @@ class EvalSettings:
     def num_targets(self) -> int:
         """`tail_tokens` with its default filled in."""
         return self.lengths[0] // 2 if self.tail_tokens is None else self.tail_tokens
+
+    @property
+    def num_draws(self) -> int:
+        """`draws` with its default filled in."""
+        return self.draws or 1
 
     def to_metadata(self) -> dict[str, Any]:
         """The resolved settings as results record them; a setting without a value is not among them."""

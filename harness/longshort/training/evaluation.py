@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from longshort.corpora import Corpus, select
 from longshort.errors import UserError
 from longshort.scoring import score_prefix, score_suffixes
+from longshort.scoring.offsets import draw_offsets
 from longshort.scoring.positions import addressable_length, depends_on_length
 from longshort.training.regularizer import shared_positions
 from longshort.training.windows import tokens_of
@@ -92,7 +93,7 @@ def evaluate(
     """Measure ``ppl@L`` at each length, and ``sce``, ``entropy`` and ``jeffreys`` at the train length, in nats.
 
     Perplexity is over all tokens of all documents. Misalignment compares contexts of `train_length` and
-    `train_length` - e tokens, e ~ U{1..train_length/2} per document, at the positions where both hold at least
+    `train_length` - e tokens, with an e of `draw_offsets` per document, at the positions where both hold at least
     half of it; means are over documents.
 
     Args:
@@ -114,7 +115,7 @@ def evaluate(
         for length in lengths:
             scores = whole if single_pass else score_prefix(model, document[None, :length])
             nll[length].append(scores[0, max(special - 1, 0) : length - 1])
-        extra = int(np.random.default_rng([seed, index]).integers(1, train_length // 2, endpoint=True))
+        [extra] = draw_offsets(seed, index, train_length)
         terms.append(_misalignment(model, document[: train_length + 1], extra, document[:special].tolist()))
     values = {f"ppl@{length}": torch.cat(parts).double().mean().exp().item() for length, parts in nll.items()}
     return values | dict(zip(TERMS, np.mean(terms, axis=0).tolist(), strict=True))

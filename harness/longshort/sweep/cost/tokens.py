@@ -9,10 +9,10 @@ from math import ceil
 from typing import Any
 
 from longshort.errors import UserError
-from longshort.lmeval.offsets import draw_offset
 from longshort.longbench.prompts import prompt_limit
 from longshort.longbench.scores import DATASETS, LONGBENCH, task_of
-from longshort.settings import Checkpoint, settings_from
+from longshort.scoring.offsets import draw_offsets
+from longshort.settings import Checkpoint, EvalSettings, settings_from
 from longshort.sweep.cost.shape import WINDOW, is_read_per_length, longest_addressable, whole
 
 BYTES_PER_TOKEN = 4  # of English text and code
@@ -52,7 +52,7 @@ def work_of(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tup
     if task == "longshort_perplexity":
         return _perplexity(documents, usable_lengths(checkpoint, config), settings.num_targets, config), []
     if task == "longshort_misalignment":
-        return _misalignment(settings.seed, documents, usable_lengths(checkpoint, config)), []
+        return _misalignment(settings, documents, usable_lengths(checkpoint, config)), []
     datasets = _datasets(task)
     if not datasets:
         return Work(), [f"{task}: its cost is not known and counts as 0"]
@@ -95,19 +95,22 @@ def _perplexity(documents: int, lengths: Sequence[int], tail: int, config: Mappi
     return document * documents + trial
 
 
-def _misalignment(seed: int, documents: int, lengths: Sequence[int]) -> Work:
-    """Of each document and length two contexts, the second of a sampled length."""
+def _misalignment(settings: EvalSettings, documents: int, lengths: Sequence[int]) -> Work:
+    """Of each document, length and drawn offset two contexts; an offset that is drawn twice is read once."""
     work = Work()
-    for length, second in _drawn(seed, documents, tuple(lengths)):
+    for length, second in _drawn(settings.seed, documents, tuple(lengths), settings.num_draws):
         work += _pass(length, second) + _pass(second, second)
     return work
 
 
 @lru_cache(maxsize=64)
-def _drawn(seed: int, documents: int, lengths: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def _drawn(seed: int, documents: int, lengths: tuple[int, ...], draws: int) -> tuple[tuple[int, int], ...]:
     """Pairs of lengths, of every document."""
     return tuple(
-        (length, length - draw_offset(seed, document, length)) for document in range(documents) for length in lengths
+        (length, length - offset)
+        for document in range(documents)
+        for length in lengths
+        for offset in sorted(set(draw_offsets(seed, document, length, draws)))
     )
 
 
