@@ -205,6 +205,17 @@ def test_a_quantized_head_in_float32_is_run_by_its_own_forward() -> None:
     assert_scores_are_dense(model, tokens)
 
 
+@pytest.mark.parametrize("config", ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_quantized_by_torchao_is_run_by_its_own_forward(config: str, dtype: torch.dtype) -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    model, tokens = tiny_model("llama").to(dtype), random_tokens(1, 20)
+    quantization.quantize_(model, getattr(quantization, config)(), filter_fn=lambda module, _: module is model.lm_head)
+    assert lm_head_of(model).linear is None
+    assert lm_head_of(model).backbone is model.model
+    assert_scores_are_dense(model, tokens)
+
+
 def test_llama4_and_mllama_have_a_backbone() -> None:
     llama4 = transformers.Llama4TextConfig(
         **LLAMA_LIKE | TOKENS | {"head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2}

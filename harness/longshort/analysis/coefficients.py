@@ -54,7 +54,8 @@ def partial(x: Array, y: Array, controls: Array, families: Integers, weights: Ar
         [R] coefficients; NaN also where the controls explain all of x or y.
     """
     values = np.column_stack([x, y, controls])  # [n, 2 + k]
-    values = (values - values.mean(axis=0)) / values.std(axis=0)
+    with np.errstate(invalid="ignore"):  # a constant side: NaN throughout
+        values = (values - values.mean(axis=0)) / values.std(axis=0)
     covariance = _covariances(values, families, weights)  # [R, 2 + k, 2 + k]
     enough = weights @ np.bincount(families) >= MIN_POINTS + controls.shape[1]
     before = _diagonal(covariance)[:, :2]  # [R, 2]
