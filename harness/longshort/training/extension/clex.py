@@ -21,6 +21,7 @@ from transformers import (
 from longshort.errors import Kind, UserError
 from longshort.load_errors import why_not_loaded
 from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequencies
+from longshort.training.extension.rope import attention_factor_of_vllm
 
 PREFIX = "longshort_clex_"
 
@@ -117,7 +118,7 @@ def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
         frequencies = model.model.rotary_emb.frequencies(float(t))
     base, _ = base_frequencies(model.config)
     original = rope["original_max_position_embeddings"]
-    own = ("model_type", "architectures", "auto_map")
+    own = ("model_type", "architectures", "auto_map", "rope_parameters")
     config = AutoConfig.for_model(architecture, **{k: v for k, v in model.config.to_dict().items() if k not in own})
     config.max_position_embeddings = int(original * t)
     config.rope_parameters = {
@@ -126,6 +127,7 @@ def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
         "original_max_position_embeddings": original,
         "factor": float(t),
         "attention_factor": 1.0,
+        **attention_factor_of_vllm(1.0),
         "short_factor": [1.0] * len(base),
         "long_factor": (base.double() / frequencies.double()).tolist(),
     }
