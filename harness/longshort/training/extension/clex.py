@@ -54,6 +54,8 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
         raise UserError(f"{output} exists. Remove it, or choose another output.", "conflict", "output")
     model, tokenizer = _read_clex(source, t)
     stock = _stock_model(model, t)
+    if tokenizer.model_max_length == model.config.max_position_embeddings:
+        tokenizer.model_max_length = stock.config.max_position_embeddings
     partial = output.with_name(output.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -135,6 +137,8 @@ def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
     stock_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     stock = stock_class.from_pretrained(None, config=config, state_dict=state, dtype=model.dtype)
     stock.generation_config = model.generation_config
+    if stock.generation_config.max_length == model.config.max_position_embeddings:
+        stock.generation_config.max_length = config.max_position_embeddings
     return stock
 
 
