@@ -24,6 +24,7 @@ LONGROPE = {"long_factor": [1, 2, 3, 4.5], "attention_factor": 0.9}
 CHECKPOINTS = {
     "linear": ("linear", "llama", FACTOR, {}),
     "linear-2.3": ("linear", "mistral", 2.3, {}),
+    "linear-qwen3": ("linear", "qwen3", FACTOR, {}),
     "longqlora": ("longqlora", "qwen2", FACTOR, {}),
     "yarn": ("yarn", "qwen3", FACTOR, {}),
     "yarn-options": ("yarn", "llama", FACTOR, YARN),
@@ -43,7 +44,15 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("loaders")
     for name, (extension, architecture, factor, options) in CHECKPOINTS.items():
         length = int(LENGTH * factor)
-        model = extended(extension, architecture, train_length=length, factor=factor, extension_options=options)
+        base = {"max_sequence_length": LENGTH, "model_max_length": LENGTH} if architecture == "qwen3" else {}
+        model = extended(
+            extension,
+            architecture,
+            train_length=length,
+            factor=factor,
+            extension_options=options,
+            model_changes=base,  # some bases have further fields of their length
+        )
         folder = root / name
         if extension == "clex":
             torch.nn.init.normal_(model.model.rotary_emb.down, std=0.3)
@@ -111,6 +120,7 @@ def vllm_reads(config, max_model_len=None):
     original = rope.get("original_max_position_embeddings")
     others = ("n_positions", "max_seq_len", "seq_length", "max_sequence_length", "max_seq_length", "seq_len")
     max_length = min([longest, *(config[name] for name in others if name in config)])
+    max_length = config.get("model_max_length", max_length)
     if kind == "linear":
         return Reading(plain / factor, 1.0, max_length * factor, longest * factor)
     if kind == "dynamic":  # NTK of the length `max_position_embeddings`, which is the original one too
@@ -176,7 +186,7 @@ def test_vllm_reads_dynamic_as_plain_rope(folders):
     assert reading.table < reading.max_length
 
 
-LLAMA_CPP_READS = ("linear", "linear-2.3", "longqlora", "yarn", "llama3")
+LLAMA_CPP_READS = ("linear", "linear-2.3", "linear-qwen3", "longqlora", "yarn", "llama3")
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

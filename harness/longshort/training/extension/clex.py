@@ -21,7 +21,7 @@ from transformers import (
 from longshort.errors import Kind, UserError
 from longshort.load_errors import why_not_loaded
 from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequencies
-from longshort.training.extension.rope import attention_factor_of_vllm
+from longshort.training.extension.rope import attention_factor_of_vllm, set_length
 
 PREFIX = "longshort_clex_"
 
@@ -122,7 +122,7 @@ def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
     original = rope["original_max_position_embeddings"]
     own = ("model_type", "architectures", "auto_map", "rope_parameters")
     config = AutoConfig.for_model(architecture, **{k: v for k, v in model.config.to_dict().items() if k not in own})
-    config.max_position_embeddings = int(original * t)
+    set_length(config, int(original * t))
     config.rope_parameters = {
         "rope_type": "longrope",
         "rope_theta": rope["rope_theta"],

@@ -52,12 +52,22 @@ def rescale_rope(config: PretrainedConfig, extension: Extension, factor: float, 
         given["original_max_position_embeddings"] = original
     if extension == "longqlora":
         extension, given = "linear", {}
-    if extension == "linear":
-        config.max_sequence_length = original
     # The other keys stay: `rope_theta`, and the `partial_rotary_factor` of some architectures.
     config.rope_parameters = {**config.rope_parameters, "rope_type": extension, "factor": factor, **given}
-    if extension != "dynamic":
-        config.max_position_embeddings = int(original * factor)
+    if extension == "linear":
+        config.max_position_embeddings, config.max_sequence_length = int(original * factor), original
+    elif extension != "dynamic":
+        set_length(config, int(original * factor))
+
+
+def set_length(config: PretrainedConfig, length: int) -> None:
+    """Set `max_position_embeddings`, and the other fields of a length that a config happens to have, to `length`.
+
+    vLLM takes the smallest of them.
+    """
+    others = ("max_sequence_length", "max_seq_length", "max_seq_len", "seq_length", "seq_len", "model_max_length")
+    for name in ("max_position_embeddings", *(name for name in others if hasattr(config, name))):
+        setattr(config, name, length)
 
 
 def attention_factor_of_vllm(attention_factor: float) -> dict[str, float]:
