@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from longshort.lmeval.evaluate import load_checkpoint
 from longshort.testing import save_checkpoint, tiny_tokenizer
@@ -13,6 +13,7 @@ from longshort.training import train
 from longshort.training.base import load_base, load_model
 from longshort.training.config import TrainConfig
 from tests.errors import user_error
+from tests.training.extension.build import LENGTH, base_config
 
 
 def test_an_encoder_is_no_base(tmp_path):
@@ -92,3 +93,32 @@ def test_a_base_that_cannot_be_loaded_is_refused_as_in_an_evaluation(tmp_path):
                 load_model(settings, load_base(settings))
         with user_error("broken", f"'{name}'", "rope_parameters", remedy):
             load_checkpoint({"pretrained": str(base)}, device="cpu")
+
+
+@pytest.mark.parametrize("extension", ["linear", "dynamic", "yarn", "eabf", "clex"])
+def test_limits_of_the_base_become_the_extended_length(tmp_path, extension):
+    model = AutoModelForCausalLM.from_config(base_config(vocab_size=len(tiny_tokenizer())))
+    model.generation_config.max_length = LENGTH
+    model.save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = LENGTH
+    tokenizer.save_pretrained(tmp_path)
+    for name, expected in (("none", LENGTH), (extension, 4 * LENGTH)):
+        factor = None if name == "none" else 4
+        config = TrainConfig(output="out", base=str(tmp_path), train_length=LENGTH, extension=name, factor=factor)
+        base = load_base(config)
+        base.tokenizer.save_pretrained(tmp_path / name)
+        load_model(config, base).save_pretrained(tmp_path / name)
+        assert AutoTokenizer.from_pretrained(tmp_path / name).model_max_length == expected
+        assert GenerationConfig.from_pretrained(tmp_path / name).max_length == expected
+
+
+def test_a_length_of_generated_text_is_no_limit_of_the_base(tmp_path):
+    model = AutoModelForCausalLM.from_config(base_config(vocab_size=len(tiny_tokenizer())))
+    model.generation_config.max_length = LENGTH // 2
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    config = TrainConfig(output="out", base=str(tmp_path), train_length=LENGTH, extension="linear", factor=4)
+    base = load_base(config)
+    assert load_model(config, base).generation_config.max_length == LENGTH // 2
+    assert base.tokenizer.model_max_length == tiny_tokenizer().model_max_length

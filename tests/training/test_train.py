@@ -462,6 +462,28 @@ def test_extended_checkpoints_train_and_open_as_they_say(folder, tmp_path, exten
         assert (type(model).__name__, model.config.rope_parameters["rope_type"]) == ("LlamaForCausalLM", "linear")
 
 
+@pytest.mark.parametrize(
+    ("extension", "options", "engines"),
+    [
+        ("linear", None, ()),
+        ("yarn", {"truncate": None}, ()),
+        ("yarn", {"truncate": False}, ("llama.cpp",)),
+        ("dynamic", None, ("vLLM", "llama.cpp")),
+        ("clex", None, ("vLLM", "llama.cpp", "export-clex")),
+    ],
+)
+def test_engines_that_misread_a_checkpoint_are_named(extension, options, engines, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("longshort.training.run.train", lambda config: Path(config.output))
+    arguments = ["--base", str(folder / "base"), "--extension", extension, "-o", str(tmp_path / "out")]
+    if options:
+        arguments += ["--extension-options", json.dumps(options)]
+    result = CliRunner().invoke(app, ["train", *arguments])
+    assert result.exit_code == 0, result.output
+    assert bool(engines) == ("docs/loaders.md" in result.output)
+    if engines:
+        assert_facts(result.output.splitlines()[-1], *engines)
+
+
 def test_export_clex_from_the_command_line(folder, tmp_path):
     config = scratch(folder, tmp_path / "run", extension="clex", factor=4.0, steps=2)
     output = train(config, progress=False)

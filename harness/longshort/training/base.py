@@ -23,7 +23,7 @@ from longshort.scoring.causality import require_causal
 from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.compat import no_loading_report
 from longshort.training.config import TrainConfig
-from longshort.training.extension import extend_context
+from longshort.training.extension import extend_context, extended_length
 from longshort.training.extension.options import LEARNED_FREQUENCIES
 from longshort.training.lora import quantization_config
 from longshort.training.windows import default_bos, require_embedding
@@ -38,14 +38,16 @@ class Base:
     Attributes:
         config: of the model, its context extended.
         model_class: what builds the model from it.
-        tokenizer: the base's, or the one asked for.
+        tokenizer: the base's, or the one asked for. Its limit is at least the extended length.
         bos_token_id: what the tokenizer prepends to a text by default, if it does.
+        original_length: of the base, before its context was extended.
     """
 
     config: PretrainedConfig
     model_class: Any
     tokenizer: PreTrainedTokenizerBase
     bos_token_id: int | None
+    original_length: int | None
 
     @property
     def num_embeddings(self) -> int | None:
@@ -82,8 +84,10 @@ def load_base(config: TrainConfig) -> Base:
     else:
         own = hub if config.tokenizer is None else {"trust_remote_code": config.trust_remote_code}
         tokenizer = _load("tokenizer", AutoTokenizer.from_pretrained, config.tokenizer or source, **own)
+    model_config = _load("model config", AutoConfig.from_pretrained, source, **hub)
+    original_length = getattr(model_config, "max_position_embeddings", None)
     model_config, model_class = extend_context(
-        _load("model config", AutoConfig.from_pretrained, source, **hub),
+        model_config,
         config.extension,
         train_length=config.train_length,
         factor=config.factor,
@@ -93,7 +97,9 @@ def load_base(config: TrainConfig) -> Base:
     if config.base is None:
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model_config, name, getattr(tokenizer, name))
-    return Base(model_config, model_class, tokenizer, default_bos(tokenizer))
+    if config.extension != "none":
+        tokenizer.model_max_length = max(tokenizer.model_max_length, extended_length(model_config) or 0)
+    return Base(model_config, model_class, tokenizer, default_bos(tokenizer), original_length)
 
 
 def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> PreTrainedModel:
@@ -113,6 +119,9 @@ def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> Pr
         with no_loading_report():  # `_check_complete` reports the same
             model, info = _load("model", base.model_class.from_pretrained, config.base, **kwargs)
         _check_complete(config, base, info)
+        generation = getattr(model, "generation_config", None)
+        if config.extension != "none" and generation is not None and generation.max_length == base.original_length:
+            generation.max_length = extended_length(base.config)
         require_causal(model)
         return model
     with torch.random.fork_rng():  # a snapshot builds the base anew in mid-run

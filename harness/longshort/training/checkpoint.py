@@ -1,4 +1,4 @@
-"""A finished checkpoint: model and tokenizer for any stock loader, and the record of how it came about."""
+"""A finished checkpoint: model and tokenizer for `from_pretrained`, and the record of how it came about."""
 
 from __future__ import annotations
 

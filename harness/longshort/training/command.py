@@ -12,6 +12,7 @@ import typer
 
 from longshort.options import options_of, run_app, usage_errors
 from longshort.training.config import TrainConfig
+from longshort.training.extension.options import misread
 from longshort.training.presets import PRESETS, preset
 
 EPILOG = """Examples:
@@ -41,7 +42,7 @@ def train_command(
     Each sequence is read through two overlapping windows;
     the loss is L_train + alpha * L_misalign (Du et al., ICML 2025).
 
-    The result opens with any stock AutoModelForCausalLM.
+    The result opens with AutoModelForCausalLM; docs/loaders.md lists the methods that vLLM and llama.cpp read alike.
     Its longshort.json and training_log.csv record the settings and the losses.
     A killed run resumes from its last save; running a finished one again does nothing.
     """
@@ -55,14 +56,18 @@ def train_command(
     folder = train(config)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"Checkpoint written to {folder}; its longshort.json records the settings and the corpus.")
+        if warning := misread(config.extension, config.extension_options):
+            typer.echo(f"Other engines: {warning} (docs/loaders.md).")
 
 
 def export_clex_command(
     checkpoint: Annotated[str, typer.Argument(help="Folder of a CLEX checkpoint.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the stock checkpoint.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the exported checkpoint.")],
     t: Annotated[int, typer.Option("--t", help="Scale: the longest text, in multiples of the base's own length.")],
 ) -> None:
-    """Write one scale of a CLEX checkpoint as a stock one (RoPE type longrope) that needs no remote code.
+    """Write one scale of a CLEX checkpoint as a checkpoint of RoPE type longrope, which needs no remote code.
+
+    transformers and vLLM read it; llama.cpp reads it as plain RoPE.
 
     Example:
 

@@ -53,7 +53,7 @@ class Run:
 def train(config: TrainConfig, *, progress: bool = True) -> Path:
     """Train one checkpoint and return its folder, `config.output`.
 
-    The folder holds the model and tokenizer for any stock ``from_pretrained``, ``longshort.json`` (settings,
+    The folder holds the model and tokenizer for transformers' ``from_pretrained``, ``longshort.json`` (settings,
     corpus, tokens seen, final losses, versions), ``training_log.csv`` (one row per step), ``evaluation_log.csv``
     if there were evaluations, and a figure of both. Work in progress lies in ``OUTPUT.partial`` and is renamed when
     finished, so a folder named OUTPUT is always a finished run. If the same run is finished already, nothing is

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from scipy.integrate import solve_ivp
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from longshort.scoring.lm_head import LMHead
@@ -382,8 +382,11 @@ def test_lora_trains_the_ode_beside_it_and_merges():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_export_is_a_stock_model_of_one_t(architecture, tmp_path):
     model = clex(architecture)
+    model.generation_config.max_length = MAX_T * LENGTH
     model.save_pretrained(tmp_path / "clex")
-    tiny_tokenizer().save_pretrained(tmp_path / "clex")
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = MAX_T * LENGTH
+    tokenizer.save_pretrained(tmp_path / "clex")
     folder = export_clex(tmp_path / "clex", tmp_path / "stock", 3)
     assert not list(folder.glob("*.py"))
     stock, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
@@ -391,6 +394,8 @@ def test_an_export_is_a_stock_model_of_one_t(architecture, tmp_path):
     assert not info["unexpected_keys"]
     assert stock.config.model_type == architecture
     assert stock.config.max_position_embeddings == 3 * LENGTH
+    assert AutoTokenizer.from_pretrained(folder).model_max_length == 3 * LENGTH
+    assert stock.generation_config.max_length == 3 * LENGTH
     with torch.no_grad():
         for length, t in ((LENGTH, 1), (2 * LENGTH + 1, 3), (3 * LENGTH, 3)):
             x = tokens(length)

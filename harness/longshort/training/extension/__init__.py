@@ -60,6 +60,13 @@ def extend_context(
     return config, AutoModelForCausalLM
 
 
+def extended_length(config: PretrainedConfig) -> int | None:
+    """Length in tokens that an extended model addresses, None where its config has none."""
+    length: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    return int(length * rope["factor"]) if length and rope.get("rope_type") == "dynamic" else length
+
+
 def _check_rope(config: PretrainedConfig, extension: Extension) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     if "rope_theta" not in rope:

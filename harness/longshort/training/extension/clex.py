@@ -21,6 +21,7 @@ from transformers import (
 from longshort.errors import Kind, UserError
 from longshort.load_errors import why_not_loaded
 from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequencies
+from longshort.training.extension.rope import attention_factor_of_vllm, set_length
 
 PREFIX = "longshort_clex_"
 
@@ -53,6 +54,8 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
         raise UserError(f"{output} exists. Remove it, or choose another output.", "conflict", "output")
     model, tokenizer = _read_clex(source, t)
     stock = _stock_model(model, t)
+    if tokenizer.model_max_length == model.config.max_position_embeddings:
+        tokenizer.model_max_length = stock.config.max_position_embeddings
     partial = output.with_name(output.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -117,15 +120,16 @@ def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
         frequencies = model.model.rotary_emb.frequencies(float(t))
     base, _ = base_frequencies(model.config)
     original = rope["original_max_position_embeddings"]
-    own = ("model_type", "architectures", "auto_map")
+    own = ("model_type", "architectures", "auto_map", "rope_parameters")
     config = AutoConfig.for_model(architecture, **{k: v for k, v in model.config.to_dict().items() if k not in own})
-    config.max_position_embeddings = int(original * t)
+    set_length(config, int(original * t))
     config.rope_parameters = {
         "rope_type": "longrope",
         "rope_theta": rope["rope_theta"],
         "original_max_position_embeddings": original,
         "factor": float(t),
         "attention_factor": 1.0,
+        **attention_factor_of_vllm(1.0),
         "short_factor": [1.0] * len(base),
         "long_factor": (base.double() / frequencies.double()).tolist(),
     }
@@ -133,6 +137,8 @@ def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
     stock_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     stock = stock_class.from_pretrained(None, config=config, state_dict=state, dtype=model.dtype)
     stock.generation_config = model.generation_config
+    if stock.generation_config.max_length == model.config.max_position_embeddings:
+        stock.generation_config.max_length = config.max_position_embeddings
     return stock
 
 

@@ -27,6 +27,24 @@ OPTIONS: dict[Extension, dict[str, Any]] = {
     "longqlora": {"groups": 4},
 }
 
+# What other engines make of a checkpoint. Details and versions: docs/loaders.md.
+_MISREAD: dict[Extension, str] = {
+    "dynamic": "vLLM and llama.cpp read 'dynamic' as plain RoPE; use transformers",
+    "yarn": "llama.cpp ignores the options of 'yarn'",
+    "longrope": "llama.cpp reads 'longrope' as plain RoPE; vLLM uses long_factor in all texts unless max_model_len "
+    "is at most the original length",
+    "llama3": "llama.cpp reads 'llama3' as plain RoPE in Qwen 2 and 3",
+    "clex": "vLLM and llama.cpp do not have CLEX; export-clex writes one scale of it for vLLM",
+    "eabf": "vLLM and llama.cpp do not have EABF; use transformers",
+}
+
+
+def misread(extension: Extension, options: dict[str, Any] | None) -> str | None:
+    """How other engines misread a checkpoint of the extension, in one sentence; None if they read it alike."""
+    if extension == "yarn" and all(value is None for value in (options or {}).values()):
+        return None
+    return _MISREAD.get(extension)
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
