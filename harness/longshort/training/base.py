@@ -25,7 +25,7 @@ from longshort.training.compat import no_loading_report
 from longshort.training.config import TrainConfig
 from longshort.training.extension import extend_context
 from longshort.training.extension.options import LEARNED_FREQUENCIES
-from longshort.training.lora import quantization_config
+from longshort.training.lora import EMBEDDINGS_AND_NORMS, quantization_config
 from longshort.training.windows import default_bos, require_embedding
 
 logger = logging.getLogger(__name__)
@@ -40,12 +40,14 @@ class Base:
         model_class: what builds the model from it.
         tokenizer: the base's, or the one asked for.
         bos_token_id: what the tokenizer prepends to a text by default, if it does.
+        trains_embeddings_and_norms: whether these are trained in full beside LoRA's adapters.
     """
 
     config: PretrainedConfig
     model_class: Any
     tokenizer: PreTrainedTokenizerBase
     bos_token_id: int | None
+    trains_embeddings_and_norms: bool = False
 
     @property
     def num_embeddings(self) -> int | None:
@@ -61,7 +63,8 @@ class Base:
     @property
     def trained_in_full(self) -> tuple[str, ...]:
         """Parts of the names of what is trained beside LoRA's adapters."""
-        return (LEARNED_FREQUENCIES,) if self.is_clex else ()
+        frequencies = (LEARNED_FREQUENCIES,) if self.is_clex else ()
+        return frequencies + EMBEDDINGS_AND_NORMS * self.trains_embeddings_and_norms
 
     @property
     def needs_remote_code(self) -> bool:
@@ -93,7 +96,7 @@ def load_base(config: TrainConfig) -> Base:
     if config.base is None:
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model_config, name, getattr(tokenizer, name))
-    return Base(model_config, model_class, tokenizer, default_bos(tokenizer))
+    return Base(model_config, model_class, tokenizer, default_bos(tokenizer), config.train_embeddings_and_norms)
 
 
 def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> PreTrainedModel:
@@ -131,7 +134,7 @@ def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> 
 
 
 def _check_complete(config: TrainConfig, base: Base, info: dict[str, Any]) -> None:
-    new = base.trained_in_full if config.extension == "clex" else ()
+    new = (LEARNED_FREQUENCIES,) if config.extension == "clex" else ()
     missing = sorted(name for name in info["missing_keys"] if not any(part in name for part in new))
     wrong = missing + sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
     if wrong:
