@@ -73,6 +73,21 @@ def export_clex_command(
     export_clex(checkpoint, output, t)
 
 
+def import_clex_command(
+    checkpoint: Annotated[str, typer.Argument(help="Folder or hub name of an official CLEX checkpoint (Llama).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the CLEX checkpoint.")],
+) -> None:
+    """Write a checkpoint of the official CLEX code as one that `longshort eval --trust-remote-code` reads.
+
+    Example:
+
+    `longshort import-clex DAMO-NLP-SG/CLEX-7B-16K -o clex-7b-16k`
+    """
+    from longshort.training.extension.official_clex import import_clex
+
+    import_clex(checkpoint, output)
+
+
 def main() -> None:
     """Entry point of scripts/train.py."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
