@@ -6,7 +6,6 @@ import os
 
 import pytest
 import torch
-from huggingface_hub import save_torch_state_dict
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -16,12 +15,9 @@ from longshort.training.extension.clex import export_clex
 from longshort.training.extension.official_clex import import_clex
 from tests.errors import assert_error, user_error
 from tests.training.extension.build import LENGTH, assert_close_logits, base_config, dense_logits, tokens
+from tests.training.extension.official_checkpoint import DOWN, INVERSE, MAX_T, SCALING, UP, save_official
 
-HEAD_DIM, MAX_T = 8, 4
-UP, DOWN, INVERSE = (
-    f"model.clex_layer.{name}" for name in ("proj_func.ode_up_proj", "proj_func.ode_down_proj", "inv_freq")
-)
-SCALING = {"type": "clex", "factor": 1, "max_factor": MAX_T, "param_factor": 1, "act": "tanh", "time_dt": 0.01}
+HEAD_DIM = 8
 
 
 def stock(theta=10_000.0, dtype=torch.float32, **changes):
@@ -35,50 +31,6 @@ def stock(theta=10_000.0, dtype=torch.float32, **changes):
             if parameter.ndim == 2:
                 parameter.mul_(8)
     return model.to(dtype)
-
-
-def official(folder, model, *, rounded=False, scaling=SCALING, weights=None, safe=True, shard_size="1GB", **fields):
-    """Save a Llama as the official code does: transformers 4.36's config, and the weights of its CLEX layer."""
-    theta, config = model.config.rope_parameters["rope_theta"], model.config
-    half, hidden = HEAD_DIM // 2, scaling.get("param_factor", 1) * HEAD_DIM
-    generator = torch.Generator().manual_seed(1)
-    dtype = torch.bfloat16 if rounded else torch.float32
-    state = dict(model.state_dict()) | {
-        UP: torch.randn(half, hidden, generator=generator) / 2,
-        DOWN: torch.randn(hidden, half, generator=generator) / 32,
-        INVERSE: (1 / theta ** (torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM)).to(dtype),
-    }
-    if config.tie_word_embeddings:
-        del state["lm_head.weight"]
-    state = {name: value for name, value in (state | (weights or {})).items() if value is not None}
-    pattern = "model{suffix}.safetensors" if safe else "pytorch_model{suffix}.bin"
-    folder.mkdir()
-    save_torch_state_dict(state, folder, filename_pattern=pattern, max_shard_size=shard_size, safe_serialization=safe)
-    names = (
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "num_key_value_heads", "max_position_embeddings", "tie_word_embeddings", "rms_norm_eps", "bos_token_id",
-        "eos_token_id", "pad_token_id",
-    )  # fmt: skip
-    written = {name: getattr(config, name) for name in names} | {
-        "architectures": ["LlamaForCausalLM"],
-        "auto_map": {
-            "AutoConfig": "configuration_clex.CLEXLlamaConfig",
-            "AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM",
-        },
-        "model_type": "llama",
-        "rope_theta": theta,
-        "rope_scaling": scaling,
-        "log_scale": False,
-        "use_flashattn": True,
-        "pretraining_tp": 1,
-        "torch_dtype": str(model.dtype).removeprefix("torch."),
-        "transformers_version": "4.36.2",
-    }
-    written = {name: value for name, value in (written | fields).items() if value is not ...}
-    (folder / "config.json").write_text(json.dumps(written))
-    (folder / "modeling_llama.py").write_text("raise SystemExit('the code of a checkpoint must not run')")
-    tiny_tokenizer().save_pretrained(folder)
-    return {name: value.double() for name, value in state.items()}
 
 
 def official_frequencies(state, t, act):
@@ -119,7 +71,7 @@ CASES = {
 @pytest.mark.parametrize(("model_changes", "changes"), CASES.values(), ids=CASES)
 def test_frequencies_and_logits_are_those_of_the_official_formula(model_changes, changes, tmp_path):
     model = stock(**model_changes)
-    state = official(tmp_path / "official", model, **changes)
+    state = save_official(tmp_path / "official", model, **changes)
     if "shard_size" in changes:
         assert len(list((tmp_path / "official").glob("*-of-*"))) > 2
     folder = import_clex(tmp_path / "official", tmp_path / "own")
@@ -141,7 +93,7 @@ def test_frequencies_and_logits_are_those_of_the_official_formula(model_changes,
 
 
 def test_an_import_keeps_the_dtype_and_the_tokenizer(tmp_path):
-    state = official(tmp_path / "official", stock(dtype=torch.bfloat16))
+    state = save_official(tmp_path / "official", stock(dtype=torch.bfloat16))
     folder = import_clex(tmp_path / "official", tmp_path / "own")
     imported = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=True)
     rotary = imported.model.rotary_emb
@@ -155,7 +107,7 @@ def test_an_import_keeps_the_dtype_and_the_tokenizer(tmp_path):
 
 
 def test_an_export_of_an_import_has_its_frequencies(tmp_path):
-    state = official(tmp_path / "official", stock(theta=500_000.0), rounded=True)
+    state = save_official(tmp_path / "official", stock(theta=500_000.0), rounded=True)
     folder = export_clex(import_clex(tmp_path / "official", tmp_path / "own"), tmp_path / "stock", 3)
     exported = AutoModelForCausalLM.from_pretrained(folder)
     for length, t in ((LENGTH, 1), (3 * LENGTH, 3)):
@@ -193,7 +145,7 @@ WRONG = {
 @pytest.mark.parametrize(("changes", "kind", "facts"), WRONG.values(), ids=WRONG)
 def test_what_cannot_be_imported_is_refused(changes, kind, facts, tmp_path):
     source = tmp_path / "official"
-    official(source, stock(), **changes)
+    save_official(source, stock(), **changes)
     with user_error(kind, source, *facts, field="checkpoint"):
         import_clex(source, tmp_path / "own")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["official"]
@@ -202,7 +154,7 @@ def test_what_cannot_be_imported_is_refused(changes, kind, facts, tmp_path):
 def test_damaged_sources_are_refused(tmp_path):
     with user_error("not_found", tmp_path / "nowhere", field="checkpoint"):
         import_clex(tmp_path / "nowhere", tmp_path / "own")
-    official(tmp_path / "official", stock())
+    save_official(tmp_path / "official", stock())
     file = tmp_path / "official" / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-100])
@@ -226,7 +178,7 @@ class Harmful:
 
 
 def test_pickled_code_does_not_run(tmp_path, capfd):
-    official(tmp_path / "official", stock(), safe=False)
+    save_official(tmp_path / "official", stock(), safe=False)
     torch.save({"model.norm.weight": Harmful()}, tmp_path / "official" / "pytorch_model.bin")
     with user_error("broken", tmp_path / "official", field="checkpoint"):
         import_clex(tmp_path / "official", tmp_path / "own")
@@ -234,7 +186,7 @@ def test_pickled_code_does_not_run(tmp_path, capfd):
 
 
 def test_the_command(tmp_path):
-    official(tmp_path / "official", stock())
+    save_official(tmp_path / "official", stock())
     command = ["import-clex", str(tmp_path / "official"), "-o", str(tmp_path / "own")]
     assert CliRunner().invoke(app, command).exit_code == 0
     config = json.loads((tmp_path / "own" / "config.json").read_text())
