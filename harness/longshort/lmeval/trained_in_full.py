@@ -64,7 +64,8 @@ def load_trained_in_full(model: Any, weights: Mapping[str, Tensor], own: int, so
     if unknown := sorted(weights.keys() - parameters.keys()):
         raise _broken(source, f"has '{unknown[0]}', which the checkpoint does not have. {_OTHER}")
     if missing := sorted(trained - weights.keys()):
-        raise _broken(source, f"lacks {len(missing)} embeddings or norms of the checkpoint, such as '{missing[0]}'.")
+        what = f"{len(missing)} embeddings or norms of the checkpoint, such as '{missing[0]}'"
+        raise _broken(source, f"lacks {what}. Get a complete copy, or give the merged model.")
     for name, value in weights.items():
         if value.shape != parameters[name].shape:
             shapes = f"{list(value.shape)}, and in the checkpoint {list(parameters[name].shape)}"

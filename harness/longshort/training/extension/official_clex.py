@@ -36,7 +36,8 @@ WEIGHT_NAMES = {
     r"^model\.clex_layer\.proj_func\.ode_down_proj$": "model.rotary_emb.down",  # [λd, d/2]
 }
 # Of `rope_scaling`; what a config from before January 2024 lacks was fixed in the code. `factor` is not used.
-REQUIRED, DEFAULTS = ("max_factor", "param_factor"), {"act": "silu", "time_dt": 0.01, "factor": 1}
+REQUIRED = ("max_factor", "param_factor")
+DEFAULTS: dict[str, Any] = {"act": "silu", "time_dt": 0.01, "factor": 1}
 OFFICIAL_FIELDS = (
     "model_type",
     "architectures",
@@ -84,37 +85,43 @@ def _own_config(source: str, fields: dict[str, Any]) -> PretrainedConfig:
     scaling, model_type = fields.get("rope_scaling"), fields.get("model_type")
     if not isinstance(scaling, dict) or scaling.get("type") != "clex":
         ours = " It is one of longshort's already." if str(model_type).startswith(PREFIX) else ""
-        raise _wrong(source, f"has no rope_scaling of type 'clex': it is not an official CLEX checkpoint.{ours}")
+        raise _wrong(
+            source, f"has no rope_scaling of type 'clex': it is not an official CLEX checkpoint.{ours} Give one."
+        )
     if model_type != "llama":
-        raise _wrong(source, f"is a '{model_type}' model; CLEX checkpoints of type 'llama' alone can be imported.")
+        raise _wrong(source, f"is a '{model_type}' model; only those of type 'llama' can be imported. Give one.")
     if fields.get("log_scale", True):  # the default of its code
         raise _wrong(
             source,
             "scales queries by the length of the text (log_scale, true by default), which cannot be expressed. Set it "
-            "to false in its config.json for the numbers of the official code without FlashAttention.",
+            "to false in its config.json for the numbers of the official code of 2024 without FlashAttention.",
         )
     if unknown := sorted(scaling.keys() - {"type", *REQUIRED, *DEFAULTS}):
-        raise _wrong(source, f"has the option '{unknown[0]}' in its rope_scaling, which is unknown.")
+        raise _wrong(source, f"has the option '{unknown[0]}' in its rope_scaling, which is unknown. Remove it.")
     values = DEFAULTS | scaling
-    original = fields.get("max_position_embeddings")
-    wrong = [name for name in REQUIRED if not _is_whole(values.get(name))]
-    wrong += ["act"] * (values["act"] not in ("silu", "tanh"))
-    wrong += ["time_dt"] * (not (_is_number(values["time_dt"]) and 0 < values["time_dt"] <= 1))
-    if wrong:
-        raise _wrong(source, f"has {wrong[0]} {values.get(wrong[0])!r} in its rope_scaling, which cannot be imported.")
+    original: Any = fields.get("max_position_embeddings")
+    must_be = dict.fromkeys((name for name in REQUIRED if not _is_whole(values.get(name))), "a whole number above 0")
+    if values["act"] not in ("silu", "tanh"):
+        must_be["act"] = "silu or tanh"
+    if not (_is_number(values["time_dt"]) and 0 < values["time_dt"] <= 1):
+        must_be["time_dt"] = "above 0, at most 1"
+    if must_be:
+        name, wanted = next(iter(must_be.items()))
+        raise _wrong(source, f"has {name} {values.get(name)!r}; it must be {wanted}. Correct its config.json.")
     if not _is_whole(original):
-        raise _wrong(source, f"has max_position_embeddings {original!r}; it must be the base's own length.", "broken")
+        wanted = "it must be a whole number, the base's own length. Correct its config.json."
+        raise _wrong(source, f"has max_position_embeddings {original!r}; {wanted}", "broken")
     rope = {
         "rope_type": "clex",
         "rope_theta": float(fields.get("rope_theta", THETA)),
-        "original_max_position_embeddings": original,
+        "original_max_position_embeddings": int(original),
         "max_t": int(values["max_factor"]),
         "hidden_multiplier": int(values["param_factor"]),
         "activation": values["act"],
         "step": values["time_dt"],
     }
     own = {name: value for name, value in fields.items() if name not in OFFICIAL_FIELDS}
-    own |= {"max_position_embeddings": original * rope["max_t"], "rope_parameters": rope}
+    own |= {"max_position_embeddings": int(original) * int(values["max_factor"]), "rope_parameters": rope}
     config: PretrainedConfig = CAUSAL_LMS["llama"].config_class.from_dict(own)
     return config
 
@@ -145,7 +152,8 @@ def _saved_frequencies(source: str) -> Tensor | None:
         shard = shards.get(INVERSE_FREQUENCIES)
         file = cached_file(source, shard, _raise_exceptions_for_missing_entries=False) if shard else None
         if file:
-            return load_state_dict(file).get(INVERSE_FREQUENCIES)
+            weights: dict[str, Tensor] = load_state_dict(file)
+            return weights.get(INVERSE_FREQUENCIES)
     return None
 
 
