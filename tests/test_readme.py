@@ -35,8 +35,10 @@ from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.settings import settings_from
 from longshort.sweep.manifest.load import load_manifest
 from longshort.testing import save_corpus
+from longshort.training.extension.official_clex import import_clex
 from tests.analysis.results_folder import save_folder
 from tests.longbench.rows import make_row, official_lengths, write_rows
+from tests.training.extension.official_checkpoint import save_official
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "results" / "study"  # not in the sdist
@@ -87,6 +89,7 @@ def test_every_block_is_of_a_language_that_is_tested() -> None:
 # twice the last counts.
 NAMES = {
     "EleutherAI/pythia-1.4b": "my-checkpoint",
+    "DAMO-NLP-SG/CLEX-7B-16K": "official-clex",
     "meta-llama/Llama-2-7b-hf": "my-checkpoint",
     "hf:emozilla/pg19-test::test:text": "text.jsonl",
     "pg19": "text.jsonl",
@@ -96,6 +99,7 @@ SMALLER = {
     "eval": "--lengths 16,32 --train-length 32 --num-docs 2 --limit 1 --device cpu -o evaluated",
     "train": "--corpus text.jsonl --eval-corpus text.jsonl --train-length 32 --steps 2 --global-batch-size 2 "
     "--batch-size 2 --eval-every 0 --save-at 1 --dtype float32 -o trained",
+    "import-clex": "-o imported",
     "synthetic": "--tasks length --encodings rope --train-length 3 --max-length 5 --seeds 1 --steps 2 --workers 1 -o s",
 }
 
@@ -265,6 +269,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
         clex = ["--extension", "clex", "--factor", "4", "-o", "clex-a0.1"]
         longshort(["train", "--base", "my-checkpoint", *smaller, *clex])
     base = transformers.AutoModelForCausalLM.from_pretrained(place / "my-checkpoint")
+    save_official(place / "official-clex", base, transformers.AutoTokenizer.from_pretrained(place / "my-checkpoint"))
+    import_clex(place / "official-clex", place / "clex-7b-16k")
     peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules="all-linear")).save_pretrained(place / "my-adapter")
     for name in ("a0", "a0.1"):
         shutil.copytree(place / "my-checkpoint", place / "my-checkpoints" / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +13,19 @@ from typing import Any
 import peft
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from longshort.cli import app
 from longshort.lmeval.evaluate import evaluate_checkpoint, load_checkpoint
 from longshort.lmeval.model_checks import require_adapter_in_model
 from longshort.scoring import score_prefix
 from longshort.scoring.offsets import draw_offsets
 from longshort.testing import save_checkpoint
-from tests.errors import user_error
+from tests.errors import assert_one, user_error
 from tests.lmeval.conftest import run, values
 from tests.lmeval.reference import Reference
 from tests.models import random_tokens, tiny_model
@@ -143,12 +148,132 @@ def test_stock_lm_eval_cuts_the_vocabulary(base: Path, corpus: Path, tmp_path: P
     assert found["ppl@32"] == pytest.approx(math.exp(nll), rel=1e-4)
 
 
-# ---- weights that PEFT does not load
+# ---- LongLoRA's trainable_params.bin
 
 
-@pytest.mark.parametrize(
-    "name", ["trainable_params.bin", "non_lora_trainables.bin", "embedding.pt", "model.safetensors"]
-)
+def save_longlora(base: Path, folder: Path, rows: int = PADDED, **changes: Any) -> dict[str, torch.Tensor]:
+    """A LongLoRA adapter: LoRA, and embeddings and norms in a file of their own, under the checkpoint's names."""
+    save_adapter(base, folder)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    generator = torch.Generator().manual_seed(2)
+    weights = {name: value for name, value in model.named_parameters() if "embed" in name or "norm" in name}
+    weights |= {"model.embed_tokens.weight": torch.zeros(rows, weights["model.embed_tokens.weight"].shape[1])}
+    saved = {
+        name: value.detach() + 0.2 * torch.randn(value.shape, generator=generator) for name, value in weights.items()
+    }
+    saved = {name: value for name, value in (saved | changes).items() if value is not None}
+    torch.save(saved, folder / "trainable_params.bin")
+    return saved
+
+
+def merged_by_hand(base: Path, adapter: Path, saved: dict[str, torch.Tensor]) -> Reference:
+    """W + alpha / r · B A, the saved weights in place of the checkpoint's, and means as new rows of the head."""
+    reference = Reference(base)
+    state, lora = reference.model.state_dict(), load_file(adapter / "adapter_model.safetensors")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for name in list(state):
+        layer = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{layer}.lora_A.weight" in lora:
+            product = lora[f"{layer}.lora_B.weight"] @ lora[f"{layer}.lora_A.weight"]
+            state[name] = state[name] + config["lora_alpha"] / config["r"] * product
+    new = len(saved["model.embed_tokens.weight"]) - len(state["lm_head.weight"])
+    state["lm_head.weight"] = torch.cat([state["lm_head.weight"], state["lm_head.weight"].mean(0).repeat(new, 1)])
+    state |= saved
+    if reference.model.config.tie_word_embeddings:
+        state["lm_head.weight"] = saved["model.embed_tokens.weight"]
+    own = reference.model.config.to_dict() | {"vocab_size": len(state["lm_head.weight"])}
+    reference.model = type(reference.model)(type(reference.model.config).from_dict(own)).eval()
+    reference.model.load_state_dict(state)
+    return reference
+
+
+def assert_equals(found: dict[str, float], reference: Reference, text: str) -> None:
+    for length in (16, 32):
+        assert found[f"ppl@{length}"] == pytest.approx(math.exp(reference.prefix(text, length)[0]), rel=1e-4)
+    pair = reference.pair(text, 32, 16, 16 - draw_offset(0, 0, 16))
+    assert found["sce@16"] == pytest.approx(pair["sce"], rel=1e-3)
+
+
+@pytest.mark.parametrize("rows", [PADDED, PADDED + 1], ids=["plain", "new token"])
+@pytest.mark.parametrize("kind", ["separate", "tied"])
+def test_longlora_s_adapter_equals_the_merged_model(
+    base: Path, tied: Path, corpus: Path, tmp_path: Path, rows: int, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint, adapter = {"separate": base, "tied": tied}[kind], tmp_path / "adapter"
+    saved = save_longlora(checkpoint, adapter, rows)
+    found = evaluated(checkpoint, corpus, peft=str(adapter))
+    assert_equals(found, merged_by_hand(checkpoint, adapter, saved), first_text(corpus))
+    without = merged(checkpoint, adapter).prefix(first_text(corpus), 16)[0]
+    assert found["ppl@16"] != pytest.approx(math.exp(without), rel=1e-2)  # the file makes a difference
+    assert_one(
+        [record.getMessage() for record in caplog.records if "RoPE" in record.getMessage()], adapter, "config.json"
+    )
+
+
+def test_scaled_rope_is_no_reason_to_warn(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    save_longlora(save_checkpoint(tmp_path / "base", vocab_size=PADDED, rope_parameters=rope), tmp_path / "adapter")
+    load_checkpoint({"pretrained": str(tmp_path / "base"), "peft": str(tmp_path / "adapter")}, device="cpu")
+    assert not caplog.records
+
+
+def test_a_sweep_takes_longlora_s_adapter(base: Path, corpus: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    saved = save_longlora(base, adapter)
+    entry = {"pretrained": str(base), "model_args": {"peft": str(adapter)}, "resources": {"gpus": 0, "cpus": 1}}
+    settings = SETTINGS | {"corpus": str(corpus), "tasks": TASKS}
+    (tmp_path / "manifest.yaml").write_text(yaml.safe_dump({"defaults": settings, "checkpoints": [entry]}))
+    command = ["sweep", str(tmp_path / "manifest.yaml"), "-o", str(tmp_path / "results")]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    found: dict[str, float] = {}
+    for file in (tmp_path / "results").glob("**/results_*.json"):
+        results = json.loads(file.read_text("utf-8"))
+        for task in results["results"]:
+            found |= values(results, task)
+    assert_equals(found, merged_by_hand(base, adapter, saved), first_text(corpus))
+
+
+def test_stock_lm_eval_gets_what_it_does_not_load(llama: Path, corpus: Path, tmp_path: Path) -> None:
+    adapter, metadata = tmp_path / "adapter", SETTINGS | {"corpus": str(corpus)}
+    saved = save_longlora(llama, adapter, rows=263)
+    results = run(llama, TASKS, metadata, model_args={"peft": str(adapter)})
+    found = values(results, TASKS[0]) | values(results, TASKS[1])
+    assert_equals(found, merged_by_hand(llama, adapter, saved), first_text(corpus))
+    save_longlora(llama, tmp_path / "new token", rows=264)
+    with user_error("unsupported", tmp_path / "new token", 263, field="peft"):
+        run(llama, TASKS[:1], metadata, model_args={"peft": str(tmp_path / "new token")})
+
+
+UNFIT: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
+    "shape": ({"model.norm.weight": torch.ones(5)}, ("model.norm.weight", "[5]", "[32]")),
+    "width": ({"model.embed_tokens.weight": torch.ones(PADDED, 5)}, ("model.embed_tokens.weight", f"[{PADDED}, 5]")),
+    "unknown": ({"model.rms.weight": torch.ones(5)}, ("'model.rms.weight'",)),
+    "missing": ({"model.layers.1.input_layernorm.weight": None}, (1, "'model.layers.1.input_layernorm.weight'")),
+    "a number": ({"model.norm.weight": 3}, ("tensors",)),
+}
+
+
+@pytest.mark.parametrize(("changes", "facts"), UNFIT.values(), ids=UNFIT)
+def test_what_does_not_fit_the_checkpoint_is_named(
+    base: Path, tmp_path: Path, changes: dict[str, Any], facts: tuple[Any, ...]
+) -> None:
+    save_longlora(base, tmp_path / "adapter", **changes)
+    with user_error("broken", tmp_path / "adapter", "'trainable_params.bin'", *facts, field="peft"):
+        load_checkpoint({"pretrained": str(base), "peft": str(tmp_path / "adapter")}, device="cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"noise", pickle.dumps(print)], ids=["empty", "noise", "code"])
+def test_a_damaged_file_is_named(base: Path, tmp_path: Path, content: bytes) -> None:
+    save_longlora(base, tmp_path / "adapter")
+    (tmp_path / "adapter" / "trainable_params.bin").write_bytes(content)
+    with user_error("broken", tmp_path / "adapter", "trainable_params.bin", field="peft"):
+        load_checkpoint({"pretrained": str(base), "peft": str(tmp_path / "adapter")}, device="cpu")
+
+
+# ---- weights that are not loaded
+
+
+@pytest.mark.parametrize("name", ["non_lora_trainables.bin", "embedding.pt", "model.safetensors"])
 def test_other_weights_next_to_an_adapter_are_refused(llama: Path, corpus: Path, tmp_path: Path, name: str) -> None:
     adapter = save_adapter(llama, tmp_path / "adapter")
     torch.save({}, adapter / name)

@@ -423,3 +423,23 @@ assert HFLM.generate_until is once is not before and hasattr(LM, "longshort_perp
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# ---- what lies next to an adapter
+
+
+def test_lm_eval_does_not_load_what_lies_next_to_an_adapter(llama: Path, tmp_path: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama)
+    saved = {name: value.detach() + 1 for name, value in model.named_parameters() if "embed" in name or "norm" in name}
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    torch.save(saved, tmp_path / "trainable_params.bin")
+    lm = HFLM(pretrained=str(llama), peft=str(tmp_path), device="cpu")
+    own = lm.model.get_input_embeddings().weight
+
+    def seen(evaluate: Callable[..., Any]) -> bool:
+        """Whether the weights are in the model when a task's first request could come."""
+        evaluate(lm, {"tasks": {}})
+        return torch.equal(own, saved["model.embed_tokens.weight"])
+
+    assert not seen(evaluator.evaluate.__wrapped__)
+    assert seen(evaluator.evaluate)

@@ -11,7 +11,15 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from longshort.training import lora
-from longshort.training.lora import add_lora, can_quantize, merged, quantization_config, trained_state
+from longshort.training.lora import (
+    EMBEDDINGS_AND_NORMS,
+    add_lora,
+    can_quantize,
+    merged,
+    quantization_config,
+    trained_state,
+)
+from tests.errors import user_error
 from tests.models import random_tokens, tiny_model
 
 MODELS = ["llama", "qwen3", "gpt2", "gpt_neox"]
@@ -145,6 +153,72 @@ def test_extra_parameters_are_trained_in_full_and_have_no_adapters():
     for key in own:
         assert torch.equal(result.state_dict()[key.removeprefix("base_model.model.")], trained[key])
     torch.testing.assert_close(logits(result), logits(adapted), rtol=1e-5, atol=1e-5)
+
+
+# The parameters with "embed" or "norm" in their names, as LongLoRA's code chooses them. The head is none of them.
+LONGLORA = {
+    "llama": {
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        *(f"model.layers.{i}.{name}_layernorm.weight" for i in range(2) for name in ("input", "post_attention")),
+    },
+    "qwen3": {
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        *(f"model.layers.{i}.{name}_layernorm.weight" for i in range(2) for name in ("input", "post_attention")),
+        *(f"model.layers.{i}.self_attn.{name}_norm.weight" for i in range(2) for name in "qk"),
+    },
+    "gpt_neox": {
+        "gpt_neox.embed_in.weight",
+        *(
+            f"gpt_neox.layers.{i}.{name}_layernorm.{part}"
+            for i in range(2)
+            for name in ("input", "post_attention")
+            for part in ("weight", "bias")
+        ),
+        "gpt_neox.final_layer_norm.weight",
+        "gpt_neox.final_layer_norm.bias",
+    },
+}
+
+
+@pytest.mark.parametrize("name", LONGLORA)
+def test_embeddings_and_norms_are_trained_as_longlora_does(name):
+    adapted = add_lora(model_of(name), RANK, ALPHA, 0.0, EMBEDDINGS_AND_NORMS)
+    before = trained_state(adapted)
+    own = {key.removeprefix("base_model.model.") for key in before if "lora_" not in key}
+    assert own == LONGLORA[name]
+    assert len(before) == len(own) + 2 * len(linear_layers(tiny_model(name)))
+    trained = trained_state(train(adapted))
+    assert not any(torch.equal(trained[key], before[key]) for key in trained)
+    result, base = merged(model_of(name), RANK, ALPHA, trained, EMBEDDINGS_AND_NORMS).state_dict(), model_of(name)
+    layers = linear_layers(base)
+    for key, value in base.state_dict().items():
+        layer = key.removesuffix(".weight")
+        if layer in layers:
+            a, b = (trained[f"base_model.model.{layer}.lora_{side}.default.weight"].double() for side in "AB")
+            value = value.double() + ALPHA / RANK * b @ a
+        elif key in own:
+            value = trained[f"base_model.model.{key}"]
+        torch.testing.assert_close(result[key].double(), value.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_shared_head_is_trained_with_the_embedding():
+    model = model_of("llama")
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    trained = trained_state(train(add_lora(model, RANK, ALPHA, 0.0, EMBEDDINGS_AND_NORMS)))
+    fresh = model_of("llama")
+    fresh.config.tie_word_embeddings = True
+    fresh.tie_weights()
+    result = merged(fresh, RANK, ALPHA, trained, EMBEDDINGS_AND_NORMS)
+    assert result.lm_head.weight is result.model.embed_tokens.weight
+    assert torch.equal(result.lm_head.weight, trained["base_model.model.model.embed_tokens.weight"])
+
+
+def test_a_model_without_such_names_is_refused():
+    with user_error("unsupported", "'gpt2'", "'embed'", field="train_embeddings_and_norms"):
+        add_lora(model_of("gpt2"), RANK, ALPHA, 0.0, EMBEDDINGS_AND_NORMS)
 
 
 def test_the_trained_state_is_a_copy():

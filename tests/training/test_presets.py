@@ -2,16 +2,18 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from longshort.cli import app
 from longshort.training.config import TrainConfig
-from longshort.training.presets import PRESETS, preset
+from longshort.training.presets import PRESETS, SOURCES, preset
 from tests.errors import assert_error, user_error
 
 RUNNER = CliRunner()
+DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 
 
 def printed(*arguments):
@@ -30,7 +32,58 @@ def test_the_paper_s_run():
     assert (config.base, config.extension, config.factor) == ("meta-llama/Llama-2-7b-hf", "clex", 16.0)
     assert (config.train_length, config.max_extra, config.global_batch_size) == (4096, 2048, 64)
     assert (config.steps, config.save_at, config.alpha) == (200, (50, 100), 0.5)
-    assert (config.learning_rate, config.scheduler, config.warmup_steps) == (2e-5, "cosine", 6)
+    assert (config.learning_rate, config.scheduler, config.warmup_steps) == (2e-5, "constant_with_warmup", 6)
+    assert (config.betas, config.max_grad_norm, config.weight_decay) == ((0.9, 0.999), 1.0, 0.0)
+    assert config.extension_options == {"activation": "tanh"}
+
+
+def test_eabf_as_the_paper_s_group_trains_it():
+    config = preset("paper-eabf", output="x").resolved()
+    assert (config.extension_options, config.factor, config.train_length) == ({"unscaled_layers": 0}, 4.0, 8192)
+    assert (config.learning_rate, config.scheduler, config.warmup_steps) == (2e-5, "linear", 20)
+    assert (config.betas, config.max_grad_norm, config.weight_decay) == ((0.9, 0.95), 1.0, 0.0)
+
+
+def in_table(value):
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, tuple):
+        return ",".join(map(in_table, value))
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_docs_name_the_source_of_every_value_of_published_code(name):
+    rows = [line.strip("| ").split(" | ") for line in DOCS.read_text("utf-8").splitlines() if line.startswith("| ")]
+    header = next(row for row in rows if row[0] == "setting")
+    column = header.index(f"`{name}`")
+    for field, source in SOURCES[name].items():
+        if " code (" in source and field not in ("dtype", "gradient_checkpointing", "weight_decay"):
+            cell = next(row[column] for row in rows if f"`{field}`" in row[0] and len(row) == len(header))
+            values, _, file = cell.partition(" (")
+            assert in_table(PRESETS[name][field]) in values.split(", "), (field, cell)
+            assert file == source.split("/")[-1].split(" (")[0] + ")", (field, cell)
+
+
+def test_every_value_of_a_paper_s_preset_has_a_source():
+    assert set(SOURCES) == {name for name in PRESETS if name.startswith("paper-")}
+    for name, sources in SOURCES.items():
+        assert sources.keys() == PRESETS[name].keys()
+        assert {"scheduler", "warmup", "betas", "learning_rate", "max_grad_norm", "extension"} <= sources.keys()
+        assert all(sources.values())
+
+
+def test_the_options_of_another_extension_do_not_stay():
+    assert preset("paper-eabf", output="x", extension="yarn").extension_options is None
+    other = preset("paper-eabf", output="x", extension="clex", extension_options={"step": 0.2})
+    assert other.extension_options == {"step": 0.2}
+
+
+def test_options_are_added_to_the_preset_s():
+    own = preset("paper-clex", output="x", extension_options={"step": 0.2}).extension_options
+    assert own == {"activation": "tanh", "step": 0.2}
+    own = preset("paper-clex", output="x", extension_options={"activation": "silu"}).extension_options
+    assert own == {"activation": "silu"}
 
 
 def test_longqlora_s_own_settings():
@@ -82,6 +135,13 @@ def test_without_a_preset_the_defaults_stand():
         (["--preset", "tiny", "--quantization", "nf4"], "quantization", "4-bit"),
         (["--preset", "tiny", "--lora-dropout", "1"], "lora_dropout", "1.0"),
         (["--preset", "tiny", "--warmup", "200"], "warmup", "200.0"),
+        (["--preset", "tiny", "--betas", "0.9,1"], "betas", "1.0"),
+        (["--preset", "tiny", "--betas=-0.1,0.9"], "betas", "-0.1"),
+        (["--preset", "tiny", "--betas", "0.9,nan"], "betas", "nan"),
+        (["--preset", "tiny", "--betas", "0.9"], "betas", "0.9"),
+        (["--preset", "tiny", "--betas", "0.9,0.95,0.99"], "betas", "0.99"),
+        (["--preset", "tiny", "--betas", "0.9,x"], "betas", "x"),
+        (["--preset", "tiny", "--train-embeddings-and-norms"], "train_embeddings_and_norms", "--lora-rank"),
         (["--preset", "tiny", "--max-grad-norm", "0"], "max_grad_norm", "0.0"),
         (["--preset", "tiny", "--extension", "yarn", "--factor", "1"], "factor", "1.0"),
     ],

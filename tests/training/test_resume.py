@@ -82,7 +82,7 @@ def stop_after(monkeypatch, micro_batches):
     "changes",
     [
         {"alpha": 0.0, "eval_every": 2, "eval_lengths": (8, 16), "eval_docs": 1},
-        {"lora_rank": 4, "lora_dropout": 0.3},
+        {"lora_rank": 4, "lora_dropout": 0.3, "train_embeddings_and_norms": True},
         {"extension": "clex", "factor": 4.0, "lora_rank": 4, "gradient_checkpointing": True},
     ],
     ids=["plain", "lora", "clex-lora"],

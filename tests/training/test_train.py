@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.utils.data import IterableDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
@@ -81,10 +82,15 @@ def logged(path):
     return list(csv.DictReader((path / "training_log.csv").open()))
 
 
-def by_hand(folder, config):
+def by_hand(folder, config, model=None):
     """The same run as a plain PyTorch loop."""
-    model = AutoModelForCausalLM.from_pretrained(folder / "base")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    model = model or AutoModelForCausalLM.from_pretrained(folder / "base")
+    optimizer = torch.optim.AdamW(
+        [value for value in model.parameters() if value.requires_grad],
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=0.0,
+    )
     data = list(
         WindowPairs(
             open_corpus(config.corpus),
@@ -102,7 +108,7 @@ def by_hand(folder, config):
     for step in range(config.steps):
         batch = collate([data[step * config.batch_size + i] for i in range(config.batch_size)])
         ids = batch["input_ids"]
-        logits = model(ids).logits
+        logits = model(input_ids=ids).logits
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         if config.alpha:
             loss = loss + config.alpha * misalignment_loss(*logits.chunk(2), batch["extra"]).loss
@@ -114,7 +120,9 @@ def by_hand(folder, config):
     return model.state_dict(), losses
 
 
-@pytest.mark.parametrize("changes", [{"alpha": 0.5}, {"alpha": 0.0}, {"alpha": 0.0, "windows": 1}])
+@pytest.mark.parametrize(
+    "changes", [{"alpha": 0.5}, {"alpha": 0.0}, {"alpha": 0.0, "windows": 1}, {"betas": (0.5, 0.7)}]
+)
 def test_a_run_equals_a_plain_loop(folder, tmp_path, changes):
     config = scratch(
         folder,
@@ -132,6 +140,35 @@ def test_a_run_equals_a_plain_loop(folder, tmp_path, changes):
         torch.testing.assert_close(result[name], expected, rtol=0, atol=1e-5)
     rows = list(csv.DictReader((tmp_path / "run" / "training_log.csv").open()))
     assert [float(row["loss"]) for row in rows] == pytest.approx(losses, rel=1e-5)
+    assert json.loads((tmp_path / "run" / "longshort.json").read_text())["config"]["betas"] == list(config.betas)
+
+
+def test_embeddings_and_norms_train_beside_adapters_as_in_a_plain_loop(folder, tmp_path):
+    """LongLoRA's own lines: PEFT's adapters, and every parameter with "embed" or "norm" in its name."""
+    changes = {"train_embeddings_and_norms": True, "lora_rank": 2, "lora_dropout": 0.0, "alpha": 0.0, "windows": 1}
+    changes |= {"scheduler": "constant", "warmup": 0.0, "model_config": None, "base": str(folder / "base")}
+    config = scratch(folder, tmp_path / "run", **changes)
+    result = weights(train(config, progress=False))
+
+    torch.manual_seed(config.seed)
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    adapted = get_peft_model(base, LoraConfig(r=2, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in adapted.named_parameters():
+        if "embed" in name or "norm" in name:
+            parameter.requires_grad_(True)
+    state, _ = by_hand(folder, config, adapted)
+    expected = {name.removeprefix("base_model.model."): value for name, value in state.items()}
+    for name, value in before.items():
+        layer = name.removesuffix(".weight")
+        if f"{layer}.base_layer.weight" in expected:
+            a, b = (expected[f"{layer}.lora_{side}.default.weight"] for side in "AB")
+            value = value + 16 / 2 * b @ a
+        elif name != "lm_head.weight":
+            assert (expected[name] - value).abs().max() > 1e-3  # it was trained
+            value = expected[name]
+        torch.testing.assert_close(result[name], value, rtol=0, atol=1e-5)
+    assert json.loads((tmp_path / "run" / "longshort.json").read_text())["config"]["train_embeddings_and_norms"] is True
 
 
 def test_gradient_accumulation_gives_the_full_batch_update(folder, tmp_path):

@@ -12,6 +12,7 @@ from peft.utils import load_peft_weights
 from torch import Tensor
 
 from longshort.errors import UserError
+from longshort.lmeval.trained_in_full import FILE, load_trained_in_full, read_trained_in_full
 from longshort.load_errors import load_error
 from longshort.scoring.forward import without_wrappers
 
@@ -35,6 +36,8 @@ NOT_TRAINED = (
 def attach_adapter(model: Any, source: str, checkpoint: str, revision: str | None = None) -> PeftModel:
     """Put a PEFT adapter on a checkpoint, whose vocabulary is resized to that of the adapter, if it has one.
 
+    What LongLoRA has trained in full beside the adapter is loaded too.
+
     lm-eval resizes it to the number of the tokenizer's tokens instead. Most embeddings are padded beyond that, and
     without the padding the probabilities differ from those of the merged model.
 
@@ -52,6 +55,8 @@ def attach_adapter(model: Any, source: str, checkpoint: str, revision: str | Non
         rows = adapter_vocabulary(model, own, source, revision)
         if rows != own:
             model.resize_token_embeddings(rows, mean_resizing=False)
+        if has_trained_in_full(source, revision):
+            load_trained_in_full(model, read_trained_in_full(source, revision), own, source)
         return PeftModel.from_pretrained(model, source, revision=revision).eval()
     except (UserError, UserWarning):  # the warning is one of missing weights, see `no_random_weights`
         raise
@@ -71,14 +76,19 @@ def adapter_vocabulary(model: Any, own: int, source: str, revision: str | None =
     Raises:
         UserError: it has more than the checkpoint, but not all of them, so that some would be random ("broken").
     """
-    found = list(_vocabulary_weights(model, load_peft_weights(source, device="cpu", revision=revision)))
+    beside = read_trained_in_full(source, revision) if has_trained_in_full(source, revision) else {}
+    weights = load_peft_weights(source, device="cpu", revision=revision) | {
+        f"{PREFIX}{name}": weight for name, weight in beside.items()
+    }
+    found = list(_vocabulary_weights(model, weights))
     rows = max((rows for _, rows, _ in found), default=own)
     if rows <= own:
         return rows
     saved = {module for module, _, is_whole in found if is_whole}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     missing = _vocabulary_modules(model) - saved
-    if missing and not (saved and embedding.weight is getattr(head, "weight", None)):  # shared: one of them suffices
+    # One of them suffices if they are shared, or if LongLoRA has trained the embedding: see `load_trained_in_full`.
+    if missing and not (saved and (beside or embedding.weight is getattr(head, "weight", None))):
         raise UserError(
             f"adapter '{source}' was trained with {rows} tokens and its checkpoint has {own}, but it lacks the new "
             f"rows of {min(missing)}, which would be random. Give the merged model.",
@@ -88,19 +98,24 @@ def adapter_vocabulary(model: Any, own: int, source: str, revision: str | None =
     return rows
 
 
+def has_trained_in_full(source: str, revision: str | None = None) -> bool:
+    """Whether an adapter has a ``trainable_params.bin`` next to it."""
+    return FILE in _files(source, revision)
+
+
 def require_no_other_weights(source: str, revision: str | None = None) -> None:
-    """Refuse an adapter with weights next to it that PEFT does not load.
+    """Refuse an adapter with weights next to it that neither PEFT nor `load_trained_in_full` loads.
 
     Raises:
         UserError: there are some ("unsupported").
     """
     names = [name for name in _files(source, revision) if name.endswith(WEIGHT_FILES)]
-    others = sorted(name for name in names if not name.startswith(NOT_TRAINED))
+    others = sorted(name for name in names if not name.startswith((*NOT_TRAINED, FILE)))
     if others:
         raise UserError(
             f"adapter '{source}' has '{others[0]}' next to its weights, which PEFT does not load. If it was trained "
-            "with the adapter (as LongLoRA's trainable_params.bin: embeddings and norms), merge it and the adapter "
-            "into the checkpoint and give that; else move the file elsewhere.",
+            "with the adapter, merge it and the adapter into the checkpoint and give that; else move the file "
+            "elsewhere.",
             "unsupported",
             "peft",
         )

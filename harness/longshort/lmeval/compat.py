@@ -33,7 +33,9 @@ from transformers import PreTrainedModel
 
 from longshort.errors import UserError, one_line_for_user_errors
 from longshort.lmeval import requests
+from longshort.lmeval.adapters import has_trained_in_full
 from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
+from longshort.lmeval.model_checks import require_weights_as_trained
 from longshort.lmeval.parallel import SharedGeneration, share
 
 Statistic = Callable[[Sequence[float]], float]
@@ -47,6 +49,7 @@ def install() -> None:
     _let_processes_lack_metrics()
     _share_generation()
     _let_tokenizers_lack_special_tokens()
+    _complete_adapters()
     one_line_for_user_errors()  # the stock lm_eval command lets exceptions through to the interpreter
 
 
@@ -159,6 +162,25 @@ def _let_tokenizers_lack_special_tokens() -> None:
         return int(token)
 
     HFLM.tok_encode, HFLM.tok_decode, HFLM.prefix_token_id = tok_encode, tok_decode, property(required_prefix)
+
+
+def _complete_adapters() -> None:
+    """Before any request, give a model the weights next to its adapter that lm-eval has not loaded, or refuse it.
+
+    Versions: lm-eval 0.4.13.
+    Why: `HFLM` loads an adapter by PEFT alone, and the model exists before longshort's tasks do. At their own first
+    request, other tasks of the same run may have been answered.
+    """
+    original = evaluator.evaluate
+
+    @wraps(original)
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        lm = options["lm"] if "lm" in options else arguments[0]
+        if isinstance(lm, HFLM) and lm.peft and has_trained_in_full(lm.peft, lm.revision):
+            require_weights_as_trained(lm)
+        return original(*arguments, **options)
+
+    evaluator.evaluate = evaluate
 
 
 @contextlib.contextmanager

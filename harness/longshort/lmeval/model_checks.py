@@ -9,15 +9,16 @@ from weakref import WeakSet
 import torch
 
 from longshort.errors import UserError
-from longshort.lmeval.adapters import adapter_vocabulary, require_no_other_weights
+from longshort.lmeval.adapters import adapter_vocabulary, has_trained_in_full, require_no_other_weights
 from longshort.lmeval.documents import EncodedDocument
+from longshort.lmeval.trained_in_full import load_trained_in_full, read_trained_in_full
 from longshort.scoring.causality import require_causal
 from longshort.scoring.forward import evaluating, forward, input_device, without_wrappers
 
 PROBE_TOKENS = 8
 TOLERANCE = 1e-4  # of the greatest logit
 
-loaded_as_trained: WeakSet[Any] = WeakSet()  # lm-eval's models that `evaluate.load_checkpoint` made
+loaded_as_trained: WeakSet[Any] = WeakSet()  # lm-eval's models that are complete, as `load_checkpoint` makes them
 
 
 def require_decoder_only(model: Any, backend: str | None) -> None:
@@ -83,13 +84,15 @@ def _same_logits(model: Any, inner: Any) -> bool:
 def require_weights_as_trained(lm: Any) -> None:
     """Refuse an adapter or differences that lm-eval has put on a checkpoint in another way than `load_checkpoint`.
 
+    What LongLoRA has trained in full beside an adapter, and lm-eval does not load, is loaded.
+
     Args:
         lm: lm-eval's ``hf`` model, loaded by it or by `load_checkpoint`.
 
     Raises:
         UserError: the adapter's vocabulary is not the one it was trained with ("unsupported"), or see
-            `adapters.adapter_vocabulary` and `adapters.require_no_other_weights`; differences were added twice to a
-            shared embedding ("unsupported").
+            `adapters.adapter_vocabulary`, `adapters.require_no_other_weights` and
+            `trained_in_full.load_trained_in_full`; differences were added twice to a shared embedding ("unsupported").
     """
     if lm in loaded_as_trained:
         return
@@ -97,13 +100,16 @@ def require_weights_as_trained(lm: Any) -> None:
     if source := getattr(lm, "peft", None):
         require_no_other_weights(source, lm.revision)
         rows, own = _num_embeddings(model), lm.config.get_text_config().vocab_size
-        if rows != own and rows != adapter_vocabulary(model, own, source, lm.revision):
+        has_more = has_trained_in_full(source, lm.revision)
+        if (rows != own or has_more) and rows != adapter_vocabulary(model, own, source, lm.revision):
             raise UserError(
                 f"adapter '{source}': lm-eval resized the vocabulary of {own} to the tokenizer's {rows} tokens, which "
                 f"changes every probability. {advice}",
                 "unsupported",
                 "peft",
             )
+        if has_more:
+            load_trained_in_full(model, read_trained_in_full(source, lm.revision), own, source)
     if getattr(lm, "delta", None):
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         if embedding.weight is getattr(head, "weight", None):
@@ -112,6 +118,7 @@ def require_weights_as_trained(lm: Any) -> None:
                 "unsupported",
                 "delta",
             )
+    loaded_as_trained.add(lm)
 
 
 def require_embeddings(model: Any, documents: Iterable[EncodedDocument]) -> None:

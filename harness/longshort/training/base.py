@@ -25,7 +25,7 @@ from longshort.training.compat import no_loading_report
 from longshort.training.config import TrainConfig
 from longshort.training.extension import extend_context, extended_length
 from longshort.training.extension.options import LEARNED_FREQUENCIES
-from longshort.training.lora import quantization_config
+from longshort.training.lora import EMBEDDINGS_AND_NORMS, quantization_config
 from longshort.training.windows import default_bos, require_embedding
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Base:
         tokenizer: the base's, or the one asked for. Its limit is at least the extended length.
         bos_token_id: what the tokenizer prepends to a text by default, if it does.
         original_length: of the base, before its context was extended.
+        trains_embeddings_and_norms: whether these are trained in full beside LoRA's adapters.
     """
 
     config: PretrainedConfig
@@ -48,6 +49,7 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     bos_token_id: int | None
     original_length: int | None
+    trains_embeddings_and_norms: bool = False
 
     @property
     def num_embeddings(self) -> int | None:
@@ -63,7 +65,8 @@ class Base:
     @property
     def trained_in_full(self) -> tuple[str, ...]:
         """Parts of the names of what is trained beside LoRA's adapters."""
-        return (LEARNED_FREQUENCIES,) if self.is_clex else ()
+        frequencies = (LEARNED_FREQUENCIES,) if self.is_clex else ()
+        return frequencies + EMBEDDINGS_AND_NORMS * self.trains_embeddings_and_norms
 
     @property
     def needs_remote_code(self) -> bool:
@@ -99,7 +102,14 @@ def load_base(config: TrainConfig) -> Base:
             setattr(model_config, name, getattr(tokenizer, name))
     if config.extension != "none":
         tokenizer.model_max_length = max(tokenizer.model_max_length, extended_length(model_config) or 0)
-    return Base(model_config, model_class, tokenizer, default_bos(tokenizer), original_length)
+    return Base(
+        model_config,
+        model_class,
+        tokenizer,
+        default_bos(tokenizer),
+        original_length,
+        config.train_embeddings_and_norms,
+    )
 
 
 def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> PreTrainedModel:
@@ -140,7 +150,7 @@ def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> 
 
 
 def _check_complete(config: TrainConfig, base: Base, info: dict[str, Any]) -> None:
-    new = base.trained_in_full if config.extension == "clex" else ()
+    new = (LEARNED_FREQUENCIES,) if config.extension == "clex" else ()
     missing = sorted(name for name in info["missing_keys"] if not any(part in name for part in new))
     wrong = missing + sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
     if wrong:

@@ -28,13 +28,14 @@ longshort train --preset tiny --alpha 0.3 --eval-every 50 -o tiny-a0.3
 accelerate launch scripts/train.py --base Qwen/Qwen3-0.6B --alpha 0.3 --dtype bfloat16 -o qwen3-a0.3
 """
 
+PRESET_HELP = f"Start from {', '.join(PRESETS)}; docs/training.md names the source of every value."
 FLAGS = {"output": ("--output", "-o"), "model_config": ("--config",)}
 
 
 @options_of(TrainConfig, flags=FLAGS)
 def train_command(
     settings: dict[str, Any],
-    preset_name: Annotated[str | None, typer.Option("--preset", help=f"Start from {', '.join(PRESETS)}.")] = None,
+    preset_name: Annotated[str | None, typer.Option("--preset", help=PRESET_HELP)] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings and exit.")] = False,
 ) -> None:
     """Train one checkpoint, regularized by long-short misalignment or plain.
@@ -76,6 +77,21 @@ def export_clex_command(
     from longshort.training.extension.clex import export_clex
 
     export_clex(checkpoint, output, t)
+
+
+def import_clex_command(
+    checkpoint: Annotated[str, typer.Argument(help="Folder or hub name of an official CLEX checkpoint (Llama).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the CLEX checkpoint.")],
+) -> None:
+    """Write a checkpoint of the official CLEX code as one that `longshort eval --trust-remote-code` reads.
+
+    Example:
+
+    `longshort import-clex DAMO-NLP-SG/CLEX-7B-16K -o clex-7b-16k`
+    """
+    from longshort.training.extension.official_clex import import_clex
+
+    import_clex(checkpoint, output)
 
 
 def main() -> None:

@@ -74,6 +74,9 @@ class TrainConfig:
     ] = None
     lora_alpha: Annotated[float, "LoRA's alpha: adapters are scaled by alpha / rank."] = 16.0
     lora_dropout: Annotated[float, "Dropout of LoRA's inputs."] = 0.05
+    train_embeddings_and_norms: Annotated[
+        bool, "Train embeddings and norms in full beside LoRA adapters, as LongLoRA does."
+    ] = False
     quantization: Annotated[
         Quantization,
         "Quantization of the base under LoRA: nf4 needs a GPU; auto is nf4 for longqlora if a GPU is available.",
@@ -86,6 +89,9 @@ class TrainConfig:
     warmup: Annotated[float, "Warmup steps of the learning rate; a value below 1 is a fraction of all steps."] = 0.03
     scheduler: Annotated[Scheduler, "Learning rate schedule."] = "cosine"
     weight_decay: Annotated[float, "Weight decay of AdamW."] = 0.0
+    betas: Annotated[
+        tuple[float, float], "Decay rates of AdamW's averages of the gradient and of its square, such as 0.9,0.95."
+    ] = (0.9, 0.999)
     max_grad_norm: Annotated[float, "Norm to which gradients are clipped."] = 1.0
     seed: Annotated[int, "Seed for initialization, the order of sequences and offsets."] = 0
     dtype: Annotated[Precision, "Precision of forward and backward; weights stay in float32."] = "float32"
@@ -119,9 +125,17 @@ class TrainConfig:
         for name in ("lora_alpha", "max_grad_norm"):
             self._check(name, lambda value: 0 < value < math.inf, "above 0, and finite")
         self._check("lora_dropout", lambda value: 0 <= value < 1, "0 or more, and below 1")
+        are_betas = "two numbers, each 0 or more and below 1"
+        self._check("betas", lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas), are_betas)
         self._check_steps()
         self._check_windows()
         check_extension(self.extension, self.factor, self.extension_options)
+        if self.train_embeddings_and_norms and not self.rank_of_adapters:
+            raise _wrong(
+                "train_embeddings_and_norms",
+                "train_embeddings_and_norms adds to what LoRA trains; without adapters all weights are trained. "
+                "Give --lora-rank, or omit --train-embeddings-and-norms.",
+            )
         if self.quantization == "nf4" and not self.rank_of_adapters:
             raise _wrong(
                 "quantization", "A 4-bit base cannot be trained itself: give --lora-rank, or --quantization none."

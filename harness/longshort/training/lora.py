@@ -17,6 +17,12 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_bitsandbytes_available
 
+from longshort.errors import UserError
+
+# Parts of the names of what LongLoRA (Chen et al., ICLR 2024) trains in full beside its adapters: its code's
+# trainable_params "embed,norm". The head of a Llama, lm_head, is not among them, unless it shares the embedding.
+EMBEDDINGS_AND_NORMS = ("embed", "norm")
+
 # What FSDP and its activation checkpointing add to the names of parameters.
 WRAPPERS = re.compile(r"_(fsdp|checkpoint)_wrapped_module\.")
 
@@ -32,7 +38,19 @@ def add_lora(
         alpha: their outputs are scaled by alpha / rank.
         dropout: of their inputs, in training.
         extra_trainable: parameters with one of these in their names are trained in full, without adapters.
+
+    Raises:
+        UserError: no parameter has "embed" or "norm" in its name, and these were to be trained.
     """
+    if set(EMBEDDINGS_AND_NORMS) <= set(extra_trainable):
+        names = [name for name, _ in model.named_parameters()]
+        if missing := [part for part in EMBEDDINGS_AND_NORMS if not any(part in name for name in names)]:
+            raise UserError(
+                f"A '{model.config.model_type}' model has no parameter with '{missing[0]}' in its name, by which "
+                "LongLoRA finds embeddings and norms. Omit --train-embeddings-and-norms.",
+                "unsupported",
+                "train_embeddings_and_norms",
+            )
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # only ever divided by the rank

@@ -249,6 +249,8 @@ def _training_arguments(config: TrainConfig, folder: Path, progress: bool) -> Tr
         warmup_steps=config.warmup_steps,
         lr_scheduler_type=config.scheduler,
         weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         bf16=config.dtype == "bfloat16",

@@ -2,8 +2,9 @@
 
 From LongLoRA (Chen et al., ICLR 2024), as LongQLoRA uses it. T tokens make `groups` groups of g = T / groups. Half
 of the heads attend within the groups; the other half within segments that are shifted by half a group, so that
-information passes from group to group. The original shifts by a rotation of the sequence, which lets its first
-tokens see its last ones; here the segments are g/2, g, ..., g, g/2 long and nothing wraps around.
+information passes from group to group. They are g/2, g, ..., g, g/2 long and nothing wraps around, as in LongLoRA's
+code with FlashAttention. Without it that code, and LongQLoRA's by default, rotates the sequence instead, which puts its
+first g/2 tokens into one group behind its last ones and lets them see those.
 """
 
 from __future__ import annotations

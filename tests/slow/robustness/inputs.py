@@ -24,12 +24,17 @@ checkpoints:
 
 def build(folder: Path) -> None:
     """Make all of them below a folder."""
+    from transformers import AutoModelForCausalLM
+
     from longshort.testing import save_checkpoint, save_corpus
     from tests.analysis.results_folder import save_folder
     from tests.longbench.rows import write_rows
+    from tests.training.extension.official_checkpoint import save_official
 
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(folder / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    save_official(folder / "official-clex", model)
     save_corpus(folder / "text.jsonl", num_docs=4, num_bytes=1500)
     save_corpus(folder / "large.jsonl", num_docs=60, num_bytes=20_000)
     save_folder(folder / "results", families=4, members=2)

@@ -171,5 +171,6 @@ def test_cases_have_names_of_their_own_and_cover_every_command() -> None:
     assert len(set(names)) == len(names)
     assert json.dumps(names)
     assert {case.words[0] for case in CASES if case.program == "longshort"} > {
-        "tasks", "eval", "score-longbench", "train", "export-clex", "sweep", "status", "correlate", "synthetic", "demo",
+        "tasks", "eval", "score-longbench", "train", "export-clex", "import-clex", "sweep", "status", "correlate",
+        "synthetic", "demo",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`longshort train`, `scripts/train.py` and `longshort export-clex`."""
+"""`longshort train`, `scripts/train.py`, `longshort export-clex` and `longshort import-clex`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.slow.robustness.case import (
 
 HERE = "train --base model --corpus text.jsonl --train-length 16 --steps 2 --global-batch-size 2 -o out"
 EXPORT = "export-clex clex --t 2 -o out"
+IMPORT = "import-clex official-clex -o out"
 
 
 def _train(kind: str, name: str, options: str, facts: Facts, *steps: Step, **more: Any) -> Case:
@@ -69,6 +70,10 @@ OPTIONS = [
     _option("--lora-rank -1", "lora_rank -1 0"),
     _option("--lora-dropout 1", "lora_dropout 1"),
     _option("--quantization nf4", "--lora-rank"),
+    _option("--betas 0.9", "betas 0.9"),
+    _option("--betas 0.9,1", "betas 1.0"),
+    _option("--betas 0.9,high", "--betas '0.9,high'"),
+    _option("--train-embeddings-and-norms", "train_embeddings_and_norms --lora-rank"),
     _option("--factor 4", "factor extension yarn"),
     _option("--extension yarn --factor 1", "factor 1 'yarn'"),
     _option("--extension yarn --extension-options {", "--extension-options JSON"),
@@ -123,6 +128,9 @@ MODELS = [
     _model("train: an encoder", "'encoder' weights", model="encoder"),
     _train("models", "train: a base without RoPE cannot be extended", "--base short --train-length 8 --extension yarn",
            ("'yarn'", "RoPE", "'gpt2'", "--extension none"), inputs=("short",)),
+    _train("models", "train: no parameter is named as an embedding",
+           "--base short --train-length 8 --lora-rank 2 --train-embeddings-and-norms",
+           "'gpt2' 'embed' --train-embeddings-and-norms", inputs=("short",)),
     _model("train: code of its own", "'model' trust_remote_code",
            replace("model/config.json", '"model_type": "llama"',
                    '"model_type": "nonesuch", "auto_map": {"AutoConfig": "own.Config"}'),
@@ -165,4 +173,40 @@ EXPORTS = [
     _export("output", "export-clex: full disk", EXPORT + "/inner", "out/inner", disk("out", "size=64k", full=True)),
 ]  # fmt: skip
 
-CASES = [*OPTIONS, *CORPORA, *MODELS, *OUTPUTS, *EXPORTS]
+
+def _import(kind: str, name: str, facts: Facts, *steps: Step, command: str = IMPORT, **more: Any) -> Case:
+    return Case(kind, f"import-clex: {name}", command, facts, inputs=("official-clex",), steps=steps, **more)
+
+
+IMPORTS = [
+    _import("options", "without an output", "--output", command="import-clex official-clex", code=2),
+    _import("models", "missing", "'nowhere'", command="import-clex nowhere -o out"),
+    _import("models", "no CLEX", "'official-clex' rope_scaling 'clex'",
+            replace("official-clex/config.json", '"type": "clex"', '"type": "linear"')),
+    _import("models", "Phi-2", "'official-clex' 'phi' 'llama'",
+            replace("official-clex/config.json", '"model_type": "llama"', '"model_type": "phi"')),
+    _import("models", "log_scale", "'official-clex' log_scale config.json",
+            replace("official-clex/config.json", '"log_scale": false', '"log_scale": true')),
+    _import("models", "unknown activation", "'official-clex' act 'gelu'",
+            replace("official-clex/config.json", '"act": "tanh"', '"act": "gelu"')),
+    _import("models", "infinite max_factor", "'official-clex'",
+            replace("official-clex/config.json", '"max_factor": 4', '"max_factor": Infinity')),
+    _import("models", "theta is a text", "'official-clex'",
+            replace("official-clex/config.json", '"rope_theta": 10000.0', '"rope_theta": "many"')),
+    _import("models", "other shapes", "'official-clex' model.rotary_emb.down",
+            replace("official-clex/config.json", '"param_factor": 1', '"param_factor": 2')),
+    _import("models", "a layer too few", "'official-clex' 9 model.layers.2.input_layernorm.weight",
+            replace("official-clex/config.json", '"num_hidden_layers": 2', '"num_hidden_layers": 3')),
+    _import("models", "cut weights", "'official-clex'", cut("official-clex/model.safetensors", -2000)),
+    _import("models", "no weights", "'official-clex'", remove("official-clex/model.safetensors")),
+    _import("models", "config.json is no JSON", "'official-clex/config.json' JSON",
+            write("official-clex/config.json", "{")),
+    _import("models", "no tokenizer", "'official-clex' tokenizer", remove("official-clex/tokenizer.json"),
+            remove("official-clex/tokenizer_config.json")),
+    _import("output", "it exists", "out", write("out/a", "mine")),
+    _import("output", "locked folder", ("out/inner", DENIED), make_folder("out"), mode("out", 0o500),
+            command=IMPORT + "/inner", locked=True),
+    _import("output", "full disk", "out/inner", disk("out", "size=64k", full=True), command=IMPORT + "/inner"),
+]  # fmt: skip
+
+CASES = [*OPTIONS, *CORPORA, *MODELS, *OUTPUTS, *EXPORTS, *IMPORTS]

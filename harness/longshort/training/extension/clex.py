@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from transformers import (
 
 from longshort.errors import Kind, UserError
 from longshort.load_errors import why_not_loaded
-from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequencies
+from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequencies, powers
 from longshort.training.extension.rope import attention_factor_of_vllm, set_length
 
 PREFIX = "longshort_clex_"
@@ -49,18 +51,30 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
         UserError: the checkpoint cannot be read or is not CLEX, t is out of its range, or the output exists or
             cannot be written.
     """
-    source, output = str(checkpoint), Path(output).expanduser()
+    source = str(checkpoint)
+    with new_folder(Path(output).expanduser()) as folder:
+        model, tokenizer = _read_clex(source, t)
+        stock = _stock_model(model, t)
+        if tokenizer.model_max_length == model.config.max_position_embeddings:
+            tokenizer.model_max_length = stock.config.max_position_embeddings
+        stock.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return Path(output).expanduser()
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Give a folder to write into, which becomes `output` when all is written.
+
+    Raises:
+        UserError: `output` exists or cannot be written.
+    """
     if output.exists():
         raise UserError(f"{output} exists. Remove it, or choose another output.", "conflict", "output")
-    model, tokenizer = _read_clex(source, t)
-    stock = _stock_model(model, t)
-    if tokenizer.model_max_length == model.config.max_position_embeddings:
-        tokenizer.model_max_length = stock.config.max_position_embeddings
     partial = output.with_name(output.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        stock.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        yield partial
         partial.rename(output)
     except (OSError, SafetensorError) as error:
         cause = getattr(error, "strerror", None) or str(error)
@@ -69,7 +83,6 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return output
 
 
 def _read_clex(source: str, t: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -119,6 +132,7 @@ def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
     with torch.no_grad():
         frequencies = model.model.rotary_emb.frequencies(float(t))
     base, _ = base_frequencies(model.config)
+    stock_base = powers(rope["rope_theta"], 2 * len(base)).double()  # an imported checkpoint has its own
     original = rope["original_max_position_embeddings"]
     own = ("model_type", "architectures", "auto_map", "rope_parameters")
     config = AutoConfig.for_model(architecture, **{k: v for k, v in model.config.to_dict().items() if k not in own})
@@ -130,8 +144,8 @@ def _stock_model(model: PreTrainedModel, t: int) -> PreTrainedModel:
         "factor": float(t),
         "attention_factor": 1.0,
         **attention_factor_of_vllm(1.0),
-        "short_factor": [1.0] * len(base),
-        "long_factor": (base.double() / frequencies.double()).tolist(),
+        "short_factor": (stock_base / base.double()).tolist(),
+        "long_factor": (stock_base / frequencies.double()).tolist(),
     }
     state = {name: value for name, value in model.state_dict().items() if ".rotary_emb." not in name}
     stock_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

@@ -8,7 +8,9 @@ RoPE's d/2 log inverse frequencies z follow a neural ODE in the scale t = length
     dz/dt = act((z + n(t)) W_up) W_down + dn/dt,   z(1) = n(1),
     n_i(t) = -(2i/d) ln θ - (2i/(d-2)) ln(2t - 1)    (NTK-aware RoPE of factor 2 at length t · L0)
 
-With W_down = 0, where training starts, z = n exactly. So only the learned part u = z - n is integrated.
+With W_down = 0, where training starts, z = n exactly. So only the learned part u = z - n is integrated. Two keys of
+``config.rope_parameters`` are for checkpoints of the official code: ``inv_freq``, frequencies in place of those of θ
+at t = 1, and ``network_theta``, a θ of the n(t) that is added to z in act(...), which is 10,000 there for every base.
 
 **Which t.** All positions of a forward use one t = ⌈length / L0⌉, at least 1 and at most max_t, from the tokens
 read, padding included: score without padding. Keys in a cache are rotated already, so a cache keeps the t it was
@@ -36,16 +38,23 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
 def base_frequencies(config: Any, device: Any = None, *_: Any, **__: Any) -> tuple[Tensor, float]:
-    """θ^(-2i/d), i = 0 .. d/2 - 1, [d/2] in float32, and a factor of attention, which is 1.
+    """Frequencies at t = 1, [d/2] in float32, and a factor of attention, which is 1.
 
     Raises:
         KeyError: the config is not one of CLEX; a stock model would be read as plain RoPE.
     """
     if not hasattr(config, "_validate_clex_rope_parameters"):  # by name: a checkpoint carries a copy of this module
         raise KeyError("clex")
+    if given := config.rope_parameters.get("inv_freq"):
+        return torch.tensor(given, dtype=torch.float32, device=device), 1.0
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return powers(config.rope_parameters["rope_theta"], dim, device), 1.0
+
+
+def powers(theta: float, dim: int, device: Any = None) -> Tensor:
+    """θ^(-2i/d), i = 0 .. d/2 - 1, [d/2] in float32."""
     exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
-    return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+    return 1.0 / theta**exponents
 
 
 # The stock models look up a RoPE type while they are built, before theirs is replaced. The entry is made on import,
@@ -155,6 +164,8 @@ class ClexRotaryEmbedding(nn.Module):
                 h = (stop - start) / steps
                 times = torch.linspace(start, stop, 2 * steps + 1, dtype=torch.float64).to(up)  # with the middles
                 inputs = 2 * (base.log() - exponents * (2 * times[:, None] - 1).log())  # [2 · steps + 1, d/2]
+                if network_theta := self.config.rope_parameters.get("network_theta"):
+                    inputs = inputs + (powers(network_theta, dim, up.device).log() - base.log())
                 for index in range(0, 2 * steps, 2):
                     first = slope(inputs[index], learned)
                     second = slope(inputs[index + 1], learned + h / 2 * first)

@@ -22,6 +22,7 @@ OPTIONS: dict[Extension, dict[str, Any]] = {
     "llama3": {"low_freq_factor": 1.0, "high_freq_factor": 4.0},
     # learning_rate: of the learned frequencies, whatever that of the other weights; the paper's for all of them.
     # Adam moves a weight by about it in each step, so that at 1e-3 the frequencies run away within 100 steps.
+    # activation, unscaled_layers: the papers'; the published code has tanh (since 2024) and 0, as the presets do.
     "clex": {"hidden_multiplier": 1, "activation": "silu", "step": 0.1, "learning_rate": 2e-5},
     "eabf": {"theta": 500_000.0, "unscaled_layers": 2},
     "longqlora": {"groups": 4},
