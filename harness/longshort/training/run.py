@@ -18,6 +18,8 @@ from transformers.utils import logging
 
 from longshort.corpora import open_corpus
 from longshort.errors import UserError
+from longshort.training.arguments import training_arguments
+from longshort.training.attention import attention_implementation
 from longshort.training.base import Base, load_base, load_model
 from longshort.training.checkpoint import write_checkpoint
 from longshort.training.config import TrainConfig
@@ -26,7 +28,7 @@ from longshort.training.evaluation import evaluate, held_out, reachable
 from longshort.training.extension.clex import clex_positions
 from longshort.training.extension.options import OPTIONS
 from longshort.training.frequencies import check_wrapper
-from longshort.training.lora import add_lora, can_quantize
+from longshort.training.lora import add_lora, can_quantize, lora_modules
 from longshort.training.partial import is_finished, open_partial, writing
 from longshort.training.shifted_attention import check_groups, shifted_sparse_attention
 from longshort.training.trainer import AfterStep, LongShortTrainer
@@ -88,7 +90,7 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
         UserError: a base, tokenizer or corpus cannot be read, or does not fit.
     """
     partial = output.with_name(output.name + ".partial")
-    arguments = _training_arguments(config, partial, progress)
+    arguments = training_arguments(config, partial, progress)
     shows_messages = progress and arguments.should_save
     with _no_loading_bars():
         base = load_base(config)
@@ -107,11 +109,16 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
         if config.gradient_checkpointing:
             _checkpoint_gradients(model)
     num_parameters = model.num_parameters()
-    attention = shifted_sparse_attention(model, groups) if is_sparse else nullcontext()
+    attention: AbstractContextManager[None] = nullcontext()
+    if is_sparse:
+        attention = shifted_sparse_attention(model, groups)
+    elif config.attn_implementation is not None:
+        attention = attention_implementation(model, config.attn_implementation)
     trained: Any = model
     if config.rank_of_adapters:
         torch.manual_seed(config.seed)
-        trained = add_lora(model, config.rank_of_adapters, config.lora_alpha, config.lora_dropout, base.trained_in_full)
+        rank, alpha, dropout = config.rank_of_adapters, config.lora_alpha, config.lora_dropout
+        trained = add_lora(model, rank, alpha, dropout, base.trained_in_full, **lora_modules(config))
     cost = estimate(config, trained)
     if cost.flops >= LONG_RUN and shows_messages:
         print(f"longshort: {cost}", file=sys.stderr)
@@ -238,39 +245,3 @@ def _no_loading_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _training_arguments(config: TrainConfig, folder: Path, progress: bool) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        lr_scheduler_type=config.scheduler,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        bf16=config.dtype == "bfloat16",
-        use_cpu=not any(device.is_available() for device in (torch.cuda, torch.backends.mps, torch.xpu)),
-        logging_steps=1,
-        save_strategy="steps" if config.resume_every else "no",
-        save_steps=config.resume_every or 500,
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=not progress,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        accelerator_config={"dispatch_batches": False, "split_batches": False},  # each process takes its share
-    )
-    at_once = arguments.train_batch_size * arguments.world_size
-    if config.global_batch_size % at_once:
-        raise UserError(
-            f"global_batch_size {config.global_batch_size} is not a multiple of the {at_once} sequences that "
-            f"{arguments.world_size} devices take at once. Change it, or --batch-size.",
-            "setting",
-            "global_batch_size",
-        )
-    arguments.gradient_accumulation_steps = config.global_batch_size // at_once
-    return arguments
