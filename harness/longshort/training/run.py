@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -21,18 +22,22 @@ from longshort.errors import UserError
 from longshort.training.arguments import training_arguments
 from longshort.training.attention import attention_implementation
 from longshort.training.base import Base, load_base, load_model
-from longshort.training.checkpoint import write_checkpoint
-from longshort.training.config import TrainConfig
+from longshort.training.best import best_folder, best_step, remove_surpassed
+from longshort.training.checkpoint import describe, write_checkpoint
+from longshort.training.config import TERMS, TrainConfig
 from longshort.training.estimate import LONG_RUN, estimate
 from longshort.training.evaluation import evaluate, held_out, reachable
 from longshort.training.extension.clex import clex_positions
 from longshort.training.extension.options import OPTIONS
 from longshort.training.frequencies import check_wrapper
+from longshort.training.hub import push, writable_repository
 from longshort.training.lora import add_lora, can_quantize, lora_modules
 from longshort.training.partial import is_finished, open_partial, writing
 from longshort.training.shifted_attention import check_groups, shifted_sparse_attention
 from longshort.training.trainer import AfterStep, LongShortTrainer
 from longshort.training.windows import WindowPairs, collate
+
+LOGS = "runs"  # where the Trainer's TensorBoard logger writes, below the folder of the work in progress
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,17 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     """
     config = config.resolved()
     output = Path(config.output).expanduser()
+    is_main = os.environ.get("RANK", "0") == "0"
     if is_finished(output, config):
         print(f"{output} already holds this finished run; nothing to do.", file=sys.stderr)
-        return output
-    run = prepare(config, output, progress=progress)
-    resume_from = open_partial(run.partial, config, run.arguments)
-    with writing(output, run.partial, is_main=run.arguments.should_save):
-        trainer = fit(run, resume_from)
-        finish(run, trainer)
+    else:
+        run = prepare(config, output, progress=progress)
+        resume_from = open_partial(run.partial, config, run.arguments)
+        with writing(output, run.partial, is_main=run.arguments.should_save):
+            trainer = fit(run, resume_from)
+            finish(run, trainer)
+    if config.push_to_hub is not None and is_main:
+        print(f"Uploaded to {push(output, config.push_to_hub, public=config.push_public)}", file=sys.stderr)
     return output
 
 
@@ -91,6 +99,8 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
     """
     partial = output.with_name(output.name + ".partial")
     arguments = training_arguments(config, partial, progress)
+    if config.push_to_hub is not None and arguments.process_index == 0:
+        writable_repository(config.push_to_hub, public=config.push_public)
     shows_messages = progress and arguments.should_save
     with _no_loading_bars():
         base = load_base(config)
@@ -106,6 +116,7 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
     with _no_loading_bars():
         model = load_model(config, base, quantize=quantize)
         eval_lengths = reachable(model, config.eval_lengths) if eval_tokens is not None else ()
+        _check_best(config, eval_lengths)
         if config.gradient_checkpointing:
             _checkpoint_gradients(model)
     num_parameters = model.num_parameters()
@@ -145,6 +156,8 @@ def fit(run: Run, resume_from: Path | None) -> LongShortTrainer:
                 trainer.evaluated_model, run.eval_tokens, run.eval_lengths, config.train_length, special, config.seed
             )
             trainer.log({f"eval_{name}": value for name, value in values.items()})
+            if step > 0 and config.best_value is not None:
+                _keep_if_best(run, trainer, config.best_value)
         if step in config.save_at:
             snapshot = run.output.with_name(f"{run.output.name}-step{step}")
             write_checkpoint(snapshot, run.partial / snapshot.name, run.base, trainer, run.num_parameters)
@@ -157,10 +170,31 @@ def fit(run: Run, resume_from: Path | None) -> LongShortTrainer:
 
 def finish(run: Run, trainer: LongShortTrainer) -> None:
     """Write the finished checkpoint and remove the folder of the work in progress."""
+    writes, logs = run.arguments.should_save, run.partial / LOGS
     with _no_loading_bars():
-        write_checkpoint(run.output, run.partial / "final", run.base, trainer, run.num_parameters)
-    if run.arguments.should_save:
+        if run.config.best_value is None:
+            write_checkpoint(run.output, run.partial / "final", run.base, trainer, run.num_parameters)
+        elif writes:
+            step = best_step(trainer.evaluations, run.config.best_value)
+            best = best_folder(run.partial, step)
+            describe(best, run.base, trainer, run.num_parameters, step, run.output.name, is_best=True)
+            best.rename(run.output)
+    if writes:
+        if logs.is_dir():
+            logs.rename(run.output / LOGS)
         shutil.rmtree(run.partial)
+
+
+def _keep_if_best(run: Run, trainer: LongShortTrainer, value: str) -> None:
+    """Write a copy of the weights if no earlier evaluation was as good; all processes must call it."""
+    step = trainer.state.global_step
+    if best_step(trainer.evaluations, value) != step:
+        return
+    folder = best_folder(run.partial, step)
+    write_checkpoint(folder, run.partial / "new-best", run.base, trainer, run.num_parameters)
+    if run.arguments.should_save:
+        saves = [int(save.name.rpartition("-")[2]) for save in run.partial.glob("checkpoint-*")]
+        remove_surpassed(run.partial, step, max(saves, default=0))
 
 
 def _window_pairs(config: TrainConfig, base: Base) -> WindowPairs:
@@ -207,6 +241,16 @@ def _evaluation_tokens(config: TrainConfig, base: Base) -> Tensor | None:
         )
     longest = max(*config.eval_lengths, config.train_length + 1)
     return held_out(corpus, base.tokenizer, config.eval_docs, longest, base.bos_token_id, base.num_embeddings)
+
+
+def _check_best(config: TrainConfig, eval_lengths: tuple[int, ...]) -> None:
+    """Refuse to keep the best by an evaluation that the model has no positions for."""
+    if config.best_value not in (None, *TERMS, *(f"ppl@{length}" for length in eval_lengths)):
+        raise UserError(
+            f"keep_best is '{config.keep_best}', a length beyond the positions of the model. Choose a shorter one.",
+            "length",
+            "keep_best",
+        )
 
 
 def _quantizes(config: TrainConfig, shows_messages: bool) -> bool:
