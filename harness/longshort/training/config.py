@@ -173,6 +173,8 @@ class TrainConfig:
         for name in ("lora_targets", "lora_modules_to_save", "keep_adapter"):
             if getattr(self, name) and not self.rank_of_adapters:
                 raise _wrong(name, f"{name} has no effect without LoRA. Give --lora-rank, or omit it.")
+        if both := sorted({*self.lora_targets} & {*self.lora_modules_to_save}):
+            raise _wrong("lora_targets", f"'{both[0]}' is in lora_targets and in lora_modules_to_save. Omit it in one.")
         if not self.keep_adapter:
             return
         if self.base is None:

@@ -49,14 +49,14 @@ def add_lora(
     Raises:
         UserError: the model has no such module, cannot have an adapter there, or ties it to another.
     """
-    _check_modules(model, "lora_targets", targets)
-    _check_modules(model, "lora_modules_to_save", modules_to_save)
+    _module_names(model, "lora_targets", targets)
+    in_full = _module_names(model, "lora_modules_to_save", modules_to_save)  # PEFT would take norm for layernorm too
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # only ever divided by the rank
         lora_dropout=dropout,
         target_modules=list(targets) or "all-linear",
-        modules_to_save=list(modules_to_save) or None,
+        modules_to_save=in_full or None,
         exclude_modules=f".*({'|'.join(map(re.escape, extra_trainable))}).*" if extra_trainable else None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # as GPT-2 keeps its weights
         task_type="CAUSAL_LM",
@@ -73,23 +73,26 @@ def add_lora(
     return adapted
 
 
-def _check_modules(model: PreTrainedModel, field: str, ends: Sequence[str]) -> None:
-    """Refuse the end of a name that no module has, and one of the two modules of tied weights."""
+def _module_names(model: PreTrainedModel, field: str, ends: Sequence[str]) -> list[str]:
+    """The names of all modules with one of these ends; an end that none has, and tied weights, are refused."""
     modules = dict(model.named_modules())
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
     is_tied = embeddings[1] is not None and embeddings[0].weight is embeddings[1].weight
+    names = []
     for end in ends:
-        found = [module for name, module in modules.items() if name == end or name.endswith(f".{end}")]
+        found = [name for name in modules if name == end or name.endswith(f".{end}")]
         if not found:
             known = sorted({name.rpartition(".")[2] for name in modules if name and not name[-1].isdigit()})
             raise UserError(f"{field} contains '{end}'; the model has {', '.join(known)}.", "setting", field)
-        if is_tied and any(module is embedding for module in found for embedding in embeddings):
+        if is_tied and any(modules[name] is embedding for name in found for embedding in embeddings):
             raise UserError(
                 f"{field} contains '{end}', but the model ties its embeddings to its LM head: training one alone "
                 "would separate them. Omit it.",
                 "unsupported",
                 field,
             )
+        names += found
+    return names
 
 
 def trained_state(model: PeftModel, full_state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
