@@ -80,12 +80,16 @@ def test_evaluations_read_an_adapter(folder, merged_run, adapter, tmp_path):
 
     whole = values("merged", merged_run)
     assert whole
-    assert values("adapter", folder / "base", "--model-args", f"peft={adapter}") == pytest.approx(whole, rel=1e-5, abs=1e-6)
+    assert values("adapter", folder / "base", "--model-args", f"peft={adapter}") == pytest.approx(
+        whole, rel=1e-5, abs=1e-6
+    )
     assert values("base", folder / "base") != pytest.approx(whole, rel=1e-3)
 
 
 def test_an_adapter_in_half_precision(folder, adapter, tmp_path):
-    half = load_file(adapted(folder, tmp_path / "run", keep_adapter=True, save_dtype="bfloat16") / "adapter_model.safetensors")
+    half = load_file(
+        adapted(folder, tmp_path / "run", keep_adapter=True, save_dtype="bfloat16") / "adapter_model.safetensors"
+    )
     whole = load_file(adapter / "adapter_model.safetensors")
     assert half.keys() == whole.keys()
     for name, value in whole.items():

@@ -82,7 +82,7 @@ def test_without_a_preset_the_defaults_stand():
         (["--preset", "tiny", "--quantization", "nf4"], "quantization", "4-bit"),
         (["--preset", "tiny", "--lora-dropout", "1"], "lora_dropout", "1.0"),
         (["--preset", "tiny", "--warmup", "200"], "warmup", "200.0"),
-        (["--preset", "tiny", "--max-grad-norm", "0"], "max_grad_norm", "0.0"),
+        (["--preset", "tiny", "--max-grad-norm", "-1"], "max_grad_norm", "-1.0"),
         (["--preset", "tiny", "--extension", "yarn", "--factor", "1"], "factor", "1.0"),
     ],
 )

@@ -82,7 +82,10 @@ def logged(path):
     return list(csv.DictReader((path / "training_log.csv").open()))
 
 
-def by_hand(folder, config, optimizer_class=functools.partial(torch.optim.AdamW, weight_decay=0.0), max_norm=1.0):
+ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0)
+
+
+def by_hand(folder, config, optimizer_class=ADAMW, max_norm=1.0):
     """The same run as a plain PyTorch loop."""
     model = AutoModelForCausalLM.from_pretrained(folder / "base")
     optimizer = optimizer_class(model.parameters(), lr=config.learning_rate)

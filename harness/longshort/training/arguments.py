@@ -127,7 +127,10 @@ def training_arguments(config: TrainConfig, folder: Path, progress: bool) -> Tra
     check_attention(config)
     further = _further_arguments(config)
     if config.deepspeed is not None:
-        further |= {"deepspeed": check_deepspeed(config), "gradient_accumulation_steps": gradient_accumulation_steps(config)}
+        further |= {
+            "deepspeed": check_deepspeed(config),
+            "gradient_accumulation_steps": gradient_accumulation_steps(config),
+        }
     ours: dict[str, Any] = {
         "output_dir": str(folder),
         "run_name": Path(config.output).name,

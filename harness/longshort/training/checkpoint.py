@@ -55,7 +55,14 @@ def write_checkpoint(folder: Path, work: Path, base: Base, trainer: LongShortTra
 
 
 def describe(
-    folder: Path, base: Base, trainer: LongShortTrainer, num_parameters: int, step: int, name: str, *, is_best: bool = False
+    folder: Path,
+    base: Base,
+    trainer: LongShortTrainer,
+    num_parameters: int,
+    step: int,
+    name: str,
+    *,
+    is_best: bool = False,
 ) -> None:
     """Write next to the weights how they came about: logs, figure, record and model card.
 

@@ -23,8 +23,10 @@ SavedPrecision = Literal["float32", "bfloat16", "float16"]
 LOGGERS = ("tensorboard", "wandb", "trackio")
 TERMS = ("sce", "entropy", "jeffreys")  # of an evaluation on held-out text, next to perplexities
 
-NOT_NEGATIVE = ("alpha", "learning_rate", "weight_decay", "max_grad_norm", "seed", "warmup", "lora_rank")
-NOT_NEGATIVE += ("resume_every", "eval_every")
+NOT_NEGATIVE = (
+    *("alpha", "learning_rate", "weight_decay", "max_grad_norm", "seed", "warmup", "lora_rank", "resume_every"),
+    "eval_every",
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class TrainConfig:
         bool, "Recompute activations in the backward pass: less memory, about a third more time."
     ] = False
     attn_implementation: Annotated[Attention | None, "Implementation of attention. Default: transformers' own."] = None
+    torch_compile: Annotated[bool, "Compile the layers of the model with torch.compile."] = False
     deepspeed: Annotated[str | None, "DeepSpeed configuration file (JSON)."] = None
     trainer_arguments: Annotated[
         dict[str, Any] | None,
@@ -134,7 +137,9 @@ class TrainConfig:
     report_to: Annotated[
         tuple[str, ...], f"Loggers of losses and evaluations: {', '.join(LOGGERS)}, several, or none."
     ] = ("none",)
-    push_to_hub: Annotated[str | None, "Repository on the Hugging Face Hub to upload the finished checkpoint to."] = None
+    push_to_hub: Annotated[str | None, "Repository on the Hugging Face Hub to upload the finished checkpoint to."] = (
+        None
+    )
     push_public: Annotated[bool, "Make a new repository of --push-to-hub public instead of private."] = False
     trust_remote_code: Annotated[bool, "Run the code that a base brings with it."] = False
 

@@ -44,7 +44,9 @@ def check_deepspeed(config: TrainConfig) -> dict[str, Any]:
         value = _at(content, key)
         if value not in (None, "auto", wanted):
             raise _contradicts(
-                config, f"has {key} {value}", f"the settings give {wanted} ({option}). Change one of them, or write auto"
+                config,
+                f"has {key} {value}",
+                f"the settings give {wanted} ({option}). Change one of them, or write auto",
             )
         # Without one, DeepSpeed would have its own default: it would not clip, for instance.
         section, _, name = key.rpartition(".")

@@ -26,7 +26,6 @@ from longshort.training.windows import tokens_of
 logger = logging.getLogger(__name__)
 
 
-
 def held_out(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,

@@ -85,7 +85,7 @@ Means over the last steps, in nats{", and the last evaluation on held-out text" 
 def _metadata(record: dict[str, Any], is_adapter: bool) -> str:
     settings, extension = record["config"], record["extension"]
     dataset = hub_dataset(settings["corpus"], "train")
-    own = {"base_model": None}
+    own: dict[str, Any] = {}
     if settings["base"] is not None and not Path(settings["base"]).expanduser().exists():  # it is on the hub
         own = {"base_model": settings["base"], "base_model_relation": "adapter" if is_adapter else "finetune"}
     return ModelCardData(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,13 @@ from transformers.utils import logging
 
 from longshort.corpora import open_corpus
 from longshort.errors import UserError
+from longshort.scoring.lm_head import without_wrappers
 from longshort.training.arguments import training_arguments
 from longshort.training.attention import attention_implementation
 from longshort.training.base import Base, load_base, load_model
 from longshort.training.best import best_folder, best_step, remove_surpassed
 from longshort.training.checkpoint import describe, write_checkpoint
+from longshort.training.compiling import compile_layers
 from longshort.training.config import TERMS, TrainConfig
 from longshort.training.estimate import LONG_RUN, estimate
 from longshort.training.evaluation import evaluate, held_out, reachable
@@ -163,6 +165,8 @@ def fit(run: Run, resume_from: Path | None) -> LongShortTrainer:
             write_checkpoint(snapshot, run.partial / snapshot.name, run.base, trainer, run.num_parameters)
 
     trainer.add_callback(AfterStep(after_step))
+    if config.torch_compile:
+        compile_layers(cast(PreTrainedModel, without_wrappers(run.model)))
     with run.attention, _no_loading_bars():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     return trainer
