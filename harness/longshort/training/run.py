@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from longshort.corpora import open_corpus
 from longshort.errors import UserError
-from longshort.scoring.lm_head import without_wrappers
+from longshort.scoring.forward import without_wrappers
 from longshort.training.arguments import training_arguments
 from longshort.training.attention import attention_implementation
 from longshort.training.base import Base, load_base, load_model
