@@ -1,7 +1,8 @@
 """A stand-in for the Hugging Face hub on loopback, for the unchanged clients: they find it by HF_ENDPOINT.
 
 It serves model and dataset repositories with their branches and commits, and fails on request: gated, slow, cut off.
-Left out: uploads, tags, pull requests, Git LFS, Xet, the dataset viewer, abbreviated commits.
+It takes uploads from those who have a token with write access.
+Left out: tags, pull requests, Git LFS, Xet, the dataset viewer, abbreviated commits.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ import json
 import re
 import sys
 import threading
+from base64 import b64decode
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 TIMEOUT = 5  # seconds a client waits for an answer: short for a test that wants it to run out, long for a busy machine
 NAME = r"((?:[^/]+/)??[^/]+)"
 API = re.compile(rf"/api/(models|datasets)/{NAME}(?:/(?:(refs)|(revision|tree|paths-info)/([^/]+)(?:/(.+))?))?")
+UPLOAD = re.compile(rf"/api/models/{NAME}/(auth-check|auth-check/write|preupload/main|commit/main)")
 RESOLVE = re.compile(rf"/(datasets/)?{NAME}/resolve/([^/]+)/(.+)")
 
 
@@ -60,6 +65,9 @@ class Hub:
         delay: seconds before each answer.
         cut: file name -> bytes of its next GET after which the connection is closed, once. huggingface_hub keeps
             a download's whole chunks of 10 MiB and asks for the rest by Range; below that it starts over.
+        tokens: token -> its role, "read" or "write"; all are of the user ``me``.
+        full: whether commits are refused, as for a user without storage left.
+        private: names of the repositories that were created as private ones.
         requests: (method, path without the query) as they arrived.
         answers: (method, path without the query, status) as they were answered.
     """
@@ -67,6 +75,9 @@ class Hub:
     def __init__(self, root: Path) -> None:
         """`root` is a folder for copies of the files."""
         self.gated: set[str] = set()
+        self.tokens: dict[str, str] = {}
+        self.full = False
+        self.private: set[str] = set()
         self.delay = 0.0
         self.cut: dict[str, int] = {}
         self.requests: list[tuple[str, str]] = []
@@ -157,7 +168,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         try:
-            if api := API.fullmatch(url.path):
+            if upload := UPLOAD.fullmatch(url.path):
+                self._json(self._upload(*upload.groups(), body))
+            elif url.path in ("/api/whoami-v2", "/api/repos/create", "/api/validate-yaml"):
+                self._json(*self._account(url.path, json.loads(body or b"{}")))
+            elif api := API.fullmatch(url.path):
                 kind, name, refs, action, revision, path = (unquote(part or "") for part in api.groups())
                 asked = parse_qs(url.query) | parse_qs(body.decode())
                 self._json(self._api(kind, name, refs or action, revision or "main", path, asked))
@@ -173,6 +188,50 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Tests read `Hub.answers`."""
+
+    def _role(self) -> str:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token not in self.server.hub.tokens:
+            raise _RefusalError(401, "", "Invalid credentials in Authorization header")
+        return self.server.hub.tokens[token]
+
+    def _account(self, path: str, asked: dict[str, Any]) -> tuple[Any, int]:
+        role, hub = self._role(), self.server.hub
+        if path == "/api/whoami-v2":
+            return {"type": "user", "name": "me", "orgs": [], "auth": {"accessToken": {"role": role}}}, 200
+        if path == "/api/validate-yaml":
+            metadata = yaml.safe_load(asked["content"].split("---")[1])
+            if not isinstance(metadata, dict):
+                raise _RefusalError(400, "", "Invalid metadata")
+            return {"errors": [], "warnings": []}, 200
+        name = f"{asked['organization'] or 'me'}/{asked['name']}"
+        if role != "write" or not name.startswith("me/"):
+            raise _RefusalError(403, "", f"You don't have the rights to create a model under the namespace of {name}")
+        answer = {"url": f"{hub.endpoint}/{name}", "name": name}
+        if ("models", name) in hub.repositories:
+            return answer | {"error": "You already created this model repo"}, 409
+        hub._add("models", name, {}, "main")
+        hub.private |= {name} if asked.get("visibility") == "private" else set()
+        return answer, 200
+
+    def _upload(self, name: str, action: str, body: bytes) -> Any:
+        role, hub = self._role(), self.server.hub
+        self._find("models", name, "main")
+        if action == "auth-check":
+            return {}
+        if role != "write" or not name.startswith("me/"):
+            raise _RefusalError(403, "", f"You don't have write access to {name}")
+        if action == "auth-check/write":
+            return {}
+        if action == "preupload/main":
+            files = [file["path"] for file in json.loads(body)["files"]]
+            return {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in files]}
+        if hub.full:
+            raise _RefusalError(403, "", "Private repository storage limit reached")
+        lines = [json.loads(line) for line in body.splitlines()]
+        added = {line["value"]["path"]: b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
+        commit = hub._add("models", name, added, "main")
+        return {"commitUrl": f"{hub.endpoint}/{name}/commit/{commit}", "commitOid": commit}
 
     def _find(self, kind: str, name: str, revision: str) -> tuple[str, _Files]:
         """The commit that a branch or commit names, and its files."""

@@ -190,7 +190,7 @@ def merged_by_hand(base: Path, adapter: Path, saved: dict[str, torch.Tensor]) ->
 def assert_equals(found: dict[str, float], reference: Reference, text: str) -> None:
     for length in (16, 32):
         assert found[f"ppl@{length}"] == pytest.approx(math.exp(reference.prefix(text, length)[0]), rel=1e-4)
-    pair = reference.pair(text, 32, 16, 16 - draw_offset(0, 0, 16))
+    pair = reference.pair(text, 32, 16, 16 - draw_offsets(0, 0, 16)[0])
     assert found["sce@16"] == pytest.approx(pair["sce"], rel=1e-3)
 
 

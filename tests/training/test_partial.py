@@ -1,5 +1,6 @@
 """The folder of a run in progress that version 0.1 wrote is resumed."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,3 +39,35 @@ def test_another_run_s_folder_is_a_conflict(partial):
     assert (caught.value.kind, caught.value.field) == ("conflict", "output")
     assert str(partial) in str(caught.value)
     assert (partial / "checkpoint-4").is_dir()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"report_to": ("wandb",)}, {"push_to_hub": "me/run"}, {"push_to_hub": "me/run", "push_public": True}]
+)
+def test_where_a_run_reports_to_may_change(partial, changes):
+    assert open_partial(partial, config(**changes), ARGUMENTS) == partial / "checkpoint-4"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim": "adafactor"},
+        {"max_grad_norm": 0.0},
+        {"attn_implementation": "eager"},
+        {"save_dtype": "bfloat16"},
+        {"keep_best": "sce", "eval_every": 50},
+        {"trainer_arguments": {"adam_epsilon": 1e-6}},
+        {"lora_rank": 4, "lora_targets": ("q_proj",)},
+    ],
+)
+def test_what_changes_the_checkpoint_is_another_run(partial, changes):
+    with pytest.raises(UserError) as caught:
+        open_partial(partial, config(**changes), ARGUMENTS)
+    assert (caught.value.kind, caught.value.field) == ("conflict", "output")
+
+
+def test_settings_of_a_later_version_are_another_run(partial):
+    recorded = json.loads(SETTINGS.read_text())
+    (partial / "settings.json").write_text(json.dumps(recorded | {"unknown": 1}))
+    with pytest.raises(UserError):
+        open_partial(partial, config(), ARGUMENTS)

@@ -1,6 +1,7 @@
 """Whole runs on tiny models: updates, records, mistakes, two processes."""
 
 import csv
+import functools
 import json
 import os
 import shutil
@@ -20,11 +21,11 @@ from typer.testing import CliRunner
 from longshort.cli import app
 from longshort.corpora import fingerprint, open_corpus
 from longshort.training import TrainConfig, train
+from longshort.training.arguments import training_arguments
 from longshort.training.base import load_base, load_model
 from longshort.training.byte_tokenizer import byte_tokenizer
 from longshort.training.presets import preset
 from longshort.training.regularizer import misalignment_loss
-from longshort.training.run import _training_arguments
 from longshort.training.trainer import LongShortTrainer
 from longshort.training.windows import WindowPairs, collate
 from tests.errors import assert_facts, user_error
@@ -82,15 +83,14 @@ def logged(path):
     return list(csv.DictReader((path / "training_log.csv").open()))
 
 
-def by_hand(folder, config, model=None):
+ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0)
+
+
+def by_hand(folder, config, model=None, optimizer_class=None, max_norm=1.0):
     """The same run as a plain PyTorch loop."""
     model = model or AutoModelForCausalLM.from_pretrained(folder / "base")
-    optimizer = torch.optim.AdamW(
-        [value for value in model.parameters() if value.requires_grad],
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=0.0,
-    )
+    optimizer_class = optimizer_class or functools.partial(ADAMW, betas=config.betas)
+    optimizer = optimizer_class([value for value in model.parameters() if value.requires_grad], lr=config.learning_rate)
     data = list(
         WindowPairs(
             open_corpus(config.corpus),
@@ -115,7 +115,7 @@ def by_hand(folder, config, model=None):
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
         optimizer.step()
     return model.state_dict(), losses
 
@@ -182,12 +182,14 @@ def test_gradient_accumulation_gives_the_full_batch_update(folder, tmp_path):
 
 def test_the_trainer_is_told_every_setting(folder, tmp_path):
     changes = {"steps": 9, "weight_decay": 0.3, "max_grad_norm": 0.7, "scheduler": "linear", "warmup": 0.3, "seed": 5}
+    changes |= {"optim": "adafactor", "trainer_arguments": {"adam_epsilon": 1e-6, "ddp_bucket_cap_mb": 7}}
     config = scratch(folder, "run", batch_size=2, global_batch_size=8, dtype="bfloat16", **changes).resolved()
-    told = _training_arguments(config, tmp_path, progress=False)
+    told = training_arguments(config, tmp_path, progress=False)
     assert (told.max_steps, told.warmup_steps, told.lr_scheduler_type) == (9, 3, "linear")
     assert (told.learning_rate, told.weight_decay, told.max_grad_norm) == (1e-2, 0.3, 0.7)
     assert (told.per_device_train_batch_size, told.gradient_accumulation_steps) == (2, 4)
-    assert (told.seed, told.bf16) == (5, True)
+    assert (told.seed, told.bf16, told.optim) == (5, True, "adafactor")
+    assert (told.adam_epsilon, told.ddp_bucket_cap_mb, told.run_name) == (1e-6, 7, "run")
 
 
 def test_the_seed_decides_the_weights(folder, tmp_path):
@@ -207,6 +209,7 @@ def test_the_folder_is_a_stock_checkpoint_with_its_record(folder, tmp_path):
     assert model.config.eos_token_id == 256
     assert AutoTokenizer.from_pretrained(output)("é")["input_ids"] == [195, 169]
     assert sorted(path.name for path in output.iterdir()) == [
+        "README.md",
         "config.json",
         "generation_config.json",
         "longshort.json",
@@ -463,7 +466,7 @@ def test_without_regularizer_it_is_the_stock_trainer_bit_for_bit(tmp_path):
     config = preset("tiny", output=str(tmp_path / "run"), alpha=0.0, steps=4, resume_every=0, **sizes)
     ours = weights(train(config, progress=False))
     base = load_base(config)
-    arguments = _training_arguments(config, tmp_path / "stock", progress=False)
+    arguments = training_arguments(config, tmp_path / "stock", progress=False)
     arguments.per_device_train_batch_size *= 2
     stock = Trainer(load_model(config, base), arguments, train_dataset=Rows(config))
     stock.train()

@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 
 from longshort.errors import UserError
 from longshort.load_errors import load_error
-from longshort.scoring.lm_head import without_wrappers
+from longshort.scoring.forward import without_wrappers
 from longshort.scoring.rope import rope_parameters
 
 FILE = "trainable_params.bin"

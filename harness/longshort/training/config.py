@@ -17,8 +17,16 @@ Loss = Literal["auto", "fused", "dense"]
 Quantization = Literal["auto", "none", "nf4"]
 Precision = Literal["float32", "bfloat16"]
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+SavedPrecision = Literal["float32", "bfloat16", "float16"]
 
-NOT_NEGATIVE = ("alpha", "learning_rate", "weight_decay", "seed", "warmup", "lora_rank", "resume_every", "eval_every")
+LOGGERS = ("tensorboard", "wandb", "trackio")
+TERMS = ("sce", "entropy", "jeffreys")  # of an evaluation on held-out text, next to perplexities
+
+NOT_NEGATIVE = (
+    *("alpha", "learning_rate", "weight_decay", "max_grad_norm", "seed", "warmup", "lora_rank", "resume_every"),
+    "eval_every",
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,15 @@ class TrainConfig:
     train_embeddings_and_norms: Annotated[
         bool, "Train embeddings and norms in full beside LoRA adapters, as LongLoRA does."
     ] = False
+    lora_targets: Annotated[
+        tuple[str, ...],
+        "Modules that get LoRA adapters, by the ends of their names, such as q_proj,v_proj. Default: all linear layers "
+        "but the LM head.",
+    ] = ()
+    lora_modules_to_save: Annotated[
+        tuple[str, ...], "Modules that are trained in full next to LoRA adapters, such as embed_tokens,norm."
+    ] = ()
+    keep_adapter: Annotated[bool, "Save the LoRA adapter as a PEFT folder instead of merging it into the base."] = False
     quantization: Annotated[
         Quantization,
         "Quantization of the base under LoRA: nf4 needs a GPU; auto is nf4 for longqlora if a GPU is available.",
@@ -88,16 +105,24 @@ class TrainConfig:
     learning_rate: Annotated[float | None, "Peak learning rate. Default: 2e-5, with LoRA 2e-4."] = None
     warmup: Annotated[float, "Warmup steps of the learning rate; a value below 1 is a fraction of all steps."] = 0.03
     scheduler: Annotated[Scheduler, "Learning rate schedule."] = "cosine"
-    weight_decay: Annotated[float, "Weight decay of AdamW."] = 0.0
+    optim: Annotated[str, "Optimizer, by transformers' name, such as adafactor or adamw_8bit."] = "adamw_torch_fused"
+    weight_decay: Annotated[float, "Weight decay of the optimizer."] = 0.0
     betas: Annotated[
         tuple[float, float], "Decay rates of AdamW's averages of the gradient and of its square, such as 0.9,0.95."
     ] = (0.9, 0.999)
-    max_grad_norm: Annotated[float, "Norm to which gradients are clipped."] = 1.0
+    max_grad_norm: Annotated[float, "Norm to which gradients are clipped; 0 does not clip."] = 1.0
     seed: Annotated[int, "Seed for initialization, the order of sequences and offsets."] = 0
     dtype: Annotated[Precision, "Precision of forward and backward; weights stay in float32."] = "float32"
     gradient_checkpointing: Annotated[
         bool, "Recompute activations in the backward pass: less memory, about a third more time."
     ] = False
+    attn_implementation: Annotated[Attention | None, "Implementation of attention. Default: transformers' own."] = None
+    torch_compile: Annotated[bool, "Compile the layers of the model with torch.compile."] = False
+    deepspeed: Annotated[str | None, "DeepSpeed configuration file (JSON)."] = None
+    trainer_arguments: Annotated[
+        dict[str, Any] | None,
+        "Further fields of transformers' TrainingArguments as JSON, such as '{\"adam_epsilon\": 1e-6}'.",
+    ] = None
 
     save_at: Annotated[tuple[int, ...], "Steps after which the checkpoint OUTPUT-stepN is saved, such as 50,100."] = ()
     resume_every: Annotated[int, "Steps between saves from which a killed run resumes; 0 saves none."] = 50
@@ -109,6 +134,19 @@ class TrainConfig:
     eval_corpus: Annotated[
         str | None, "Corpus of held-out text. Default: the validation split of --corpus (files have none)."
     ] = None
+    keep_best: Annotated[
+        str | None,
+        "Save the evaluated step with the lowest value of this evaluation (such as ppl@4096; loss is that at "
+        "--train-length) instead of the last step.",
+    ] = None
+    save_dtype: Annotated[SavedPrecision, "Dtype of the saved weights; CLEX's frequencies stay in float32."] = "float32"
+    report_to: Annotated[
+        tuple[str, ...], f"Loggers of losses and evaluations: {', '.join(LOGGERS)}, several, or none."
+    ] = ("none",)
+    push_to_hub: Annotated[str | None, "Repository on the Hugging Face Hub to upload the finished checkpoint to."] = (
+        None
+    )
+    push_public: Annotated[bool, "Make a new repository of --push-to-hub public instead of private."] = False
     trust_remote_code: Annotated[bool, "Run the code that a base brings with it."] = False
 
     def __post_init__(self) -> None:
@@ -122,13 +160,15 @@ class TrainConfig:
         for name in NOT_NEGATIVE:
             self._check(name, lambda value: value is None or 0 <= value < math.inf, "0 or more, and finite")
         self._check("seed", lambda value: value < 2**32, "below 2^32, which NumPy's generators require")
-        for name in ("lora_alpha", "max_grad_norm"):
-            self._check(name, lambda value: 0 < value < math.inf, "above 0, and finite")
+        self._check("lora_alpha", lambda value: 0 < value < math.inf, "above 0, and finite")
         self._check("lora_dropout", lambda value: 0 <= value < 1, "0 or more, and below 1")
         are_betas = "two numbers, each 0 or more and below 1"
         self._check("betas", lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas), are_betas)
         self._check_steps()
         self._check_windows()
+        self._check_attention()
+        self._check_adapters()
+        self._check_reports()
         check_extension(self.extension, self.factor, self.extension_options)
         if self.train_embeddings_and_norms and not self.rank_of_adapters:
             raise _wrong(
@@ -139,6 +179,58 @@ class TrainConfig:
         if self.quantization == "nf4" and not self.rank_of_adapters:
             raise _wrong(
                 "quantization", "A 4-bit base cannot be trained itself: give --lora-rank, or --quantization none."
+            )
+
+    def _check_attention(self) -> None:
+        name = self.attn_implementation
+        if name is not None and self.extension == "longqlora":
+            raise _wrong("attn_implementation", "Extension 'longqlora' trains with its own attention. Omit it.")
+        if name is not None and name.startswith("flash") and self.dtype != "bfloat16":
+            raise _wrong("attn_implementation", f"attn_implementation '{name}' requires --dtype bfloat16.")
+
+    def _check_adapters(self) -> None:
+        for name in ("lora_targets", "lora_modules_to_save", "keep_adapter"):
+            if getattr(self, name) and not self.rank_of_adapters:
+                raise _wrong(name, f"{name} has no effect without LoRA. Give --lora-rank, or omit it.")
+        if both := sorted({*self.lora_targets} & {*self.lora_modules_to_save}):
+            raise _wrong("lora_targets", f"'{both[0]}' is in lora_targets and in lora_modules_to_save. Omit it in one.")
+        for name in ("lora_modules_to_save", "keep_adapter"):
+            if self.train_embeddings_and_norms and getattr(self, name):
+                raise _wrong(
+                    name,
+                    f"{name} and train_embeddings_and_norms exclude each other: what the latter trains is no part of "
+                    "the adapter. Omit one of them.",
+                )
+        if not self.keep_adapter:
+            return
+        if self.base is None:
+            raise _wrong("keep_adapter", "An adapter is loaded onto its base: keep_adapter requires --base.")
+        if self.extension != "none":
+            raise _wrong(
+                "keep_adapter",
+                f"Extension '{self.extension}' changes the model's config, which an adapter does not contain: loaded "
+                "onto the base, the adapter would give wrong numbers. Omit --keep-adapter.",
+            )
+
+    def _check_reports(self) -> None:
+        for name in self.report_to:
+            if name not in (*LOGGERS, "none") or (name == "none" and len(self.report_to) > 1):
+                raise _wrong(
+                    "report_to",
+                    f"report_to contains '{name}'; it must be none, or some of {', '.join(LOGGERS)}.",
+                )
+        if self.push_public and self.push_to_hub is None:
+            raise _wrong("push_public", "push_public has no effect without --push-to-hub.")
+        if self.keep_best is None:
+            return
+        if not self.eval_every:
+            raise _wrong("keep_best", "keep_best compares evaluations: give --eval-every.")
+        names = (*(f"ppl@{length}" for length in self.evaluated_lengths), *TERMS)
+        if self.best_value not in names:
+            raise _wrong(
+                "keep_best",
+                f"keep_best is '{self.keep_best}'; evaluations measure {', '.join(names)}. "
+                "Choose one of them, or change --eval-lengths.",
             )
 
     def _check(self, name: str, is_right: Callable[[Any], bool], must_be: str) -> None:
@@ -178,11 +270,26 @@ class TrainConfig:
         return self.train_length // 2 if self.max_extra is None else self.max_extra
 
     @property
+    def evaluated_lengths(self) -> tuple[int, ...]:
+        """`eval_lengths` with its default filled in."""
+        return self.eval_lengths or tuple(self.train_length * times for times in (1, 2, 4))
+
+    @property
     def rank_of_adapters(self) -> int:
         """`lora_rank` with its default filled in; 0 without LoRA."""
         if self.lora_rank is None:
             return 64 if self.extension == "longqlora" else 0
         return self.lora_rank
+
+    @property
+    def best_value(self) -> str | None:
+        """Name of the evaluation by which the best step is kept; ``loss`` orders steps as its perplexity does."""
+        return f"ppl@{self.train_length}" if self.keep_best == "loss" else self.keep_best
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """`report_to` without "none"."""
+        return tuple(name for name in self.report_to if name != "none")
 
     @property
     def is_fused(self) -> bool:
@@ -202,7 +309,7 @@ class TrainConfig:
             max_extra=self.largest_extra,
             lora_rank=self.rank_of_adapters,
             learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
-            eval_lengths=self.eval_lengths or tuple(self.train_length * times for times in (1, 2, 4)),
+            eval_lengths=self.evaluated_lengths,
         )
 
 

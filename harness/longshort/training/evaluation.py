@@ -19,12 +19,11 @@ from longshort.errors import UserError
 from longshort.scoring import score_prefix, score_suffixes
 from longshort.scoring.offsets import draw_offsets
 from longshort.scoring.positions import addressable_length, depends_on_length
+from longshort.training.config import TERMS
 from longshort.training.regularizer import shared_positions
 from longshort.training.windows import tokens_of
 
 logger = logging.getLogger(__name__)
-
-TERMS = ("sce", "entropy", "jeffreys")
 
 
 def held_out(

@@ -15,10 +15,12 @@ from transformers import TrainingArguments
 
 from longshort.errors import UserError
 from longshort.results import read_json
-from longshort.training.checkpoint import RECORD
 from longshort.training.config import TrainConfig
+from longshort.training.record import RECORD
 
 SETTINGS = "settings.json"
+# Settings that change neither the weights nor the evaluations: a run is the same with others of these.
+REPORTING = ("output", "report_to", "push_to_hub", "push_public")
 # Words by which the errors of safetensors and torch.save show that a file could not be written: these libraries
 # raise RuntimeError and SafetensorError without a code.
 FAILED_WRITES = ("I/O error", "PytorchStreamWriter", "iostream error", "unexpected pos")
@@ -33,7 +35,7 @@ def is_finished(output: Path, config: TrainConfig) -> bool:
     if not output.exists():
         return False
     with suppress(UserError):  # a folder of something else, or a damaged record
-        if read_json(output / RECORD).get("config") == _settings(config):
+        if _is_same(read_json(output / RECORD).get("config"), config):
             return True
     raise UserError(
         f"{output} exists and is not a result of this run. Remove it, or choose another output.", "conflict", "output"
@@ -46,12 +48,10 @@ def open_partial(partial: Path, config: TrainConfig, arguments: TrainingArgument
     Raises:
         UserError: the folder holds a run of other settings, or cannot be written.
     """
-    settings = json.dumps(_settings(config), indent=2)
     saves = sorted(filter(_is_whole, partial.glob("checkpoint-*")), key=lambda folder: int(folder.name[11:]))
-    try:
-        same = (partial / SETTINGS).read_text("utf-8") == settings
-    except OSError:
-        same = False
+    same = False
+    with suppress(UserError):  # it is missing or damaged
+        same = _is_same(read_json(partial / SETTINGS), config)
     arguments.distributed_state.wait_for_everyone()  # all have read before the main process writes
     if saves and not same:
         raise UserError(
@@ -65,7 +65,8 @@ def open_partial(partial: Path, config: TrainConfig, arguments: TrainingArgument
             if not saves:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
-                (partial / SETTINGS).write_text(settings, "utf-8")
+                settings = {name: value for name, value in asdict(config).items() if name != "output"}
+                (partial / SETTINGS).write_text(json.dumps(settings, indent=2), "utf-8")
             _remove_incomplete_saves(partial)
         except OSError as error:
             raise UserError(
@@ -118,8 +119,10 @@ def _remove_incomplete_saves(partial: Path) -> None:
             shutil.rmtree(save)
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """All settings but the folder's name, which may change; as JSON gives them back."""
-    settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    del settings["output"]
-    return settings
+def _is_same(recorded: Any, config: TrainConfig) -> bool:
+    """Whether the recorded settings are those of this run; one that an older version did not have had its default."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))  # as JSON gives them back
+    if not isinstance(recorded, dict) or not recorded.keys() <= settings.keys():
+        return False
+    defaults: dict[str, Any] = json.loads(json.dumps(asdict(TrainConfig(output="", base=""))))
+    return all((defaults | recorded)[name] == value for name, value in settings.items() if name not in REPORTING)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,19 +19,27 @@ from transformers.utils import logging
 
 from longshort.corpora import open_corpus
 from longshort.errors import UserError
+from longshort.scoring.forward import without_wrappers
+from longshort.training.arguments import training_arguments
+from longshort.training.attention import attention_implementation
 from longshort.training.base import Base, load_base, load_model
-from longshort.training.checkpoint import write_checkpoint
-from longshort.training.config import TrainConfig
+from longshort.training.best import best_folder, best_step, remove_surpassed
+from longshort.training.checkpoint import describe, write_checkpoint
+from longshort.training.compiling import compile_layers
+from longshort.training.config import TERMS, TrainConfig
 from longshort.training.estimate import LONG_RUN, estimate
 from longshort.training.evaluation import evaluate, held_out, reachable
 from longshort.training.extension.clex import clex_positions
 from longshort.training.extension.options import OPTIONS
 from longshort.training.frequencies import check_wrapper
-from longshort.training.lora import add_lora, can_quantize
+from longshort.training.hub import push, writable_repository
+from longshort.training.lora import add_lora, can_quantize, lora_modules
 from longshort.training.partial import is_finished, open_partial, writing
 from longshort.training.shifted_attention import check_groups, shifted_sparse_attention
 from longshort.training.trainer import AfterStep, LongShortTrainer
 from longshort.training.windows import WindowPairs, collate
+
+LOGS = "runs"  # where the Trainer's TensorBoard logger writes, below the folder of the work in progress
 
 
 @dataclass(frozen=True)
@@ -70,14 +79,17 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     """
     config = config.resolved()
     output = Path(config.output).expanduser()
+    is_main = os.environ.get("RANK", "0") == "0"
     if is_finished(output, config):
         print(f"{output} already holds this finished run; nothing to do.", file=sys.stderr)
-        return output
-    run = prepare(config, output, progress=progress)
-    resume_from = open_partial(run.partial, config, run.arguments)
-    with writing(output, run.partial, is_main=run.arguments.should_save):
-        trainer = fit(run, resume_from)
-        finish(run, trainer)
+    else:
+        run = prepare(config, output, progress=progress)
+        resume_from = open_partial(run.partial, config, run.arguments)
+        with writing(output, run.partial, is_main=run.arguments.should_save):
+            trainer = fit(run, resume_from)
+            finish(run, trainer)
+    if config.push_to_hub is not None and is_main:
+        print(f"Uploaded to {push(output, config.push_to_hub, public=config.push_public)}", file=sys.stderr)
     return output
 
 
@@ -88,7 +100,9 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
         UserError: a base, tokenizer or corpus cannot be read, or does not fit.
     """
     partial = output.with_name(output.name + ".partial")
-    arguments = _training_arguments(config, partial, progress)
+    arguments = training_arguments(config, partial, progress)
+    if config.push_to_hub is not None and arguments.process_index == 0:
+        writable_repository(config.push_to_hub, public=config.push_public)
     shows_messages = progress and arguments.should_save
     with _no_loading_bars():
         base = load_base(config)
@@ -104,14 +118,20 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
     with _no_loading_bars():
         model = load_model(config, base, quantize=quantize)
         eval_lengths = reachable(model, config.eval_lengths) if eval_tokens is not None else ()
+        _check_best(config, eval_lengths)
         if config.gradient_checkpointing:
             _checkpoint_gradients(model)
     num_parameters = model.num_parameters()
-    attention = shifted_sparse_attention(model, groups) if is_sparse else nullcontext()
+    attention: AbstractContextManager[None] = nullcontext()
+    if is_sparse:
+        attention = shifted_sparse_attention(model, groups)
+    elif config.attn_implementation is not None:
+        attention = attention_implementation(model, config.attn_implementation)
     trained: Any = model
     if config.rank_of_adapters:
         torch.manual_seed(config.seed)
-        trained = add_lora(model, config.rank_of_adapters, config.lora_alpha, config.lora_dropout, base.trained_in_full)
+        rank, alpha, dropout = config.rank_of_adapters, config.lora_alpha, config.lora_dropout
+        trained = add_lora(model, rank, alpha, dropout, base.trained_in_full, **lora_modules(config))
     cost = estimate(config, trained)
     if cost.flops >= LONG_RUN and shows_messages:
         print(f"longshort: {cost}", file=sys.stderr)
@@ -138,11 +158,15 @@ def fit(run: Run, resume_from: Path | None) -> LongShortTrainer:
                 trainer.evaluated_model, run.eval_tokens, run.eval_lengths, config.train_length, special, config.seed
             )
             trainer.log({f"eval_{name}": value for name, value in values.items()})
+            if step > 0 and config.best_value is not None:
+                _keep_if_best(run, trainer, config.best_value)
         if step in config.save_at:
             snapshot = run.output.with_name(f"{run.output.name}-step{step}")
             write_checkpoint(snapshot, run.partial / snapshot.name, run.base, trainer, run.num_parameters)
 
     trainer.add_callback(AfterStep(after_step))
+    if config.torch_compile:
+        compile_layers(cast(PreTrainedModel, without_wrappers(run.model)))
     with run.attention, _no_loading_bars():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     return trainer
@@ -150,10 +174,31 @@ def fit(run: Run, resume_from: Path | None) -> LongShortTrainer:
 
 def finish(run: Run, trainer: LongShortTrainer) -> None:
     """Write the finished checkpoint and remove the folder of the work in progress."""
+    writes, logs = run.arguments.should_save, run.partial / LOGS
     with _no_loading_bars():
-        write_checkpoint(run.output, run.partial / "final", run.base, trainer, run.num_parameters)
-    if run.arguments.should_save:
+        if run.config.best_value is None:
+            write_checkpoint(run.output, run.partial / "final", run.base, trainer, run.num_parameters)
+        elif writes:
+            step = best_step(trainer.evaluations, run.config.best_value)
+            best = best_folder(run.partial, step)
+            describe(best, run.base, trainer, run.num_parameters, step, run.output.name, is_best=True)
+            best.rename(run.output)
+    if writes:
+        if logs.is_dir():
+            logs.rename(run.output / LOGS)
         shutil.rmtree(run.partial)
+
+
+def _keep_if_best(run: Run, trainer: LongShortTrainer, value: str) -> None:
+    """Write a copy of the weights if no earlier evaluation was as good; all processes must call it."""
+    step = trainer.state.global_step
+    if best_step(trainer.evaluations, value) != step:
+        return
+    folder = best_folder(run.partial, step)
+    write_checkpoint(folder, run.partial / "new-best", run.base, trainer, run.num_parameters)
+    if run.arguments.should_save:
+        saves = [int(save.name.rpartition("-")[2]) for save in run.partial.glob("checkpoint-*")]
+        remove_surpassed(run.partial, step, max(saves, default=0))
 
 
 def _window_pairs(config: TrainConfig, base: Base) -> WindowPairs:
@@ -202,6 +247,16 @@ def _evaluation_tokens(config: TrainConfig, base: Base) -> Tensor | None:
     return held_out(corpus, base.tokenizer, config.eval_docs, longest, base.bos_token_id, base.num_embeddings)
 
 
+def _check_best(config: TrainConfig, eval_lengths: tuple[int, ...]) -> None:
+    """Refuse to keep the best by an evaluation that the model has no positions for."""
+    if config.best_value not in (None, *TERMS, *(f"ppl@{length}" for length in eval_lengths)):
+        raise UserError(
+            f"keep_best is '{config.keep_best}', a length beyond the positions of the model. Choose a shorter one.",
+            "length",
+            "keep_best",
+        )
+
+
 def _quantizes(config: TrainConfig, shows_messages: bool) -> bool:
     """Whether the base is loaded in 4 bits."""
     if config.quantization != "nf4" and not (config.quantization == "auto" and config.extension == "longqlora"):
@@ -238,41 +293,3 @@ def _no_loading_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _training_arguments(config: TrainConfig, folder: Path, progress: bool) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        lr_scheduler_type=config.scheduler,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.betas[0],
-        adam_beta2=config.betas[1],
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        bf16=config.dtype == "bfloat16",
-        use_cpu=not any(device.is_available() for device in (torch.cuda, torch.backends.mps, torch.xpu)),
-        logging_steps=1,
-        save_strategy="steps" if config.resume_every else "no",
-        save_steps=config.resume_every or 500,
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=not progress,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        accelerator_config={"dispatch_batches": False, "split_batches": False},  # each process takes its share
-    )
-    at_once = arguments.train_batch_size * arguments.world_size
-    if config.global_batch_size % at_once:
-        raise UserError(
-            f"global_batch_size {config.global_batch_size} is not a multiple of the {at_once} sequences that "
-            f"{arguments.world_size} devices take at once. Change it, or --batch-size.",
-            "setting",
-            "global_batch_size",
-        )
-    arguments.gradient_accumulation_steps = config.global_batch_size // at_once
-    return arguments

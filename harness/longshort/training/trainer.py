@@ -18,8 +18,7 @@ from transformers.training_args import TrainingArguments
 
 from longshort.errors import UserError
 from longshort.training.compat import float32_frequencies
-from longshort.training.config import TrainConfig
-from longshort.training.evaluation import TERMS
+from longshort.training.config import TERMS, TrainConfig
 from longshort.training.extension.options import OPTIONS
 from longshort.training.frequencies import clip_groups, learned_frequencies
 from longshort.training.fused import FusedLoss, LossParts, add_fused_loss
