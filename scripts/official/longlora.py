@@ -1,0 +1,206 @@
+"""LongLoRA's shifted sparse attention and LongQLoRA: attention in training, adapters, the scale of the positions."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig
+
+from longshort.training.extension import extend_context
+from longshort.training.lora import add_lora, merged, trained_state
+from longshort.training.shifted_attention import shifted_sparse_attention
+from official.models import random_tokens, tiny_config, tiny_llama
+from official.source import Checkout
+from official.table import Comparison, Difference, of_names, of_tensors
+
+FILES = {"longlora": "llama_attn_replace.py", "longqlora": "attention/llama_attn_replace.py"}
+GROUPS, LENGTH, BATCH = 4, 64, 2
+HALF_GROUP = LENGTH // GROUPS // 2
+LORA = {"rank": 64, "alpha": 16.0, "dropout": 0.05}  # LongQLoRA's
+
+KERNEL = "The FlashAttention kernel is replaced by dense causal attention within the segments that the official code "
+KERNEL += "passes to it (`cu_seqlens`)."
+WRAP = "Only this path rotates the sequence, so that the first half group of half of the heads attends to the last "
+WRAP += "tokens, which come later; ours never does, as the official path with FlashAttention."
+TARGETS = "Both put adapters on all linear layers but the head; official finds them by the class of a 4-bit layer "
+TARGETS += "(bitsandbytes), here replaced by `nn.Linear`."
+
+
+def comparisons() -> list[Comparison]:
+    """The rows of both repositories."""
+    inputs = f"one attention layer in training, {GROUPS} groups of {LENGTH // GROUPS} tokens, batch {BATCH}"
+    rows = []
+    for name, file in FILES.items():
+        flash = f"{inputs}; `forward_flashattn`"
+        dense = f"{inputs}; `forward_noflashattn`"
+        inner = f"{dense}, without the first half group of the shifted heads"
+        for quantity, compared, measure, why in (
+            ("attention with FlashAttention", flash, _attention(_flash), KERNEL),
+            ("its gradients (q, k, v)", flash, _attention(_flash, gradients=True), KERNEL),
+            ("attention without FlashAttention", inner, _attention(_dense, skip_wrapped=True), ""),
+            ("attention without FlashAttention, wrap included", dense, _attention(_dense), WRAP),
+        ):
+            rows.append(Comparison(name, quantity, compared, name, file, measure, why))
+    model = "tiny Llama, rank 64, α 16"
+    for quantity, compared, measure, why in (
+        ("modules with adapters", f"{model}; `insert_adapter`", _adapted_modules, TARGETS),
+        ("trainable parameters", f"{model}; `insert_adapter` with the published settings", _trainable, ""),
+        ("logits with adapters", f"{model}, random adapters; official unmerged, ours merged", _adapted_logits, ""),
+        ("factor of the positions", "`load_model_and_tokenizer` for 5,000 to 32,768 tokens", _factors, ""),
+    ):
+        rows.append(Comparison("longqlora", quantity, compared, "longqlora", "train.py", measure, why))
+    return rows
+
+
+def _attention(
+    official_path: Callable[[Checkout], Any], skip_wrapped: bool = False, gradients: bool = False
+) -> Callable[[Checkout], Difference]:
+    def measure(checkout: Checkout) -> Difference:
+        official = official_path(checkout)
+        model = tiny_llama(LENGTH).train()
+        layer = model.model.layers[0].self_attn
+        nn.init.eye_(layer.o_proj.weight)  # the output of each head by itself
+        generator = torch.Generator().manual_seed(3)
+        hidden_states, weights = torch.randn(2, BATCH, LENGTH, layer.config.hidden_size, generator=generator)
+        no_rotation = torch.ones(1, LENGTH, layer.head_dim), torch.zeros(1, LENGTH, layer.head_dim)  # cos, sin
+        expected = official(_as_then(layer), hidden_states)
+        with shifted_sparse_attention(model, GROUPS):
+            actual, _ = layer(hidden_states, position_embeddings=no_rotation, attention_mask=None)
+        if gradients:
+            parameters = [layer.q_proj.weight, layer.k_proj.weight, layer.v_proj.weight]
+            pairs = (torch.autograd.grad((output * weights).sum(), parameters) for output in (expected, actual))
+            return of_tensors(zip(*pairs, strict=True))
+        if skip_wrapped:
+            pair = [output.unflatten(-1, (2, -1)) for output in (expected, actual)]  # [B, T, half of the heads, H / 2]
+            straight, shifted = ([output[:, :, half] for output in pair] for half in (0, 1))
+            return of_tensors([straight, [output[:, HALF_GROUP:] for output in shifted]])
+        return of_tensors([(expected, actual)])
+
+    return measure
+
+
+def _as_then(layer: Any) -> SimpleNamespace:
+    """What the official forwards read of the attention of transformers 4.34; RoPE is left out on both sides."""
+    return SimpleNamespace(
+        training=True,
+        config=SimpleNamespace(pretraining_tp=1),
+        num_heads=layer.config.num_attention_heads,
+        num_key_value_heads=layer.config.num_key_value_heads,
+        num_key_value_groups=layer.num_key_value_groups,
+        head_dim=layer.head_dim,
+        hidden_size=layer.config.hidden_size,
+        rotary_emb=lambda *_, **__: (None, None),
+        **{name: getattr(layer, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
+    )
+
+
+def _dense(checkout: Checkout) -> Callable[[Any, Tensor], Tensor]:
+    names = checkout.definitions(FILES[checkout.name], apply_rotary_pos_emb=lambda query, key, *_: (query, key))
+    mask = torch.full((LENGTH, LENGTH), torch.finfo(torch.float32).min).triu(1).expand(BATCH, 1, -1, -1)
+    return lambda layer, hidden_states: names["forward_noflashattn"](layer, hidden_states, mask)[0]
+
+
+def _flash(checkout: Checkout) -> Callable[[Any, Tensor], Tensor]:
+    names = checkout.definitions(
+        FILES[checkout.name],
+        apply_rotary_pos_emb=lambda query, key, *_: (query, key),
+        flash_attn_varlen_qkvpacked_func=_dense_kernel,
+        unpad_input=_unpadded,
+        pad_input=lambda tokens, _, rows, length: tokens.unflatten(0, (rows, length)),
+    )
+    mask = torch.ones(BATCH, LENGTH, dtype=torch.long)
+    return lambda layer, hidden_states: names["forward_flashattn"](layer, hidden_states, mask)[0]
+
+
+def _unpadded(tokens: Tensor, mask: Tensor) -> tuple[Tensor, None, Tensor, int]:
+    """flash_attn's `unpad_input` where nothing is padding: tokens, their indices, starts of the rows, longest row."""
+    rows, length = mask.shape
+    return tokens.flatten(0, 1), None, torch.arange(0, (rows + 1) * length, length, dtype=torch.int32), length
+
+
+def _dense_kernel(qkv: Tensor, starts: Tensor, *_: Any, softmax_scale: float | None, causal: bool) -> Tensor:
+    """flash_attn's variable-length kernel, densely: token i attends to the tokens up to i of its segment."""
+    if softmax_scale is not None or not causal:
+        raise ValueError("this kernel is causal and scales by 1 / sqrt(d)")
+    query, key, value = qkv.unbind(1)  # [N, H, d] each
+    index = torch.arange(len(query))
+    segment = torch.searchsorted(starts.long(), index, right=True)  # [N]
+    visible = (segment[:, None] == segment) & (index[:, None] >= index)  # [N, N]
+    scores = torch.einsum("ihd,jhd->hij", query, key) / math.sqrt(query.shape[-1])
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
+    return torch.einsum("hij,jhd->ihd", weights, value)
+
+
+def _official_adapters(checkout: Checkout) -> Any:
+    """The tiny Llama as `insert_adapter` returns it with the settings of llama2-7b-pretrain.yaml."""
+    bnb = SimpleNamespace(nn=SimpleNamespace(Linear4bit=nn.Linear))
+    names = checkout.definitions("train.py", bnb=bnb, logger=SimpleNamespace(info=lambda *_: None))
+    settings = SimpleNamespace(
+        target_modules=None,
+        lora_rank=LORA["rank"],
+        lora_alpha=LORA["alpha"],
+        lora_dropout=LORA["dropout"],
+        train_embedding=False,
+        train_norm=False,
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        return names["insert_adapter"](settings, tiny_llama(LENGTH))
+
+
+def _adapted_modules(checkout: Checkout) -> Difference:
+    official, ours = _official_adapters(checkout), add_lora(tiny_llama(LENGTH), **LORA)
+    names = ({name for name, part in model.named_modules() if hasattr(part, "lora_A")} for model in (official, ours))
+    return of_names(*names)
+
+
+def _trainable(checkout: Checkout) -> Difference:
+    official, ours = _official_adapters(checkout), add_lora(tiny_llama(LENGTH), **LORA)
+    models = (official, ours)
+    return of_names(*({name for name, value in model.named_parameters() if value.requires_grad} for model in models))
+
+
+@torch.no_grad()
+def _adapted_logits(checkout: Checkout) -> Difference:
+    official = _official_adapters(checkout).eval()
+    generator = torch.Generator().manual_seed(4)
+    for value in official.parameters():
+        if value.requires_grad:
+            value.normal_(std=0.05, generator=generator)
+    ours = merged(tiny_llama(LENGTH), LORA["rank"], LORA["alpha"], trained_state(official))
+    tokens = random_tokens(2, LENGTH)
+    return of_tensors([(official(input_ids=tokens).logits, ours(input_ids=tokens).logits)])
+
+
+class _Loaded(Exception):
+    """Carries the config with which the official code would load its base."""
+
+
+def _factors(checkout: Checkout) -> Difference:
+    def load(*_: Any, config: LlamaConfig, **__: Any) -> None:
+        raise _Loaded(config.rope_scaling["factor"])
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        names = checkout.definitions(
+            "train.py",
+            AutoConfig=SimpleNamespace(from_pretrained=lambda *_, **__: tiny_config(4096)),
+            AutoModelForCausalLM=SimpleNamespace(from_pretrained=load),
+            BitsAndBytesConfig=SimpleNamespace,
+            replace_llama_attn=lambda *_: None,
+            logger=SimpleNamespace(info=lambda *_: None),
+        )
+        for length in (5000, 8192, 8193, 12_288, 32_768):
+            settings = SimpleNamespace(model_name_or_path="", model_max_length=length, use_flash_attn=False)
+            config, _ = extend_context(tiny_config(4096), "longqlora", train_length=length)
+            try:
+                names["load_model_and_tokenizer"](settings, None)
+            except _Loaded as loaded:
+                yield torch.tensor(loaded.args), torch.tensor([config.rope_parameters["factor"]])
+
+    return of_tensors(pairs())
