@@ -13,14 +13,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from official import clex, eabf, longlora, regularizer, rope, settings
+from official import adapters, clex, eabf, longlora, regularizer, rope, settings
 from official.source import REPOSITORIES, Checkout
 from official.table import Comparison, csv, markdown, measured
 
 from longshort.errors import one_line_for_user_errors
 from longshort.results import write_atomically
 
-METHODS = (clex, eabf, longlora, regularizer, rope, settings)
+METHODS = (clex, eabf, longlora, adapters, regularizer, rope, settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

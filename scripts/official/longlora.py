@@ -1,36 +1,28 @@
-"""LongLoRA's shifted sparse attention and LongQLoRA: attention in training, adapters, the scale of the positions."""
+"""LongLoRA's shifted sparse attention, as it is and in LongQLoRA."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig
 
-from longshort.training.extension import extend_context
-from longshort.training.lora import add_lora, merged, trained_state
 from longshort.training.shifted_attention import shifted_sparse_attention
-from official.models import random_tokens, tiny_config, tiny_llama
+from official.models import tiny_llama
 from official.source import Checkout
-from official.table import Comparison, Difference, of_names, of_tensors
+from official.table import Comparison, Difference, of_tensors
 
 FILES = {"longlora": "llama_attn_replace.py", "longqlora": "attention/llama_attn_replace.py"}
 GROUPS, LENGTH, BATCH = 4, 64, 2
 HALF_GROUP = LENGTH // GROUPS // 2
-LORA = {"rank": 64, "alpha": 16.0, "dropout": 0.05}  # LongQLoRA's
 
 KERNEL = "The FlashAttention kernel is replaced by dense causal attention within the segments that the official code "
 KERNEL += "passes to it (`cu_seqlens`)."
 WRAP = "Only this path rotates the sequence, so that the first half group of half of the heads attends to the last "
 WRAP += "tokens, which come later; ours never does, as the official path with FlashAttention."
-TARGETS = "Both put adapters on all linear layers but the head; official finds them by the class of a 4-bit layer "
-TARGETS += "(bitsandbytes), here replaced by `nn.Linear`."
 
 
 def comparisons() -> list[Comparison]:
@@ -48,14 +40,6 @@ def comparisons() -> list[Comparison]:
             ("attention without FlashAttention, wrap included", dense, _attention(_dense), WRAP),
         ):
             rows.append(Comparison(name, quantity, compared, name, file, measure, why))
-    model = "tiny Llama, rank 64, α 16"
-    for quantity, compared, measure, why in (
-        ("modules with adapters", f"{model}; `insert_adapter`", _adapted_modules, TARGETS),
-        ("trainable parameters", f"{model}; `insert_adapter` with the published settings", _trainable, ""),
-        ("logits with adapters", f"{model}, random adapters; official unmerged, ours merged", _adapted_logits, ""),
-        ("factor of the positions", "`load_model_and_tokenizer` for 5,000 to 32,768 tokens", _factors, ""),
-    ):
-        rows.append(Comparison("longqlora", quantity, compared, "longqlora", "train.py", measure, why))
     return rows
 
 
@@ -136,71 +120,3 @@ def _dense_kernel(qkv: Tensor, starts: Tensor, *_: Any, softmax_scale: float | N
     scores = torch.einsum("ihd,jhd->hij", query, key) / math.sqrt(query.shape[-1])
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
     return torch.einsum("hij,jhd->ihd", weights, value)
-
-
-def _official_adapters(checkout: Checkout) -> Any:
-    """The tiny Llama as `insert_adapter` returns it with the settings of llama2-7b-pretrain.yaml."""
-    bnb = SimpleNamespace(nn=SimpleNamespace(Linear4bit=nn.Linear))
-    names = checkout.definitions("train.py", bnb=bnb, logger=SimpleNamespace(info=lambda *_: None))
-    settings = SimpleNamespace(
-        target_modules=None,
-        lora_rank=LORA["rank"],
-        lora_alpha=LORA["alpha"],
-        lora_dropout=LORA["dropout"],
-        train_embedding=False,
-        train_norm=False,
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        return names["insert_adapter"](settings, tiny_llama(LENGTH))
-
-
-def _adapted_modules(checkout: Checkout) -> Difference:
-    official, ours = _official_adapters(checkout), add_lora(tiny_llama(LENGTH), **LORA)
-    names = ({name for name, part in model.named_modules() if hasattr(part, "lora_A")} for model in (official, ours))
-    return of_names(*names)
-
-
-def _trainable(checkout: Checkout) -> Difference:
-    official, ours = _official_adapters(checkout), add_lora(tiny_llama(LENGTH), **LORA)
-    models = (official, ours)
-    return of_names(*({name for name, value in model.named_parameters() if value.requires_grad} for model in models))
-
-
-@torch.no_grad()
-def _adapted_logits(checkout: Checkout) -> Difference:
-    official = _official_adapters(checkout).eval()
-    generator = torch.Generator().manual_seed(4)
-    for value in official.parameters():
-        if value.requires_grad:
-            value.normal_(std=0.05, generator=generator)
-    ours = merged(tiny_llama(LENGTH), LORA["rank"], LORA["alpha"], trained_state(official))
-    tokens = random_tokens(2, LENGTH)
-    return of_tensors([(official(input_ids=tokens).logits, ours(input_ids=tokens).logits)])
-
-
-class _Loaded(Exception):
-    """Carries the config with which the official code would load its base."""
-
-
-def _factors(checkout: Checkout) -> Difference:
-    def load(*_: Any, config: LlamaConfig, **__: Any) -> None:
-        raise _Loaded(config.rope_scaling["factor"])
-
-    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        names = checkout.definitions(
-            "train.py",
-            AutoConfig=SimpleNamespace(from_pretrained=lambda *_, **__: tiny_config(4096)),
-            AutoModelForCausalLM=SimpleNamespace(from_pretrained=load),
-            BitsAndBytesConfig=SimpleNamespace,
-            replace_llama_attn=lambda *_: None,
-            logger=SimpleNamespace(info=lambda *_: None),
-        )
-        for length in (5000, 8192, 8193, 12_288, 32_768):
-            settings = SimpleNamespace(model_name_or_path="", model_max_length=length, use_flash_attn=False)
-            config, _ = extend_context(tiny_config(4096), "longqlora", train_length=length)
-            try:
-                names["load_model_and_tokenizer"](settings, None)
-            except _Loaded as loaded:
-                yield torch.tensor(loaded.args), torch.tensor([config.rope_parameters["factor"]])
-
-    return of_tensors(pairs())

@@ -38,6 +38,22 @@ class MissingName:
         raise ImportError(self.__dict__["_why"])
 
 
+class Definitions(dict[str, Any]):
+    """What a file defines, by name."""
+
+    def __init__(self, names: Mapping[str, Any], checkout: str, path: Path) -> None:
+        super().__init__(names)
+        self.checkout, self.path = checkout, path
+
+    def __missing__(self, name: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(
+            f"{self.path} defines no {name}. Check out a commit that does, such as the one in the committed table.",
+            "unsupported",
+            self.checkout,
+        )
+
+
 @dataclass(frozen=True)
 class Checkout:
     """A folder with one of `REPOSITORIES`."""
@@ -67,7 +83,7 @@ class Checkout:
             )
         return path.read_text("utf-8")
 
-    def definitions(self, file: str, **replacements: Any) -> dict[str, Any]:
+    def definitions(self, file: str, **replacements: Any) -> Definitions:
         """Return the functions, classes and constants that `file` defines at its top level.
 
         Other statements, such as those that change transformers, are not executed. An import that fails gives a
@@ -85,8 +101,8 @@ class Checkout:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 _import(node, names, replacements)
             elif _defined_name(node) not in (None, *replacements):
-                exec(compile(ast.Module([node], []), str(self.folder / file), "exec"), names)
-        return names
+                exec(compile(ast.Module([node], []), str(self.folder / file), "exec", dont_inherit=True), names)
+        return Definitions(names, self.name, self.folder / file)
 
 
 def _defined_name(node: ast.stmt) -> str | None:
@@ -106,6 +122,6 @@ def _import(node: ast.Import | ast.ImportFrom, names: dict[str, Any], replacemen
         single = type(node)(**{**dict(ast.iter_fields(node)), "names": [alias]})
         module = ast.fix_missing_locations(ast.Module([ast.copy_location(single, node)], []))
         try:
-            exec(compile(module, "import", "exec"), names)
+            exec(compile(module, "import", "exec", dont_inherit=True), names)
         except (ImportError, KeyError) as error:  # KeyError: a relative import outside of a package
             names[bound] = MissingName(bound, str(error))

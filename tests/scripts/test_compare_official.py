@@ -99,6 +99,21 @@ def test_a_folder_without_the_file_is_refused(tmp_path):
         Checkout("clex", tmp_path).definitions("CLEX/clex_layer.py")
 
 
+def test_definitions_of_a_file(tmp_path):
+    """Functions, classes and constants as the file means them; replaced names are kept, other statements not run."""
+    (tmp_path / "file.py").write_text(
+        "from dataclasses import dataclass\nimport torch\nRANK = 8\nraise SystemExit\n"
+        "@dataclass\nclass Settings:\n    rank: int = RANK\n"
+        "def scale():\n    return 2\ndef twice():\n    return 2 * scale()\n"
+    )
+    official = Checkout("longlora", tmp_path).definitions("file.py", scale=lambda: 5)
+    assert official["twice"]() == 10
+    assert official["Settings"].__annotations__ == {"rank": int}  # the future statement of our file is not inherited
+    assert official["torch"] is torch
+    with user_error("unsupported", tmp_path / "file.py", "thrice", field="longlora"):
+        official["thrice"]
+
+
 def test_differences_by_hand():
     official = torch.tensor([1.0, -4.0]), torch.tensor([10.0])
     ours = torch.tensor([1.5, -4.25]), torch.tensor([10.25])
