@@ -22,7 +22,10 @@ SOLVER = f"Ours solves with step {STEP:g} by default, a tenth of the cost; offic
 RUNGE_KUTTA = "torchdiffeq's rk4 is the 3/8 rule, ours the classical one; official integrates all of log frequency in "
 RUNGE_KUTTA += "float32, ours only its learned part."
 ROUNDING = "The rows in float32 differ mostly by the rounding of the official solver."
-THETA = "The official ODE has θ = 10,000 written into it, whatever the base's; ours uses the base's, as in the paper."
+THETA = (
+    "The official ODE has θ = 10,000 written into its network's input, whatever the base's; ours uses the base's, as "
+)
+THETA += "in the paper. For published checkpoints `import-clex` keeps 10,000 (`network_theta`), see the next rows."
 CALL = "The official Llama passes its CLEX layer four arguments where it takes three; here the dtype alone is passed."
 LOG_SCALE = (
     "With FlashAttention and `log_scale` (off in the training script, on in the config's default) official also "
@@ -49,6 +52,8 @@ def comparisons() -> list[Comparison]:
     row("log frequencies, θ 500,000", f"{ode}, step {OFFICIAL_STEP}", _frequencies(500_000.0), THETA)
     mended = f"{ode}, step {OFFICIAL_STEP}, θ passed on to the official ODE"
     row("log frequencies, θ 500,000 for both", mended, _frequencies(500_000.0, mend=True))
+    imported = f"{ode}, step {OFFICIAL_STEP}; ours with the `network_theta` that `import-clex` sets"
+    row("log frequencies, θ 500,000, imported", imported, _frequencies(500_000.0, network_theta=10_000.0))
     weights = f"{ode}; of a random weighting of the log frequencies, W_up and W_down"
     row("gradients of the ODE's weights, equal steps", f"{weights}, step {OFFICIAL_STEP}", _gradients(OFFICIAL_STEP))
     row("gradients of the ODE's weights, default steps", weights, _gradients(STEP), SOLVER)
@@ -89,12 +94,18 @@ def _solved(official: Any) -> Tensor:
 
 
 def _frequencies(
-    theta: float = 10_000.0, step: float = OFFICIAL_STEP, mend: bool = False, float64: bool = False
+    theta: float = 10_000.0,
+    step: float = OFFICIAL_STEP,
+    mend: bool = False,
+    float64: bool = False,
+    network_theta: float | None = None,
 ) -> Callable[[Checkout], Difference]:
     def pairs(checkout: Checkout) -> Iterator[tuple[Tensor, Tensor]]:
         for official, ours in _both_layers(checkout, theta, step, mend):
             if float64:
                 solve_in_float64(official)
+            if network_theta:
+                ours.config.rope_parameters["network_theta"] = network_theta
             yield _solved(official), torch.stack([ours.frequencies(float(t)) for t in range(1, MAX_T + 1)]).log()
 
     return lambda checkout: of_tensors(pairs(checkout))

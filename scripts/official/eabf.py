@@ -23,8 +23,11 @@ POSITIONS = range(ORIGINAL_LENGTH - 64, ORIGINAL_LENGTH * 8, 37)  # of the token
 
 BFLOAT16 = "Ours multiplies in float32 and rounds the product; the official code rounds the scale to bfloat16 first, "
 BFLOAT16 += "to one of 1, 1.0078, 1.0156, ..."
-UNSCALED = "Default 2, as in the paper. The official `apply_eabf` means to do so too, but sets an attribute of the "
-UNSCALED += "attention that its forward does not read, so all layers are scaled; `unscaled_layers` 0 gives that."
+UNSCALED = "`unscaled_layers` is 2 by default, as in the paper. The official `apply_eabf` means that too, but sets an "
+UNSCALED += (
+    "attribute of the attention that its forward does not read: all layers are scaled, also in LongPPL's training. "
+)
+UNSCALED += "The preset paper-eabf follows that code, with 0."
 
 
 def comparisons() -> list[Comparison]:
