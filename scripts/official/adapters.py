@@ -21,9 +21,11 @@ from official.table import Comparison, Difference, of_names, of_tensors
 LENGTH = 64
 LORA = {"rank": 64, "alpha": 16.0, "dropout": 0.05}  # LongQLoRA's
 
-FINDS = "Official finds its layers by the class of a 4-bit layer (bitsandbytes), here replaced by `nn.Linear`."
-ALL_LINEAR = "Ours puts adapters on the linear layers of the MLP too, as LongQLoRA; `--lora-targets "
-ALL_LINEAR += "q_proj,k_proj,v_proj,o_proj` gives LongLoRA's."
+FINDS = "The official code finds its layers by the class of a 4-bit layer (bitsandbytes), here replaced by `nn.Linear`."
+ALL_LINEAR = (
+    "By default ours also puts adapters on the linear layers of the MLP, as LongQLoRA does; `--lora-targets "
+    "q_proj,k_proj,v_proj,o_proj` is LongLoRA's choice."
+)
 
 
 def comparisons() -> list[Comparison]:

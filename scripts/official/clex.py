@@ -18,22 +18,31 @@ from official.table import Comparison, Difference, of_tensors
 
 STEP: float = OPTIONS["clex"]["step"]
 
-SOLVER = f"Ours solves with step {STEP:g} by default, a tenth of the cost; official with {OFFICIAL_STEP:g}. "
-RUNGE_KUTTA = "torchdiffeq's rk4 is the 3/8 rule, ours the classical one; official integrates all of log frequency in "
-RUNGE_KUTTA += "float32, ours only its learned part."
-ROUNDING = "The rows in float32 differ mostly by the rounding of the official solver."
+SOLVER = f"By default ours solves with step {STEP:g}, at a tenth of the cost; the official code with {OFFICIAL_STEP:g}."
+RUNGE_KUTTA = (
+    "The official solver (torchdiffeq's rk4) is the 3/8 rule, ours the classical Runge-Kutta method. The official "
+    "code integrates whole log frequencies in float32, ours only their learned part, which rounds less."
+)
+ROUNDING = "Most of the difference in the float32 rows is the rounding of the official solver."
 THETA = (
-    "The official ODE has θ = 10,000 written into its network's input, whatever the base's; ours uses the base's, as "
+    "The official ODE uses θ = 10,000 in its network's input, whatever the base's θ; ours uses the base's, as in the "
+    "paper. `import-clex` keeps 10,000 for published checkpoints (`network_theta`); see the next rows."
 )
-THETA += "in the paper. For published checkpoints `import-clex` keeps 10,000 (`network_theta`), see the next rows."
-CALL = "The official Llama passes its CLEX layer four arguments where it takes three; here the dtype alone is passed."
+CALL = (
+    "The official Llama passes four arguments to its CLEX layer, which takes three and fails; this comparison passes "
+    "the three."
+)
 LOG_SCALE = (
-    "With FlashAttention and `log_scale` (off in the training script, on in the config's default) official also "
+    " With FlashAttention and `log_scale` (off in the training script, on by default in the config) the official "
+    "code also scales queries by ln n / ln L0; its other attentions do not, and ours does not."
 )
-LOG_SCALE += "scales queries by ln n / ln L0; its other attentions do not, nor do ours."
-LAST = "Beyond L0 official rounds the last position down, after the division, to one that others may share or pass; "
-LAST += "ours keeps it last."
-DRAWN = "Official draws t once per forward for all rows; ours once per sequence, shared by its two windows."
+LAST = (
+    "Beyond L0 the official code rounds the last position down, after the division, so that other positions can equal "
+    "or exceed it; in ours the last position is the largest."
+)
+DRAWN = (
+    "The official code draws one t per forward for all rows; ours draws one per sequence, shared by its two windows."
+)
 
 
 def comparisons() -> list[Comparison]:

@@ -21,13 +21,15 @@ ORIGINAL_LENGTH = 4096  # written into the official code
 THETA = 500_000.0  # as well
 POSITIONS = range(ORIGINAL_LENGTH - 64, ORIGINAL_LENGTH * 8, 37)  # of the tokens: none, then more and more scaled
 
-BFLOAT16 = "Ours multiplies in float32 and rounds the product; the official code rounds the scale to bfloat16 first, "
-BFLOAT16 += "to one of 1, 1.0078, 1.0156, ..."
-UNSCALED = "`unscaled_layers` is 2 by default, as in the paper. The official `apply_eabf` means that too, but sets an "
-UNSCALED += (
-    "attribute of the attention that its forward does not read: all layers are scaled, also in LongPPL's training. "
+BFLOAT16 = (
+    "Ours multiplies in float32 and rounds the product. The official code first rounds the scale to bfloat16, which "
+    "has 1, 1.0078, 1.0156 and so on."
 )
-UNSCALED += "The preset paper-eabf follows that code, with 0."
+UNSCALED = (
+    "`unscaled_layers` is 2 by default, as in the paper. The official `apply_eabf` means the same, but sets an "
+    "attribute of the attention that its forward does not read: all layers are scaled, also in LongPPL's training. The "
+    "preset paper-eabf follows that code, with 0."
+)
 
 
 def comparisons() -> list[Comparison]:
@@ -44,7 +46,12 @@ def comparisons() -> list[Comparison]:
         model = f"tiny Llama, θ = 500,000, {span}"
         row("logits, all layers scaled", f"{model}; ours with `unscaled_layers` 0", _logits(0, 0))
         row("logits, first 2 layers not scaled", f"{model} of 4 layers; official functions per layer", _logits(2, 2))
-        row("logits, defaults", f"{model} of 4 layers; official as it runs, ours by default", _logits(0, 2), UNSCALED)
+        row(
+            "logits, defaults",
+            f"{model} of 4 layers; the official code as it runs, ours by default",
+            _logits(0, 2),
+            UNSCALED,
+        )
     return rows
 
 

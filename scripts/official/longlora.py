@@ -19,10 +19,14 @@ FILES = {"longlora": "llama_attn_replace.py", "longqlora": "attention/llama_attn
 GROUPS, LENGTH, BATCH = 4, 64, 2
 HALF_GROUP = LENGTH // GROUPS // 2
 
-KERNEL = "The FlashAttention kernel is replaced by dense causal attention within the segments that the official code "
-KERNEL += "passes to it (`cu_seqlens`)."
-WRAP = "Only this path rotates the sequence, so that the first half group of half of the heads attends to the last "
-WRAP += "tokens, which come later; ours never does, as the official path with FlashAttention."
+KERNEL = (
+    "The FlashAttention kernel, which needs a GPU, is replaced by dense causal attention within the segments that the "
+    "official code passes to it (`cu_seqlens`)."
+)
+WRAP = (
+    "Only this official path rotates the sequence, so that half of the heads let the first half group attend to the "
+    "last tokens, which come later. Ours does not, and neither does the official path with FlashAttention."
+)
 
 
 def comparisons() -> list[Comparison]:

@@ -28,8 +28,10 @@ COMBINATIONS = list(
     )
 )
 FORMULAS = "none: the formulas, written out position by position in `scripts/official/regularizer.py`"
-OURS = "The paper has `sce` over shared tokens. That it is the sum of both cross-entropies, not their mean, the other "
-OURS += "divergences, `in_range`, `last` and `--detach` are ours."
+OURS = (
+    "The paper has `sce` over shared tokens. The sum, not the mean, of both cross-entropies, the other divergences, "
+    "`in_range`, `last` and `--detach` are ours."
+)
 
 
 def comparisons() -> list[Comparison]:

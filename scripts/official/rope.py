@@ -17,11 +17,14 @@ DIM, ORIGINAL, FACTOR = 128, 4096, 4  # Llama 2's head and length
 THETA = 10_000.0
 LENGTHS = (ORIGINAL // 2, ORIGINAL, 6000, ORIGINAL * FACTOR)
 
-NTK_BELOW = "Within L0 both are plain RoPE."
-SEARCH = "The factors are given: the official search for them is not part of this package; without them ours uses "
-SEARCH += "NTK-aware ones. Within L0 ours uses `short_factor`, here not compared."
-FIXED = "The official function has factor 8, L0 8,192 and low and high frequency factors 1 and 4 written into it; ours "
-FIXED += "takes L0 from the base."
+SEARCH = (
+    "The factors are given to both: the official search for them is not part of longshort, which uses NTK-aware "
+    "factors by default. Within L0 ours uses `short_factor`, which is not compared here."
+)
+FIXED = (
+    "Factor 8, L0 8,192 and low and high frequency factors 1 and 4 are fixed in the official function; ours takes L0 "
+    "from the base."
+)
 
 
 def comparisons() -> list[Comparison]:
@@ -38,7 +41,7 @@ def comparisons() -> list[Comparison]:
                 "yarn",
                 folder + "LlamaDynamicScaledRotaryEmbedding.py",
                 _dynamic,
-                NTK_BELOW,
+                "",
             ),
             ("yarn", "16,384 tokens", "yarn", folder + "LlamaYaRNScaledRotaryEmbedding.py", _yarn, ""),
             ("longrope", "16,384 tokens, random factors", "longrope", "rope/longrope.py", _longrope, SEARCH),

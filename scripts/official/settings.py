@@ -16,12 +16,14 @@ from official.table import Comparison, Difference
 
 SCHEDULERS = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear"}  # DeepSpeed's, by the Trainer's names
 
-STEPS = "Steps, batch, base and corpus are those of the paper's comparison (Du et al., ICML 2025) and not compared. "
-CLEX = "The solver's step is 0.1, a tenth of the cost. The script says cosine, but DeepSpeed's WarmupLR, of its "
-CLEX += "configuration, replaces it: constant after warm-up, as in the preset. The official activation is tanh "
-CLEX += "since 2024-01; without the preset ours is silu, the paper's."
-LONGQLORA = "Official trains in float16; ours in bfloat16, which needs no loss scaling."
-EABF = "Entropy-ABF has no training code. LongPPL trains 32,768 tokens (20,000 of arXiv); the paper's comparison 8,192."
+STEPS = "Steps, batch, base and corpus are the paper's (Du et al., ICML 2025) and are not compared. "
+CLEX = (
+    "The solver's step is 0.1, at a tenth of the cost. The script asks for cosine, but the WarmupLR of its DeepSpeed "
+    "configuration replaces it: constant after warm-up, as in the preset. The official activation is tanh since "
+    "2024-01, as in the preset; without a preset ours is silu, as in the paper."
+)
+LONGQLORA = "The official code trains in float16; ours in bfloat16, which needs no loss scaling."
+EABF = "Entropy-ABF has no training code. LongPPL trains on 32,768 tokens (20,000 of arXiv), the paper's runs on 8,192."
 
 
 def comparisons() -> list[Comparison]:
