@@ -53,7 +53,7 @@ def _compared(official: dict[str, Any], name: str) -> Difference:
     ours = vars(config) | OPTIONS[config.extension] | (config.extension_options or {})
     different = [key for key, value in official.items() if ours[key] != value]
     shown = ", ".join(f"{key} {official[key]}, ours {ours[key]}" for key in different)
-    return Difference(len(official), len(different), len(different) / len(official), shown)
+    return Difference(len(official), float(len(different)), len(different) / len(official), shown)
 
 
 def _clex(checkout: Checkout) -> Difference:

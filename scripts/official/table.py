@@ -78,7 +78,7 @@ def of_tensors(pairs: Iterable[tuple[Tensor, Tensor]]) -> Difference:
 def of_names(official: set[str], ours: set[str]) -> Difference:
     """Compare two sets of names: how many are in one of them only, and that over the number of official ones."""
     different = sorted(official ^ ours)
-    return Difference(len(official | ours), len(different), len(different) / len(official), ", ".join(different))
+    return Difference(len(official | ours), float(len(different)), len(different) / len(official), ", ".join(different))
 
 
 def measured(comparison: Comparison, checkouts: Mapping[str, Checkout]) -> Row:
@@ -142,7 +142,9 @@ def versions() -> str:
 
 
 def _shown(value: float | str) -> str:
-    return value if isinstance(value, str) else "0" if value == 0 else f"{value:.1e}"
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if value.is_integer() else f"{value:.1e}"
 
 
 def _max(values: list[float]) -> float:
