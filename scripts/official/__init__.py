@@ -1,0 +1,1 @@
+"""Comparisons of `longshort.training` with the code that the methods' authors published."""
