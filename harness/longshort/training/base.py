@@ -32,20 +32,16 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Base:
-    """What a run starts from, all but the weights.
+class Architecture:
+    """What the model of a run is made from, without weights.
 
     Attributes:
         config: of the model, its context extended.
         model_class: what builds the model from it.
-        tokenizer: the base's, or the one asked for.
-        bos_token_id: what the tokenizer prepends to a text by default, if it does.
     """
 
     config: PretrainedConfig
     model_class: Any
-    tokenizer: PreTrainedTokenizerBase
-    bos_token_id: int | None
 
     @property
     def num_embeddings(self) -> int | None:
@@ -69,6 +65,19 @@ class Base:
         return self.model_class is not AutoModelForCausalLM or bool(getattr(self.config, "auto_map", None))
 
 
+@dataclass(frozen=True)
+class Base(Architecture):
+    """What a run starts from, all but the weights.
+
+    Attributes:
+        tokenizer: the base's, or the one asked for.
+        bos_token_id: what the tokenizer prepends to a text by default, if it does.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    bos_token_id: int | None
+
+
 def load_base(config: TrainConfig) -> Base:
     """Load the tokenizer and the model's config, with its context extended.
 
@@ -82,18 +91,29 @@ def load_base(config: TrainConfig) -> Base:
     else:
         own = hub if config.tokenizer is None else {"trust_remote_code": config.trust_remote_code}
         tokenizer = _load("tokenizer", AutoTokenizer.from_pretrained, config.tokenizer or source, **own)
+    model = load_architecture(config)
+    _check_fit(config, model.config, tokenizer)
+    if config.base is None:
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(model.config, name, getattr(tokenizer, name))
+    return Base(model.config, model.model_class, tokenizer, default_bos(tokenizer))
+
+
+def load_architecture(config: TrainConfig) -> Architecture:
+    """Load the model's config alone, with its context extended.
+
+    Raises:
+        UserError: it cannot be loaded, or cannot be extended this way.
+    """
+    hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     model_config, model_class = extend_context(
-        _load("model config", AutoConfig.from_pretrained, source, **hub),
+        _load("model config", AutoConfig.from_pretrained, config.base or config.model_config, **hub),
         config.extension,
         train_length=config.train_length,
         factor=config.factor,
         options=config.extension_options,
     )
-    _check_fit(config, model_config, tokenizer)
-    if config.base is None:
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            setattr(model_config, name, getattr(tokenizer, name))
-    return Base(model_config, model_class, tokenizer, default_bos(tokenizer))
+    return Architecture(model_config, model_class)
 
 
 def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> PreTrainedModel:
@@ -117,8 +137,28 @@ def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> Pr
         return model
     with torch.random.fork_rng():  # a snapshot builds the base anew in mid-run
         torch.manual_seed(config.seed)
-        build = getattr(base.model_class, "from_config", None) or base.model_class._from_config
-        return _load("model", build, base.config, **kwargs)
+        return random_model(config, base)
+
+
+def random_model(config: TrainConfig, architecture: Architecture) -> PreTrainedModel:
+    """Build a model in float32 whose weights are initialized at random.
+
+    Raises:
+        UserError: the config does not describe a model.
+    """
+    kwargs: dict[str, Any] = {"dtype": torch.float32}
+    if architecture.model_class is AutoModelForCausalLM:
+        kwargs["trust_remote_code"] = config.trust_remote_code
+    build = getattr(architecture.model_class, "from_config", None) or architecture.model_class._from_config
+    model: PreTrainedModel = _load("model", build, architecture.config, **kwargs)
+    return model
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass."""
+    # Reentrant checkpointing loses the gradient of frozen or learned inputs.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from longshort.errors import UserError
 from longshort.options import options_of, run_app, usage_errors
 from longshort.training.config import TrainConfig
 from longshort.training.presets import PRESETS, preset
@@ -30,11 +31,16 @@ accelerate launch scripts/train.py --base Qwen/Qwen3-0.6B --alpha 0.3 --dtype bf
 FLAGS = {"output": ("--output", "-o"), "model_config": ("--config",)}
 
 
-@options_of(TrainConfig, flags=FLAGS)
+@options_of(TrainConfig, flags=FLAGS, optional=("output",))
 def train_command(
     settings: dict[str, Any],
     preset_name: Annotated[str | None, typer.Option("--preset", help=f"Start from {', '.join(PRESETS)}.")] = None,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings and exit.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings and the estimated memory, then exit.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even if memory or disk do not suffice by the estimate.")
+    ] = False,
 ) -> None:
     """Train one checkpoint, regularized by long-short misalignment or plain.
 
@@ -45,15 +51,23 @@ def train_command(
     Its longshort.json and training_log.csv record the settings and the losses.
     A killed run resumes from its last save; running a finished one again does nothing.
     """
+    if not print_config and "output" not in settings:
+        raise UserError("Missing option --output (-o): the folder for the finished checkpoint.", "usage", "output")
+    is_main = os.environ.get("RANK", "0") == "0"
+    settings = {"output": ""} | settings
     with usage_errors():
         config = TrainConfig(**settings) if preset_name is None else preset(preset_name, **settings)
     if print_config:
-        typer.echo(json.dumps(asdict(config.resolved()), indent=2))
-        return
-    from longshort.training.run import train  # torch and transformers: seconds, not for --help
+        if is_main:
+            typer.echo(json.dumps(asdict(config.resolved()) | {"output": config.output or None}, indent=2))
+            from longshort.training.fit import print_estimate  # torch and transformers: seconds, not for --help
 
-    folder = train(config)
-    if os.environ.get("RANK", "0") == "0":
+            print_estimate(config.resolved())
+        return
+    from longshort.training.run import train
+
+    folder = train(config, force=force)
+    if is_main:
         typer.echo(f"Checkpoint written to {folder}; its longshort.json records the settings and the corpus.")
 
 
