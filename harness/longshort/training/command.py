@@ -17,13 +17,16 @@ from longshort.training.presets import PRESETS, preset
 
 EPILOG = """Examples:
 
-longshort train --preset paper-clex --corpus book.jsonl --alpha 0.1 -o clex-a0.1
-
-longshort train --base meta-llama/Llama-2-7b-hf --extension yarn --factor 4 --alpha 0.1 -o llama2-16k-a0.1
-
-longshort train --base llama2-16k --corpus book.jsonl --alpha 0 -o llama2-16k-baseline
-
 longshort train --preset tiny --alpha 0.3 --eval-every 50 -o tiny-a0.3
+
+longshort train --preset paper-longqlora --train-length 4096 --factor 2 --alpha 0.1 -o llama2-qlora  # 1 × 24 GB
+
+longshort train --base meta-llama/Llama-2-7b-hf --extension yarn --factor 4 --lora-rank 16 --dtype bfloat16
+--gradient-checkpointing --alpha 0.1 -o llama2-16k-a0.1  # 1 × 80 GB
+
+accelerate launch --num_processes 8 --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP
+--fsdp_state_dict_type FULL_STATE_DICT scripts/train.py --preset paper-clex --corpus book.jsonl --alpha 0.1
+-o clex-a0.1  # 8 × 80 GB
 
 accelerate launch scripts/train.py --base Qwen/Qwen3-0.6B --alpha 0.3 --dtype bfloat16 -o qwen3-a0.3
 """

@@ -65,16 +65,16 @@ class DeviceMemory:
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Bytes of main memory on one machine, without what Python and its libraries take themselves."""
+    """The most bytes of main memory on one machine, by phase, without what Python and its libraries take."""
 
     loading: float
     training: float  # what is offloaded; all that a device would hold where there is no other device
-    saving: float  # in the main process
+    saving: float
 
     @property
     def peak(self) -> float:
-        """The most at one time: a save happens in training."""
-        return max(self.loading, self.training + self.saving)
+        """The most at any time."""
+        return max(self.loading, self.training, self.saving)
 
 
 @dataclass(frozen=True)
@@ -210,23 +210,24 @@ def host_memory(
     """Main memory of one machine: every process loads all weights in float32, unless accelerate lets one do so.
 
     A base in 4 bits is quantized tensor by tensor. The main process holds a whole float32 checkpoint when it saves,
-    with LoRA also a fresh base for the adapters to be merged into.
+    and with LoRA twice: the fresh base that the adapters are merged into.
     """
     readers = 1 if sharding.loads_once else sharding.per_node
     adapters = config.rank_of_adapters > 0
     base = weights.total - (weights.trained if adapters else 0)
     loading = readers * (0.0 if weights.quantized else 4.0 * base)
-    whole = sharding.weights > 1 or not on_cpu  # a copy has to be made
-    saving = 4.0 * weights.total if adapters or whole else 0.0
+    written = 4.0 * base * (2 if adapters else 1)  # the fresh base, and what safetensors makes of it
     if on_cpu:
-        return HostMemory(loading, sharding.per_node * on_device.peak, saving)
+        held = sharding.per_node * (on_device.weights + on_device.optimizer)
+        return HostMemory(loading, sharding.per_node * on_device.peak, held + written)
     offloaded = 0.0
     if sharding.offloads_weights:
         offloaded += 4 * weights.total / sharding.weights + 4 * weights.trained / sharding.gradients
     if sharding.offloads_optimizer:
         master = 4 if sharding.method == "ZeRO" else 0
         offloaded += (8 + master + (0 if sharding.offloads_weights else 4)) * weights.trained / sharding.optimizer
-    return HostMemory(loading, sharding.per_node * offloaded, saving)
+    offloaded *= sharding.per_node
+    return HostMemory(loading, offloaded, offloaded + written)
 
 
 def disk_space(config: TrainConfig, weights: Weights, sharding: Sharding) -> DiskSpace:
