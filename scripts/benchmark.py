@@ -22,6 +22,7 @@ BENCHMARKS = (
     "startup",
     "longbench",
     "train",
+    "memory",
     "sweep",
     "overhead",
     "correlate",

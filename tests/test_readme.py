@@ -27,6 +27,7 @@ import pytest
 import transformers
 import typer
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from typer.testing import CliRunner
 
 from longshort.cli import app
@@ -35,10 +36,15 @@ from longshort.longbench.scores import DATASETS, LONGBENCH, LONGBENCH_PREFIX
 from longshort.settings import settings_from
 from longshort.sweep.manifest.load import load_manifest
 from longshort.testing import save_corpus
+from longshort.training import TrainConfig
+from longshort.training.command import EPILOG
 from longshort.training.extension.official_clex import import_clex
+from longshort.training.sharding import Sharding, sharding_of
 from tests.analysis.results_folder import save_folder
 from tests.longbench.rows import make_row, official_lengths, write_rows
 from tests.training.extension.official_checkpoint import save_official
+from tests.training.test_estimate import peak_of_7b
+from tests.training.test_sharding import environment_of
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "results" / "study"  # not in the sdist
@@ -112,11 +118,11 @@ def parsed(words: list[str]) -> dict[str, Any]:
     return group.commands[name].make_context(name, list(rest)).params  # type: ignore[attr-defined, no-any-return]  # a Group
 
 
-def longshort(words: list[str]) -> str:
+def longshort(words: list[str], *, stdout_only: bool = False) -> str:
     """Run a longshort command, which must succeed."""
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, (done.output, done.exception)
-    return done.output
+    return done.stdout if stdout_only else done.output
 
 
 def on_stand_ins(words: list[str]) -> list[str]:
@@ -223,8 +229,6 @@ def check_python(words: list[str]) -> None:
 
 
 def check_accelerate(words: list[str]) -> None:
-    from accelerate.commands.launch import launch_command_parser
-
     command, *rest = words
     assert command == "launch"
     options = launch_command_parser().parse_args(rest)
@@ -334,6 +338,35 @@ def test_commands(command: str, here: Path) -> None:
     program, *rest = words
     assert program in CHECKS, f"tests/test_readme.py does not know how to check '{program}'"
     CHECKS[program](rest)
+
+
+# Commands that train a model of 7B, in the documents, the help and the docstring of the script.
+HELP = [paragraph.replace("\n", " ") for paragraph in EPILOG.split("\n\n")[1:]]
+SCRIPT = (ROOT / "scripts" / "train.py").read_text("utf-8").split('"""')[1].splitlines()
+OF_7B = [
+    line
+    for line in [*(param.values[0] for param in COMMANDS), *HELP, *SCRIPT]
+    if re.search(r"scripts/train\.py|longshort train", line) and re.search("paper-|[lL]lama", line)
+]
+
+
+@pytest.mark.parametrize("command", sorted({line for line in OF_7B if "--print-config" not in line}))
+def test_training_of_7b_fits_the_cards_it_names(command: str) -> None:
+    """By the estimate, with a tenth to spare for the allocator."""
+    cards = re.search(r"# (\d+) × (\d+) GB$", command.strip())
+    assert cards, "name the cards at the end of the command, such as '# 8 × 80 GB'"
+    words, sharding = shlex.split(command, comments=True), Sharding()
+    if words[0] == "accelerate":
+        launch = launch_command_parser().parse_args(words[2:])
+        sharding, words = sharding_of(environment_of(launch)), ["longshort", "train", *launch.training_script_args]
+    assert sharding.processes == int(cards[1])
+    shown = json.loads(longshort([*words[1:], "--print-config"], stdout_only=True))
+    wanted = TrainConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in shown.items()})
+    assert peak_of_7b(wanted, sharding, wanted.asks_for_4_bits) < 0.9 * int(cards[2]) * 1e9 / 2**30
+
+
+def test_there_are_commands_for_8_cards_and_for_one() -> None:
+    assert {cards for line in OF_7B for cards in re.findall(r"# (.*) GB", line)} >= {"8 × 80", "1 × 24"}
 
 
 @pytest.mark.parametrize("block", of_language("python"))

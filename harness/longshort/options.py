@@ -64,6 +64,7 @@ def options_of(
     into: str = "settings",
     only: Collection[str] | None = None,
     flags: Mapping[str, tuple[str, ...]] | None = None,
+    optional: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a typer command one option per field of a settings class.
 
@@ -77,8 +78,13 @@ def options_of(
         into: name of the parameter that the options replace.
         only: the fields to make options of; all of them where this is None.
         flags: other flags than ``--name-of-field``, by field.
+        optional: fields without a default that the command does without in some cases, and checks itself.
     """
-    fields = [setting for setting in settings_of(settings_class) if only is None or setting.name in only]
+    fields = [
+        dataclasses.replace(setting, is_required=setting.is_required and setting.name not in optional)
+        for setting in settings_of(settings_class)
+        if only is None or setting.name in only
+    ]
     parses = not is_pydantic_dataclass(settings_class)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

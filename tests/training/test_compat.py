@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import masking_utils
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils import logging
 
 from longshort.testing import save_checkpoint
-from longshort.training.compat import no_loading_report
+from longshort.training.compat import no_loading_report, no_packed_sequences
 
 
 @pytest.fixture
@@ -50,3 +53,13 @@ def test_transformers_does_not_know_the_rope_type_of_clex(monkeypatch: pytest.Mo
     monkeypatch.delitem(ROPE_INIT_FUNCTIONS, "clex", raising=False)
     with pytest.raises(KeyError, match="clex"):
         transformers.LlamaForCausalLM(config)
+
+
+def test_fake_positions_are_taken_for_packed_sequences() -> None:
+    assert masking_utils.find_packed_sequence_indices(torch.arange(8)[None]) is None
+    with FakeTensorMode():
+        positions = torch.arange(8)[None]
+        assert masking_utils.find_packed_sequence_indices(positions) is not None  # else the patch is not needed
+        with no_packed_sequences():
+            assert masking_utils.find_packed_sequence_indices(positions) is None
+    assert masking_utils.find_packed_sequence_indices(torch.tensor([[0, 1, 0, 1]])) is not None

@@ -1,37 +1,74 @@
-"""The estimate against counted operations and bytes."""
+"""The estimate against counted operations, counted bytes, and the memory of processes that train."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from longshort.training import TrainConfig
+from longshort.training.base import Architecture
 from longshort.training.estimate import estimate
+from longshort.training.extension import extend_context
+from longshort.training.presets import preset
+from longshort.training.sharding import Sharding, sharding_of
 
+ROOT = Path(__file__).parents[2]
 T = 64
+GIB = 2**30
+FSDP = {
+    "WORLD_SIZE": "8",
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
 
 
-def model(**changes):
+def architecture(**changes):
     settings = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3}
-    return LlamaForCausalLM(LlamaConfig(**settings | {"num_attention_heads": 4} | changes))
+    return Architecture(LlamaConfig(**settings | {"num_attention_heads": 4} | changes), AutoModelForCausalLM)
 
 
 def config(**changes):
-    settings = {"base": "b", "train_length": T, "steps": 5, "global_batch_size": 2}
-    return TrainConfig(output="x", **(settings | changes))
+    settings = {"base": "b", "train_length": T, "steps": 5, "global_batch_size": 1}
+    return TrainConfig(output="x", **(settings | changes)).resolved()
+
+
+def llama_2_7b(wanted, layers=32):
+    """Llama-2-7B's config is that of transformers' LlamaConfig, but for its length."""
+    model = LlamaConfig(max_position_embeddings=4096, num_hidden_layers=layers)
+    options = {"factor": wanted.factor, "options": wanted.extension_options}
+    return Architecture(*extend_context(model, wanted.extension, train_length=wanted.train_length, **options))
+
+
+def peak_of_7b(wanted, sharding=None, quantizes=False):
+    """GiB on a GPU; from models of 2 and 4 of its 32 layers, since tracing all of them takes seconds."""
+    two, four = (
+        estimate(wanted, llama_2_7b(wanted, layers), sharding, quantizes=quantizes, on_cpu=False) for layers in (2, 4)
+    )
+    assert four.is_traced
+    return (four.device.peak + 14 * (four.device.peak - two.device.peak)) / GIB
+
+
+def counted_weights(model):
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("frozen", [False, True])
-def test_flops_of_a_step(tied, frozen):
-    network = model(tie_word_embeddings=tied)
-    if frozen:  # as with adapters: gradients pass through most weights without one of their own
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_("layers.0.self_attn" in name)
+def test_flops_of_a_step(tied):
+    source = architecture(tie_word_embeddings=tied)
+    network = AutoModelForCausalLM.from_config(source.config)
     tokens = torch.randint(300, (4, T))  # two windows of two sequences
     with FlopCounterMode(display=False) as counter:
         network(tokens, labels=tokens).loss.backward()
-    estimated = estimate(config(steps=1, alpha=0.0), network)
+    estimated = estimate(config(steps=1, alpha=0.0, global_batch_size=2), source, traces=False)
     assert estimated.tokens == tokens.numel()
     assert estimated.flops == pytest.approx(counter.get_total_flops(), rel=0.15)
 
@@ -40,35 +77,176 @@ def test_attention_is_half_of_the_full_product():
     """Twice the length at equal tokens: what grows is attention, counted here without causality."""
     counted, estimated = [], []
     for rows, length in ((8, T), (4, 2 * T)):
-        network = model(attn_implementation="eager")
+        source = architecture(attn_implementation="eager")
+        network = AutoModelForCausalLM.from_config(source.config)
         tokens = torch.randint(300, (rows, length))
         with FlopCounterMode(display=False) as counter:
             network(tokens, labels=tokens).loss.backward()
         counted.append(counter.get_total_flops())
         settings = config(steps=1, alpha=0.0, train_length=length, global_batch_size=rows // 2)
-        estimated.append(estimate(settings, network).flops)
+        estimated.append(estimate(settings, source, traces=False).flops)
     assert estimated[1] - estimated[0] == pytest.approx((counted[1] - counted[0]) / 2, rel=0.01)
 
 
 def test_checkpointing_adds_a_forward():
-    plain, twice = (estimate(config(gradient_checkpointing=on), model()).flops for on in (False, True))
+    plain, twice = (
+        estimate(config(gradient_checkpointing=on), architecture(), traces=False).flops for on in (False, True)
+    )
     assert twice / plain == pytest.approx(4 / 3, rel=0.05)
 
 
-def test_memory_of_weights_gradients_and_optimizer():
-    network = model()
-    count = network.num_parameters()
-    whole = estimate(config(), network).memory
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    # The gradient and Adam's two moments, 4 bytes each.
-    assert whole - estimate(config(), network).memory == 12 * count
-    one, two = (estimate(config(batch_size=size, dtype="bfloat16"), network).memory for size in (1, 2))
-    assert two - one == 34 * 2 * T * 64 * 3  # bytes per token, layer and unit of width, for two windows
-    # Weights, and what each token of two windows keeps in float32.
-    assert estimate(config(), network).memory == 4 * count + 68 * 2 * T * 64 * 3
-    dense, fused = (estimate(config(loss=loss), network).memory for loss in ("dense", "fused"))
-    assert dense - fused == 3 * 4 * 2 * T * 300
+def test_static_parts_of_one_device():
+    """4 bytes for a weight, a gradient and each of Adam's moments."""
+    source = architecture()
+    count = counted_weights(AutoModelForCausalLM.from_config(source.config))
+    whole = estimate(config(), source).device
+    assert (whole.weights, whole.gradients, whole.optimizer) == (4 * count, 4 * count, 8 * count)
+    assert (whole.buckets, whole.gathered, whole.cast_copies) == (0, 0, 0)
+    # Rank 2 on seven linear layers of each of three blocks: rank times inputs and outputs.
+    adapters = 3 * 2 * (4 * (64 + 64) + 3 * (64 + 176))
+    lora = estimate(config(lora_rank=2), source).device
+    assert (lora.weights, lora.gradients, lora.optimizer) == (4 * (count + adapters), 4 * adapters, 8 * adapters)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_activations_are_the_tensors_that_autograd_keeps(kind, checkpointing):
+    """Of a real forward: every storage that is saved for the backward and is not a weight, once."""
+    settings = config(gradient_checkpointing=checkpointing, alpha=0.0, train_length=T)
+    source = architecture()
+    if kind == "gpt2":
+        source = Architecture(GPT2Config(n_embd=64, n_layer=3, n_head=4, vocab_size=300), AutoModelForCausalLM)
+    network = AutoModelForCausalLM.from_config(source.config).train()
+    if checkpointing:
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network.base_model(torch.zeros(2, T, dtype=torch.long), use_cache=False)
+    counted = sum(storage.nbytes() for storage in kept.values())
+    estimated = estimate(settings, source)
+    assert estimated.is_traced
+    memory = estimated.device
+    if checkpointing:  # the most that recomputing one of three layers adds is counted too
+        one = estimate(replace(settings, gradient_checkpointing=False), source).device.activations / 3
+        assert counted < memory.activations < counted + 1.5 * one
+    else:
+        assert memory.activations == pytest.approx(counted, rel=0.05)
+
+
+def test_both_windows_are_in_one_forward():
+    two, one = (estimate(config(windows=windows, alpha=0.0), architecture()).device for windows in (2, 1))
+    assert two.activations == pytest.approx(2 * one.activations, rel=0.05)
+
+
+def test_the_parts_of_the_loss():
+    """The fused loss holds two logits and seven buffers of a chunk, and gradients of head and hidden states."""
+    fused, dense = (estimate(config(loss=loss, alpha=0.1), architecture()).device.loss for loss in ("fused", "dense"))
+    tokens = 2 * T
+    gradients = 4 * 300 * 64 + 4 * tokens * 64
+    assert fused == 4 * 300 * tokens * (2 + 7) + gradients  # at this size one chunk holds all of them
+    assert dense > 3 * 4 * 300 * tokens  # logits, log-probabilities of both terms
+    long = config(loss="fused", train_length=64 * T)
+    chunked = estimate(long, architecture(max_position_embeddings=64 * T), traces=False).device.loss
+    assert chunked < 128 * 2**20 + 7 * 2**22 + 4 * 300 * 64 + 4 * 64 * tokens * 64
+
+
+def test_gradients_are_there_in_the_forward_where_micro_batches_are_added_up():
+    once, twice = (estimate(config(global_batch_size=size), architecture()).device for size in (1, 2))
+    assert 0.5 * once.gradients < twice.peak - once.peak <= once.gradients
+
+
+def test_static_memory_of_7b_under_ddp():
+    """The sizes of Llama-2-7B by hand: 6.74e9 weights, 25.1 GiB in float32; five of these, and half of one in casts."""
+    wanted = preset("paper-clex", output="x").resolved()
+    layer = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
+    weights = 2 * 32000 * 4096 + 32 * layer + 4096
+    memory = estimate(wanted, llama_2_7b(wanted), Sharding("DDP", 8, 8), on_cpu=False, traces=False).device
+    assert memory.static == pytest.approx(4 * 5 * weights, rel=1e-3)
+    assert memory.static / GIB == pytest.approx(125.5, abs=0.1)
+    assert memory.cast_copies == pytest.approx(2 * 32 * (4 * 4096**2 + 3 * 4096 * 11008), rel=1e-3)
+    assert 138 < peak_of_7b(wanted, Sharding("DDP", 8, 8)) < 145
+    host = estimate(wanted, llama_2_7b(wanted), Sharding("DDP", 8, 8), on_cpu=False, traces=False).host
+    assert host.loading == pytest.approx(8 * 4 * weights, rel=1e-3)  # every process loads all of it
+
+
+@pytest.mark.parametrize(
+    ("variables", "shares"),
+    [  # of the weights' float32 bytes: weights, gradients, optimizer
+        (FSDP, (1 / 8, 1 / 8, 2 / 8)),
+        (FSDP | {"FSDP_RESHARD_AFTER_FORWARD": "false"}, (1 / 8, 1 / 8, 2 / 8)),
+        ({"WORLD_SIZE": "8", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
+         (1 / 2, 1 / 2, 3 / 8)),
+        ({"WORLD_SIZE": "8", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+         (1 / 2, 1 / 16, 3 / 8)),
+        ({"WORLD_SIZE": "8", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+         (1 / 16, 1 / 16, 3 / 8)),
+        ({"WORLD_SIZE": "8", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
+          "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}, (1 / 2, 1 / 16, 0)),
+    ],
+)  # fmt: skip
+def test_sharded_parts(variables, shares):
+    source = architecture()
+    bytes_of_weights = 4 * counted_weights(AutoModelForCausalLM.from_config(source.config))
+    wanted = config(dtype="bfloat16", global_batch_size=8)
+    estimated = estimate(wanted, source, sharding_of(variables), on_cpu=False, traces=False)
+    memory = estimated.device
+    assert (memory.weights, memory.gradients, memory.optimizer) == pytest.approx(
+        tuple(share * bytes_of_weights for share in shares)
+    )
+    if shares[2] == 0:  # master weights, both moments and the gradient, of all eight
+        assert estimated.host.training == pytest.approx(4 * bytes_of_weights)
+    if variables.get("FSDP_RESHARD_AFTER_FORWARD") == "false":  # bfloat16 weights stay until the backward
+        assert memory.gathered >= bytes_of_weights / 2
+    elif "FSDP_VERSION" in variables:
+        assert memory.gathered < bytes_of_weights / 2 + 4 * bytes_of_weights / 3
+        assert estimated.host.loading == bytes_of_weights  # one process loads
+
+
+def test_a_base_in_4_bits():
+    """QLoRA's 4.127 bits per weight of the linear layers; embeddings, norms and head stay in float32."""
+    wanted = preset("paper-longqlora", output="x").resolved()
+    linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    rest = 2 * 32000 * 4096 + 65 * 4096
+    adapters = 32 * 64 * (4 * 2 * 4096 + 3 * (4096 + 11008))
+    memory = estimate(wanted, llama_2_7b(wanted), quantizes=True, on_cpu=False, traces=False).device
+    assert memory.weights == pytest.approx(linear * 4.127 / 8 + 4 * (rest + adapters), rel=1e-3)
+    assert memory.optimizer == 8 * adapters
+
+
+def test_disk():
+    source = architecture()
+    size = 4 * counted_weights(AutoModelForCausalLM.from_config(source.config))
+    disk = estimate(config(steps=10, save_at=(2, 4), resume_every=3), source, traces=False).disk
+    assert (disk.finished, disk.snapshots, disk.resuming) == (size, 2 * size, 2 * 3 * size)
+    none = estimate(config(steps=10, resume_every=0), source, traces=False).disk
+    assert (none.finished, none.snapshots, none.resuming) == (size, 0, 0)
+
+
+def test_an_architecture_that_cannot_be_traced_has_a_rule_of_thumb(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("data-dependent")
+
+    traced = estimate(config(), architecture())
+    monkeypatch.setattr("longshort.training.estimate.trace", fail)
+    rough = estimate(config(), architecture())
+    assert (traced.is_traced, rough.is_traced) == (True, False)
+    assert rough.device.activations == 68 * 2 * T * 64 * 3
+    assert "rule of thumb" in str(rough)
+
+
+@pytest.mark.parametrize("sharding", [Sharding(), Sharding("DDP", 8, 8), sharding_of(FSDP)])
+def test_the_text_fits_80_columns(sharding):
+    wanted = preset("paper-clex", output="x").resolved()
+    text = str(estimate(wanted, llama_2_7b(wanted), sharding, on_cpu=False, traces=False))
+    assert max(map(len, text.splitlines())) <= 80
+    assert f"{sharding.processes} devices" in text or "one device" in text
 
 
 @pytest.mark.parametrize(
@@ -78,10 +256,27 @@ def test_memory_of_weights_gradients_and_optimizer():
 def test_hours_are_those_of_the_card_that_is_there(monkeypatch, name, card, peak):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
-    estimated = estimate(config(), model())
-    assert estimated.device == card
+    estimated = estimate(config(), architecture(), traces=False)
+    assert estimated.card == card
     assert estimated.hours == pytest.approx(estimated.flops / (0.4 * peak) / 3600)
 
 
-def test_the_line_names_what_it_is_for():
-    assert "hours on one A100 at 40%" in str(estimate(config(), model())) or torch.cuda.is_available()
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_estimate_against_the_peak_of_a_process():
+    """Whole runs of three configurations: resident memory above what the process held before."""
+    code = (
+        "import json\nfrom benchmarks.memory import measure\n"
+        "for name in ('full', 'checkpointing', 'lora'):\n    print(json.dumps(measure(name)))"
+    )
+    paths = [str(ROOT / "scripts"), str(ROOT / "harness")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "MALLOC_MMAP_THRESHOLD_": str(2**17),  # else glibc's heap fragments
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 3, done.stderr
+    for row in rows:
+        assert row["bytes"] > 100 * 2**20
+        assert row["estimated"] == pytest.approx(row["bytes"], rel=0.15)

@@ -92,7 +92,7 @@ def patched(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch, size: int, block: int) -> None:
-    monkeypatch.setattr(fused, "_sizes", lambda *_: (size, block))
+    monkeypatch.setattr(fused, "chunk_sizes", lambda *_: (size, block))
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma2"])
@@ -256,10 +256,10 @@ def test_no_logits_of_a_whole_window_are_held(name: str, monkeypatch: pytest.Mon
 
 def test_chunks_are_bounded_in_bytes() -> None:
     for vocab_size, device in itertools.product((32_000, 128_256, 262_144), ("cpu", "cuda")):
-        size, block = fused._sizes(vocab_size, torch.device(device), 10**6)
+        size, block = fused.chunk_sizes(vocab_size, torch.device(device), 10**6)
         held = 4 * vocab_size * (4 * size + closed_form.NUM_BUFFERS * block)
         assert 2**26 < held <= 2**30 if device == "cuda" else held <= 2**28 + 2**25
-    assert fused._sizes(100, torch.device("cpu"), 30) == (30, 30)  # no more than there are
+    assert fused.chunk_sizes(100, torch.device("cpu"), 30) == (30, 30)  # no more than there are
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])

@@ -32,23 +32,19 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Base:
-    """What a run starts from, all but the weights.
+class Architecture:
+    """What the model of a run is made from, without weights.
 
     Attributes:
         config: of the model, its context extended.
         model_class: what builds the model from it.
-        tokenizer: the base's, or the one asked for. Its limit is at least the extended length.
-        bos_token_id: what the tokenizer prepends to a text by default, if it does.
         original_length: of the base, before its context was extended.
         trains_embeddings_and_norms: whether these are trained in full beside LoRA's adapters.
     """
 
     config: PretrainedConfig
     model_class: Any
-    tokenizer: PreTrainedTokenizerBase
-    bos_token_id: int | None
-    original_length: int | None
+    original_length: int | None = None
     trains_embeddings_and_norms: bool = False
 
     @property
@@ -74,6 +70,19 @@ class Base:
         return self.model_class is not AutoModelForCausalLM or bool(getattr(self.config, "auto_map", None))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Base(Architecture):
+    """What a run starts from, all but the weights.
+
+    Attributes:
+        tokenizer: the base's, or the one asked for. Its limit is at least the extended length.
+        bos_token_id: what the tokenizer prepends to a text by default, if it does.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    bos_token_id: int | None
+
+
 def load_base(config: TrainConfig) -> Base:
     """Load the tokenizer and the model's config, with its context extended.
 
@@ -87,7 +96,24 @@ def load_base(config: TrainConfig) -> Base:
     else:
         own = hub if config.tokenizer is None else {"trust_remote_code": config.trust_remote_code}
         tokenizer = _load("tokenizer", AutoTokenizer.from_pretrained, config.tokenizer or source, **own)
-    model_config = _load("model config", AutoConfig.from_pretrained, source, **hub)
+    model = load_architecture(config)
+    _check_fit(config, model.config, tokenizer)
+    if config.base is None:
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(model.config, name, getattr(tokenizer, name))
+    if config.extension != "none":
+        tokenizer.model_max_length = max(tokenizer.model_max_length, extended_length(model.config) or 0)
+    return Base(**vars(model), tokenizer=tokenizer, bos_token_id=default_bos(tokenizer))
+
+
+def load_architecture(config: TrainConfig) -> Architecture:
+    """Load the model's config alone, with its context extended.
+
+    Raises:
+        UserError: it cannot be loaded, or cannot be extended this way.
+    """
+    hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    model_config = _load("model config", AutoConfig.from_pretrained, config.base or config.model_config, **hub)
     original_length = getattr(model_config, "max_position_embeddings", None)
     model_config, model_class = extend_context(
         model_config,
@@ -96,20 +122,7 @@ def load_base(config: TrainConfig) -> Base:
         factor=config.factor,
         options=config.extension_options,
     )
-    _check_fit(config, model_config, tokenizer)
-    if config.base is None:
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            setattr(model_config, name, getattr(tokenizer, name))
-    if config.extension != "none":
-        tokenizer.model_max_length = max(tokenizer.model_max_length, extended_length(model_config) or 0)
-    return Base(
-        model_config,
-        model_class,
-        tokenizer,
-        default_bos(tokenizer),
-        original_length,
-        config.train_embeddings_and_norms,
-    )
+    return Architecture(model_config, model_class, original_length, config.train_embeddings_and_norms)
 
 
 def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> PreTrainedModel:
@@ -136,8 +149,28 @@ def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> Pr
         return model
     with torch.random.fork_rng():  # a snapshot builds the base anew in mid-run
         torch.manual_seed(config.seed)
-        build = getattr(base.model_class, "from_config", None) or base.model_class._from_config
-        return _load("model", build, base.config, **kwargs)
+        return random_model(config, base)
+
+
+def random_model(config: TrainConfig, architecture: Architecture) -> PreTrainedModel:
+    """Build a model in float32 whose weights are initialized at random.
+
+    Raises:
+        UserError: the config does not describe a model.
+    """
+    kwargs: dict[str, Any] = {"dtype": torch.float32}
+    if architecture.model_class is AutoModelForCausalLM:
+        kwargs["trust_remote_code"] = config.trust_remote_code
+    build = getattr(architecture.model_class, "from_config", None) or architecture.model_class._from_config
+    model: PreTrainedModel = _load("model", build, architecture.config, **kwargs)
+    return model
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass."""
+    # Reentrant checkpointing loses the gradient of frozen or learned inputs.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _load(what: str, loader: Callable[..., Any], source: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from longshort.errors import UserError
 from longshort.options import options_of, run_app, usage_errors
 from longshort.training.config import TrainConfig
 from longshort.training.extension.options import misread
@@ -17,13 +18,16 @@ from longshort.training.presets import PRESETS, preset
 
 EPILOG = """Examples:
 
-longshort train --preset paper-clex --corpus book.jsonl --alpha 0.1 -o clex-a0.1
-
-longshort train --base meta-llama/Llama-2-7b-hf --extension yarn --factor 4 --alpha 0.1 -o llama2-16k-a0.1
-
-longshort train --base llama2-16k --corpus book.jsonl --alpha 0 -o llama2-16k-baseline
-
 longshort train --preset tiny --alpha 0.3 --eval-every 50 -o tiny-a0.3
+
+longshort train --preset paper-longqlora --train-length 4096 --factor 2 --alpha 0.1 -o llama2-qlora  # 1 × 24 GB
+
+longshort train --base meta-llama/Llama-2-7b-hf --extension yarn --factor 4 --lora-rank 16 --dtype bfloat16
+--gradient-checkpointing --alpha 0.1 -o llama2-16k-a0.1  # 1 × 80 GB
+
+accelerate launch --num_processes 8 --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP
+--fsdp_state_dict_type FULL_STATE_DICT scripts/train.py --preset paper-clex --corpus book.jsonl --alpha 0.1
+-o clex-a0.1  # 8 × 80 GB
 
 accelerate launch scripts/train.py --base Qwen/Qwen3-0.6B --alpha 0.3 --dtype bfloat16 -o qwen3-a0.3
 """
@@ -32,11 +36,16 @@ PRESET_HELP = f"Start from {', '.join(PRESETS)}; docs/training.md names the sour
 FLAGS = {"output": ("--output", "-o"), "model_config": ("--config",)}
 
 
-@options_of(TrainConfig, flags=FLAGS)
+@options_of(TrainConfig, flags=FLAGS, optional=("output",))
 def train_command(
     settings: dict[str, Any],
     preset_name: Annotated[str | None, typer.Option("--preset", help=PRESET_HELP)] = None,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings and exit.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings and the estimated memory, then exit.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even if memory or disk do not suffice by the estimate.")
+    ] = False,
 ) -> None:
     """Train one checkpoint, regularized by long-short misalignment or plain.
 
@@ -47,15 +56,23 @@ def train_command(
     Its longshort.json and training_log.csv record the settings and the losses.
     A killed run resumes from its last save; running a finished one again does nothing.
     """
+    if not print_config and "output" not in settings:
+        raise UserError("Missing option --output (-o): the folder for the finished checkpoint.", "usage", "output")
+    is_main = os.environ.get("RANK", "0") == "0"
+    settings = {"output": ""} | settings
     with usage_errors():
         config = TrainConfig(**settings) if preset_name is None else preset(preset_name, **settings)
     if print_config:
-        typer.echo(json.dumps(asdict(config.resolved()), indent=2))
-        return
-    from longshort.training.run import train  # torch and transformers: seconds, not for --help
+        if is_main:
+            typer.echo(json.dumps(asdict(config.resolved()) | {"output": config.output or None}, indent=2))
+            from longshort.training.fit import print_estimate  # torch and transformers: seconds, not for --help
 
-    folder = train(config)
-    if os.environ.get("RANK", "0") == "0":
+            print_estimate(config.resolved())
+        return
+    from longshort.training.run import train
+
+    folder = train(config, force=force)
+    if is_main:
         typer.echo(f"Checkpoint written to {folder}; its longshort.json records the settings and the corpus.")
         if warning := misread(config.extension, config.extension_options):
             typer.echo(f"Other engines: {warning} (docs/loaders.md).")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from transformers import masking_utils
 from transformers.utils import logging
 
 from longshort.training.extension.options import LEARNED_FREQUENCIES
@@ -58,3 +59,19 @@ def float32_frequencies() -> Iterator[None]:
         yield
     finally:
         fsdp.fully_shard = own
+
+
+@contextmanager
+def no_packed_sequences() -> Iterator[None]:
+    """Make the attention masks of fake tensors as those of whole sequences, which need none.
+
+    Versions: transformers 5.23.
+    Why: it reads the positions to see whether several sequences follow each other in a row. Fake tensors cannot be
+        read, so it made a mask [B, 1, T, T], which a real forward does not have.
+    """
+    original = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = original

@@ -39,7 +39,7 @@ class TrainConfig:
         UserError: a value is out of its range, or settings contradict each other; `field` names the setting.
     """
 
-    output: Annotated[str, "Folder for the finished checkpoint."]
+    output: Annotated[str, "Folder for the finished checkpoint; only --print-config needs none."]
     base: Annotated[str | None, "Checkpoint to start from: folder or hub name."] = None
     revision: Annotated[str | None, "Branch, tag or commit of a hub base."] = None
     model_config: Annotated[str | None, "A config.json to initialize at random, in place of --base."] = None
@@ -290,6 +290,11 @@ class TrainConfig:
     def loggers(self) -> tuple[str, ...]:
         """`report_to` without "none"."""
         return tuple(name for name in self.report_to if name != "none")
+
+    @property
+    def asks_for_4_bits(self) -> bool:
+        """Whether the base is to be held in 4 bits, where that is possible."""
+        return self.quantization == "nf4" or (self.quantization == "auto" and self.extension == "longqlora")
 
     @property
     def is_fused(self) -> bool:

@@ -162,7 +162,7 @@ class _LossOfHiddenStates(torch.autograd.Function):
         pairs, rest = _positions(request, len(tokens), tokens.shape[1], hidden_states.device)
         targets, weights = _targets(tokens, torch.promote_types(hidden_states.dtype, torch.float32))
         vocab_size = fused.lm_head.vocab_size
-        size, block = _sizes(vocab_size, hidden_states.device, pairs.shape[1] + rest.shape[1])
+        size, block = chunk_sizes(vocab_size, hidden_states.device, pairs.shape[1] + rest.shape[1])
         trainable = [wants_gradient and needed for needed in ctx.needs_input_grad[5:]]
         head = (_LinearHead if fused.is_linear else _AnyHead)(fused, parameters, trainable, 2 * size)
         flat = hidden_states.flatten(0, 1)  # [W·B·T, H]
@@ -327,7 +327,7 @@ def _targets(tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return F.pad(tokens[:, 1:], (0, 1)).flatten(), weights.flatten()
 
 
-def _sizes(vocab_size: int, device: torch.device, positions: int) -> tuple[int, int]:
+def chunk_sizes(vocab_size: int, device: torch.device, positions: int) -> tuple[int, int]:
     """Pairs per chunk, for which the LM head runs at once, and per block, for which the statistics are computed."""
     if device.type != "cpu":
         size = min(positions, chunk_positions(NUM_BUFFERS + 4, vocab_size, device))

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from longshort.corpora import open_corpus
@@ -22,15 +22,15 @@ from longshort.errors import UserError
 from longshort.scoring.forward import without_wrappers
 from longshort.training.arguments import training_arguments
 from longshort.training.attention import attention_implementation
-from longshort.training.base import Base, load_base, load_model
+from longshort.training.base import Base, checkpoint_gradients, load_base, load_model
 from longshort.training.best import best_folder, best_step, remove_surpassed
 from longshort.training.checkpoint import describe, write_checkpoint
 from longshort.training.compiling import compile_layers
 from longshort.training.config import TERMS, TrainConfig
-from longshort.training.estimate import LONG_RUN, estimate
 from longshort.training.evaluation import evaluate, held_out, reachable
 from longshort.training.extension.clex import clex_positions
 from longshort.training.extension.options import OPTIONS
+from longshort.training.fit import check_devices
 from longshort.training.frequencies import check_wrapper
 from longshort.training.hub import push, writable_repository
 from longshort.training.lora import add_lora, can_quantize, lora_modules
@@ -59,7 +59,7 @@ class Run:
     eval_lengths: tuple[int, ...]  # context lengths to evaluate
 
 
-def train(config: TrainConfig, *, progress: bool = True) -> Path:
+def train(config: TrainConfig, *, progress: bool = True, force: bool = False) -> Path:
     """Train one checkpoint and return its folder, `config.output`.
 
     The folder holds the model and tokenizer for transformers' ``from_pretrained``, ``longshort.json`` (settings,
@@ -72,10 +72,11 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     Args:
         config: the settings.
         progress: show a progress bar.
+        force: train also where memory or disk do not suffice by the estimate.
 
     Raises:
         UserError: the folder holds something else or cannot be written; a base, tokenizer or corpus cannot be
-            read, or does not fit; the loss is not finite.
+            read, or does not fit; the run does not fit the devices present; the loss is not finite.
     """
     config = config.resolved()
     output = Path(config.output).expanduser()
@@ -83,7 +84,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     if is_finished(output, config):
         print(f"{output} already holds this finished run; nothing to do.", file=sys.stderr)
     else:
-        run = prepare(config, output, progress=progress)
+        run = prepare(config, output, progress=progress, force=force)
         resume_from = open_partial(run.partial, config, run.arguments)
         with writing(output, run.partial, is_main=run.arguments.should_save):
             trainer = fit(run, resume_from)
@@ -93,11 +94,11 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     return output
 
 
-def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
+def prepare(config: TrainConfig, output: Path, *, progress: bool, force: bool = False) -> Run:
     """Load and check everything that a run needs, without writing anything; `progress` also shows messages.
 
     Raises:
-        UserError: a base, tokenizer or corpus cannot be read, or does not fit.
+        UserError: a base, tokenizer or corpus cannot be read, or does not fit; the run does not fit the devices.
     """
     partial = output.with_name(output.name + ".partial")
     arguments = training_arguments(config, partial, progress)
@@ -115,12 +116,15 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
         check_groups(config.train_length, groups)
     eval_tokens = _evaluation_tokens(config, base)
     quantize = _quantizes(config, shows_messages)
+    if arguments.should_save:  # the main process, for all
+        check_devices(config, base, quantizes=quantize, shows_messages=shows_messages, force=force)
+    arguments.distributed_state.wait_for_everyone()  # no other has begun to load while memory was measured
     with _no_loading_bars():
         model = load_model(config, base, quantize=quantize)
         eval_lengths = reachable(model, config.eval_lengths) if eval_tokens is not None else ()
         _check_best(config, eval_lengths)
         if config.gradient_checkpointing:
-            _checkpoint_gradients(model)
+            checkpoint_gradients(model)
     num_parameters = model.num_parameters()
     attention: AbstractContextManager[None] = nullcontext()
     if is_sparse:
@@ -132,9 +136,6 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
         torch.manual_seed(config.seed)
         rank, alpha, dropout = config.rank_of_adapters, config.lora_alpha, config.lora_dropout
         trained = add_lora(model, rank, alpha, dropout, base.trained_in_full, **lora_modules(config))
-    cost = estimate(config, trained)
-    if cost.flops >= LONG_RUN and shows_messages:
-        print(f"longshort: {cost}", file=sys.stderr)
     return Run(
         config, output, partial, arguments, base, dataset, trained, num_parameters, attention, eval_tokens, eval_lengths
     )
@@ -259,7 +260,7 @@ def _check_best(config: TrainConfig, eval_lengths: tuple[int, ...]) -> None:
 
 def _quantizes(config: TrainConfig, shows_messages: bool) -> bool:
     """Whether the base is loaded in 4 bits."""
-    if config.quantization != "nf4" and not (config.quantization == "auto" and config.extension == "longqlora"):
+    if not config.asks_for_4_bits:
         return False
     if can_quantize():
         return True
@@ -275,12 +276,6 @@ def _quantizes(config: TrainConfig, shows_messages: bool) -> bool:
             file=sys.stderr,
         )
     return False
-
-
-def _checkpoint_gradients(model: PreTrainedModel) -> None:
-    # Reentrant checkpointing loses the gradient of frozen or learned inputs.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
 
 
 @contextmanager
