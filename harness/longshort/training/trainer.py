@@ -24,6 +24,7 @@ from longshort.training.extension.options import OPTIONS
 from longshort.training.frequencies import clip_groups, learned_frequencies
 from longshort.training.fused import FusedLoss, LossParts, add_fused_loss
 from longshort.training.lora import trained_state
+from longshort.training.precision import keep_float32
 from longshort.training.regularizer import measure_misalignment, misalignment_loss
 
 LOSSES = ("loss", "L_train", "misalign", "entropy", "jeffreys")  # nats; the last three with two windows
@@ -49,6 +50,8 @@ class LongShortTrainer(Trainer):
         probe = torch.arange(16, device=next(model.parameters()).device)[None]
         self.fused = config.is_fused and add_fused_loss(model, probe)
         super().__init__(model=model, **kwargs)
+        if self.is_fsdp_enabled:
+            keep_float32(self.accelerator.state.fsdp_plugin)
         self.config = config
         self._parts: list[Tensor] = []  # of the micro-batches since the last log
         self._clips_apart = bool(learned_frequencies(model)) and not self.is_deepspeed_enabled
