@@ -3,6 +3,7 @@
 A GPU is what accelerate shards on; `sharded` lets it take the same path on a CPU.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -63,6 +64,7 @@ def whole(value):
 
 def record(config):
     """Train without writing a checkpoint; return what was recorded, and the rows of the log."""
+    gc.freeze()  # the Trainer collects garbage, which would go through all that pytest holds
     recorder, own = Recorder(), LongShortTrainer.__init__
 
     def init(self, *args, **kwargs):
@@ -108,6 +110,16 @@ def sharded(version, **settings):
             patch.setenv(name, value)
         patch.setattr(accelerate.state.AcceleratorState, "__init__", init)
         patch.setattr(FullyShardedDataParallel, "__init__", fsdp)
+        yield
+
+
+@contextmanager
+def zero(stage):
+    """DeepSpeed as `accelerate launch --use_deepspeed` configures it."""
+    names = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage), "DS_ACCELERATOR": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in names.items():
+            patch.setenv(name, value)
         yield
 
 
