@@ -17,7 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.training_args import TrainingArguments
 
 from longshort.errors import UserError
-from longshort.training.compat import float32_frequencies
+from longshort.training.compat import float32_frequencies, own_class
 from longshort.training.config import TrainConfig
 from longshort.training.evaluation import TERMS
 from longshort.training.extension.options import OPTIONS
@@ -219,7 +219,8 @@ class LongShortTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.config.rank_of_adapters:
-            super()._save(output_dir, state_dict)
+            with own_class(self.model) if self.is_fsdp_enabled else nullcontext():
+                super()._save(output_dir, state_dict)
         elif self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
