@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import accelerate.state
@@ -124,10 +124,15 @@ def zero(stage):
 
 
 def main(folder):
-    """Run the cases of ``cases.json``: ``settings`` of a run, ``fsdp`` if sharded, ``record`` if not to be saved."""
+    """Run the cases of ``cases.json``.
+
+    Each has the ``settings`` of a run; ``fsdp`` with its version or ``zero`` with its stage, if sharded; ``record``,
+    if gradients are wanted, and no checkpoint.
+    """
     for name, case in json.loads((folder / "cases.json").read_text()).items():
         config = TrainConfig(**case["settings"])
-        with sharded(case["fsdp"]) if case.get("fsdp") else pytest.MonkeyPatch.context():
+        sharding = zero(case["zero"]) if "zero" in case else sharded(case["fsdp"]) if "fsdp" in case else nullcontext()
+        with sharding:
             if case.get("record"):
                 recorded = record(config)
                 if os.environ["RANK"] == "0":

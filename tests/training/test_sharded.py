@@ -112,6 +112,23 @@ def test_evaluations_and_snapshots_equal_those_of_one_process(folder):
         torch.testing.assert_close(second[key], value, rtol=0, atol=2e-5)
 
 
+def test_zero_2_equals_one_process(folder):
+    """Where DeepSpeed is installed; the first time it compiles an operator, which takes minutes."""
+    pytest.importorskip("deepspeed")
+    names = ("plain", "plain_bfloat16")
+    launch(folder, {name: {"settings": settings_of(folder, name, "zero", batch_size=1), "zero": 2} for name in names})
+    for name in names:
+        one, zero = (rows(folder, name, topology) for topology in ("one", "zero"))
+        assert len(zero) == 3
+        for first, second in zip(one, zero, strict=True):
+            tolerance = 1e-5 if name == "plain" else 0.02
+            assert [second[term] for term in TERMS] == pytest.approx([first[term] for term in TERMS], rel=tolerance)
+            assert second["loss"] == pytest.approx(second["L_train"] + ALPHA * second["misalign"], rel=1e-6)
+    first, second = (weights(folder / f"plain_{topology}") for topology in ("one", "zero"))
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize(("version", "kept"), [(1, {"buffer_dtype": torch.float32}), (2, {"output_dtype": None})])
 def test_the_rest_of_the_policy_is_accelerates(version, kept):
     """FSDP 1 runs on no CPU, so that of it only this is tested."""
