@@ -29,10 +29,12 @@ ROOT = Path(__file__).parents[2]
 def launch(folder, cases, processes=2):
     """Run `cases` one after the other in each of the processes, see `main`; what they recorded is in `folder`."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'harness'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT / "harness"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, "-m", "tests.training.launched", str(folder)]
-    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    settings = {"env": environment, "cwd": ROOT, "capture_output": True, "text": True}
+    result = subprocess.run(command, **settings, timeout=300, check=False)
     assert result.returncode == 0, result.stderr[-8000:]
     return result
 

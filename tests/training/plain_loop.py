@@ -150,13 +150,16 @@ def step_loss(model, weights, items, settings):
 
 
 def clip(gradients, max_norm):
-    """Scale gradients to `max_norm` if their norm is above; CLEX's frequencies apart from all others."""
-    clipped = {}
+    """Scale gradients to `max_norm` if their norm is above; CLEX's frequencies apart from all others.
+
+    Returns the gradients, and both norms before.
+    """
+    clipped, norms = {}, []
     for learned in (False, True):
         group = {name: value for name, value in gradients.items() if ("rotary_emb" in name) == learned}
-        norm = math.sqrt(sum(value.pow(2).sum().item() for value in group.values()))
-        clipped |= {name: value * min(1.0, max_norm / (norm + 1e-6)) for name, value in group.items()}
-    return clipped
+        norms.append(math.sqrt(sum(value.pow(2).sum().item() for value in group.values())))
+        clipped |= {name: value * min(1.0, max_norm / (norms[-1] + 1e-6)) for name, value in group.items()}
+    return clipped, norms
 
 
 def train_plainly(fields, settings, initial, sequences, rates):
@@ -181,7 +184,7 @@ def train_plainly(fields, settings, initial, sequences, rates):
         items = sequences[(step - 1) * per_step : step * per_step]
         loss, train, misalign = step_loss(model, merged(leaves, settings), items, settings)
         gradients = dict(zip(trained, torch.autograd.grad(loss, [leaves[name] for name in trained]), strict=True))
-        gradients = clip(gradients, settings.get("max_grad_norm", 1.0))
+        gradients, (norm, norm_of_frequencies) = clip(gradients, settings["max_grad_norm"])
         weights = dict(weights)
         for name, gradient in gradients.items():
             is_learned = "rotary_emb" in name
@@ -195,5 +198,6 @@ def train_plainly(fields, settings, initial, sequences, rates):
             weights[name] = weights[name] * (1 - lr * decay * is_decayed) - lr * step_size
         result["gradients"].append(gradients)
         result["weights"].append(weights)
-        result["rows"].append({"loss": loss.item(), "L_train": train.item(), "misalign": misalign.item()})
+        row = {"loss": loss.item(), "L_train": train.item(), "misalign": misalign.item(), "grad_norm": norm}
+        result["rows"].append(row | {"grad_norm_frequencies": norm_of_frequencies})
     return result

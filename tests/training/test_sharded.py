@@ -2,6 +2,8 @@
 
 import csv
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from longshort.training import TrainConfig, train
 from longshort.training.byte_tokenizer import byte_tokenizer
-from longshort.training.precision import keep_float32
+from longshort.training.precision import check_loss, keep_float32
+from tests.errors import user_error
 from tests.training.launched import launch
 from tests.training.test_updates import LLAMA
 
@@ -146,3 +149,13 @@ def test_the_rest_of_the_policy_is_accelerates(version, kept):
     assert vars(plugin.mixed_precision_policy) == before | kept
     assert before["param_dtype"] == torch.bfloat16
     assert isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy) == (version == 2)
+
+
+def test_the_fused_loss_is_refused_with_zero_3(tmp_path):
+    fused = TrainConfig(**settings_of(tmp_path, "plain", "zero", batch_size=1))
+    for stage in (2, 3):
+        check_loss(replace(fused, loss="dense"), SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage)))
+    check_loss(fused, SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2)))
+    check_loss(fused, SimpleNamespace(deepspeed_plugin=None))
+    with user_error("setting", "stage 3", "--loss dense", field="loss"):
+        check_loss(fused, SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3)))

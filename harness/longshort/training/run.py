@@ -28,6 +28,7 @@ from longshort.training.extension.options import OPTIONS
 from longshort.training.frequencies import check_wrapper
 from longshort.training.lora import add_lora, can_quantize
 from longshort.training.partial import is_finished, open_partial, writing
+from longshort.training.precision import check_loss
 from longshort.training.shifted_attention import check_groups, shifted_sparse_attention
 from longshort.training.trainer import AfterStep, LongShortTrainer
 from longshort.training.windows import WindowPairs, collate
@@ -89,6 +90,7 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool) -> Run:
     """
     partial = output.with_name(output.name + ".partial")
     arguments = _training_arguments(config, partial, progress)
+    check_loss(config, arguments)
     shows_messages = progress and arguments.should_save
     with _no_loading_bars():
         base = load_base(config)
