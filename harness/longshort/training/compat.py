@@ -64,8 +64,9 @@ def own_class(model: nn.Module) -> Iterator[None]:
     """
     from torch.distributed import fsdp  # a build of torch may lack it
 
-    sharded = type(model)
-    model.__class__ = next(base for base in sharded.__mro__ if not issubclass(base, fsdp.FSDPModule))
+    sharded: Any = type(model)
+    own: Any = next(base for base in sharded.__mro__ if not issubclass(base, fsdp.FSDPModule))
+    model.__class__ = own
     try:
         yield
     finally:
