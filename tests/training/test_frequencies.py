@@ -250,7 +250,9 @@ def test_a_gradient_of_the_frequencies_that_is_not_finite_stops_the_run(folder, 
 
 def test_deepspeed_would_clip_both_groups_by_one_norm():
     check_wrapper(SimpleNamespace(deepspeed_plugin=None, max_grad_norm=1.0))
-    check_wrapper(SimpleNamespace(deepspeed_plugin=object(), max_grad_norm=0.0))
+    check_wrapper(SimpleNamespace(deepspeed_plugin=object(), max_grad_norm=0.0, bf16=False))
+    with user_error("setting", "bfloat16", "float32", field="dtype"):
+        check_wrapper(SimpleNamespace(deepspeed_plugin=object(), max_grad_norm=0.0, bf16=True))
     with user_error("setting", "max_grad_norm", 0.3, "DeepSpeed", "--fsdp_version 2", field="max_grad_norm"):
         check_wrapper(SimpleNamespace(deepspeed_plugin=object(), max_grad_norm=0.3))
 

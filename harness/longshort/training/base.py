@@ -21,7 +21,7 @@ from longshort.errors import UserError
 from longshort.load_errors import load_error
 from longshort.scoring.causality import require_causal
 from longshort.training.byte_tokenizer import byte_tokenizer
-from longshort.training.compat import no_loading_report
+from longshort.training.compat import no_loading_report, weights_in_every_process
 from longshort.training.config import TrainConfig
 from longshort.training.extension import extend_context, extended_length
 from longshort.training.extension.options import LEARNED_FREQUENCIES
@@ -139,7 +139,7 @@ def load_model(config: TrainConfig, base: Base, *, quantize: bool = False) -> Pr
             kwargs["quantization_config"] = quantization_config()
         kwargs |= {"config": base.config, "revision": config.revision, "output_loading_info": True}
         kwargs["ignore_mismatched_sizes"] = True  # reported below by name; transformers raises without one
-        with no_loading_report():  # `_check_complete` reports the same
+        with weights_in_every_process(), no_loading_report():  # `_check_complete` reports the same
             model, info = _load("model", base.model_class.from_pretrained, config.base, **kwargs)
         _check_complete(config, base, info)
         generation = getattr(model, "generation_config", None)

@@ -7,6 +7,7 @@ copied into checkpoints, where it has to work without longshort.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,46 @@ def no_loading_report() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def weights_in_every_process() -> Iterator[None]:
+    """Let `from_pretrained` read the weights in every process, whatever FSDP is configured to do.
+
+    Versions: transformers 5.23.
+    Why: with FSDP_CPU_RAM_EFFICIENT_LOADING, which accelerate launch sets by default, only the first process of a
+    machine has the weights until the model is sharded. What is found out about the model before, such as where its
+    LM head begins, would differ between the processes.
+    """
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def own_class(model: nn.Module) -> Iterator[None]:
+    """Give a model that FSDP 2 has sharded its own class back, while the context is open.
+
+    Versions: torch 2.13, transformers 5.23.
+    Why: `fully_shard` makes it an instance of a new class of torch's, so that `save_pretrained` copies torch's code
+    into the checkpoint in place of that of CLEX and EABF.
+    """
+    from torch.distributed import fsdp  # a build of torch may lack it
+
+    sharded: Any = type(model)
+    own: Any = next(base for base in sharded.__mro__ if not issubclass(base, fsdp.FSDPModule))
+    model.__class__ = own
+    try:
+        yield
+    finally:
+        model.__class__ = sharded
 
 
 @contextmanager

@@ -39,10 +39,11 @@ def clip_groups(accelerator: Accelerator, model: nn.Module, max_norm: float) -> 
 
 
 def check_wrapper(arguments: TrainingArguments) -> None:
-    """Refuse to train CLEX where its frequencies cannot be clipped apart.
+    """Refuse to train CLEX where its frequencies cannot be clipped apart, or not be kept in float32.
 
     Raises:
-        UserError: DeepSpeed would clip all gradients by one norm; FSDP 1 has no gradient per parameter.
+        UserError: DeepSpeed would clip all gradients by one norm, or trains in bfloat16; FSDP 1 has no gradient per
+            parameter.
     """
     if arguments.deepspeed_plugin is not None and arguments.max_grad_norm > 0:
         raise UserError(
@@ -51,6 +52,13 @@ def check_wrapper(arguments: TrainingArguments) -> None:
             "--use_fsdp --fsdp_version 2), or set max_grad_norm to 0.",
             "setting",
             "max_grad_norm",
+        )
+    if arguments.deepspeed_plugin is not None and arguments.bf16:
+        raise UserError(
+            "DeepSpeed in bfloat16 rounds the learned frequencies of CLEX to three digits. Use DDP or FSDP 2 "
+            "(accelerate launch --use_fsdp --fsdp_version 2), or --dtype float32.",
+            "setting",
+            "dtype",
         )
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") == "1":
         raise UserError(

@@ -83,12 +83,13 @@ class DiskSpace:
 
     finished: float  # the checkpoint
     snapshots: float  # OUTPUT-stepN, all of them
+    conversion: float  # a checkpoint is written in float32 before it is converted to its own dtype
     resuming: float  # in OUTPUT.partial, with the optimizer's state; two saves exist while the older is replaced
 
     @property
     def peak(self) -> float:
         """The most at one time."""
-        return self.finished + self.snapshots + self.resuming
+        return self.finished + self.snapshots + self.conversion + self.resuming
 
 
 def weights_of(model: nn.Module, causal_lm: PreTrainedModel, quantizes: bool) -> Weights:
@@ -231,10 +232,11 @@ def host_memory(
 
 
 def disk_space(config: TrainConfig, weights: Weights, sharding: Sharding) -> DiskSpace:
-    """What is written: checkpoints in float32, and saves from which a killed run resumes."""
-    adapters = config.rank_of_adapters > 0
-    checkpoint = 4.0 * (weights.total - (weights.trained if adapters else 0))
+    """What is written: checkpoints in their dtype, and saves from which a killed run resumes."""
+    size = 4.0 if config.save_dtype == "float32" else 2.0  # bytes of a weight
+    merged = weights.total - (weights.trained if config.rank_of_adapters else 0)
+    checkpoint = size * (weights.trained if config.keep_adapter else merged)
     per_weight = {"none": 12, "DDP": 12, "FSDP": 16, "ZeRO": 18 if config.dtype == "bfloat16" else 20}[sharding.method]
     save = float(per_weight * weights.trained)
     saves = (config.steps - 1) // config.resume_every if config.resume_every else 0
-    return DiskSpace(checkpoint, checkpoint * len(config.save_at), save * min(saves, 2))
+    return DiskSpace(checkpoint, checkpoint * len(config.save_at), (4 / size - 1) * checkpoint, save * min(saves, 2))

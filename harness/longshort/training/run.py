@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
 from longshort.corpora import open_corpus
@@ -35,6 +35,7 @@ from longshort.training.frequencies import check_wrapper
 from longshort.training.hub import push, writable_repository
 from longshort.training.lora import add_lora, can_quantize, lora_modules
 from longshort.training.partial import is_finished, open_partial, writing
+from longshort.training.precision import check_loss
 from longshort.training.shifted_attention import check_groups, shifted_sparse_attention
 from longshort.training.trainer import AfterStep, LongShortTrainer
 from longshort.training.windows import WindowPairs, collate
@@ -102,6 +103,7 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool, force: bool = 
     """
     partial = output.with_name(output.name + ".partial")
     arguments = training_arguments(config, partial, progress)
+    check_loss(config, arguments)
     if config.push_to_hub is not None and arguments.process_index == 0:
         writable_repository(config.push_to_hub, public=config.push_public)
     shows_messages = progress and arguments.should_save

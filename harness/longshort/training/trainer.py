@@ -17,12 +17,13 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.training_args import TrainingArguments
 
 from longshort.errors import UserError
-from longshort.training.compat import float32_frequencies
+from longshort.training.compat import float32_frequencies, own_class
 from longshort.training.config import TERMS, TrainConfig
 from longshort.training.extension.options import OPTIONS
 from longshort.training.frequencies import clip_groups, learned_frequencies
 from longshort.training.fused import FusedLoss, LossParts, add_fused_loss
 from longshort.training.lora import trained_state
+from longshort.training.precision import keep_float32
 from longshort.training.regularizer import measure_misalignment, misalignment_loss
 
 LOSSES = ("loss", "L_train", "misalign", "entropy", "jeffreys")  # nats; the last three with two windows
@@ -48,6 +49,8 @@ class LongShortTrainer(Trainer):
         probe = torch.arange(16, device=next(model.parameters()).device)[None]
         self.fused = config.is_fused and add_fused_loss(model, probe)
         super().__init__(model=model, **kwargs)
+        if self.is_fsdp_enabled:
+            keep_float32(self.accelerator.state.fsdp_plugin)
         self.config = config
         self._parts: list[Tensor] = []  # of the micro-batches since the last log
         self._clips_apart = bool(learned_frequencies(model)) and not self.is_deepspeed_enabled
@@ -215,7 +218,8 @@ class LongShortTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.config.rank_of_adapters:
-            super()._save(output_dir, state_dict)
+            with own_class(self.model) if self.is_fsdp_enabled else nullcontext():
+                super()._save(output_dir, state_dict)
         elif self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)

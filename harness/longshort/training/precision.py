@@ -1,0 +1,43 @@
+"""What training asks of those that shard a model: float32 where FSDP would round, whole weights of ZeRO."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from accelerate import FullyShardedDataParallelPlugin
+from transformers import TrainingArguments
+
+from longshort.errors import UserError
+from longshort.training.config import TrainConfig
+
+
+def keep_float32(plugin: FullyShardedDataParallelPlugin) -> None:
+    """Keep the model's outputs (FSDP 2) and its buffers (FSDP 1) in float32; accelerate rounds both to half precision.
+
+    The outputs are the loss and its parts, of which bfloat16 keeps three digits. Of the buffers, RoPE's inverse
+    frequencies are multiplied by positions: in bfloat16 a position of 8,192 is off by up to 16.
+
+    Args:
+        plugin: of an accelerator that has not prepared the model yet; its policy is replaced.
+    """
+    policy = plugin.mixed_precision_policy
+    if policy is None:
+        return
+    kept = {"output_dtype": None} if plugin.fsdp_version == 2 else {"buffer_dtype": torch.float32}
+    plugin.mixed_precision_policy = replace(policy, **kept)
+
+
+def check_loss(config: TrainConfig, arguments: TrainingArguments) -> None:
+    """Refuse the fused loss with ZeRO stage 3, which gathers a weight only while its own module runs.
+
+    Raises:
+        UserError: as said.
+    """
+    plugin = arguments.deepspeed_plugin
+    if config.is_fused and plugin is not None and plugin.zero_stage == 3:
+        raise UserError(
+            "ZeRO stage 3 gathers weights where the fused loss does not expect it. Use --loss dense, or stage 2.",
+            "setting",
+            "loss",
+        )
