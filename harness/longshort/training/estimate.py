@@ -67,7 +67,11 @@ class Estimate:
             f"on one {self.card} at {UTILIZATION:.0%}",
             f"  {'memory of each device, GiB':<40}{'peak':>12}{self.device.peak / GIB:>10,.2f}",
         ]
-        names = {"optimizer": "AdamW", "cast_copies": "autocast's copies of weights", "gathered": "gathered weights"}
+        names = {
+            "optimizer": "AdamW" if self.config.optim.startswith("adamw_torch") else "optimizer (as AdamW)",
+            "cast_copies": "autocast's copies of weights",
+            "gathered": "gathered weights",
+        }
         if not self.is_traced:
             names["activations"] = "activations (rule of thumb)"
         for name, value in self.device.parts.items():
