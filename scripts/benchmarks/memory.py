@@ -9,6 +9,7 @@ on its own (by default glibc's heap fragments, and a process holds more); the es
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import tempfile
@@ -72,6 +73,7 @@ def measure(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         wanted = config_in(Path(folder), name, MODEL | shape).resolved()
         estimated = estimate(wanted, load_architecture(wanted))
+        gc.collect()  # a trainer refers to itself: what the run before held would be freed in this one
         before = memory_now("cpu")
         train(wanted, progress=False)
         measured = memory_peak("cpu") - before
