@@ -71,7 +71,7 @@ def table(frame: pd.DataFrame, steps: int) -> str:
         f"NLL on held-out text, nats per token, of the tiny preset with CLEX after {steps} steps; means over "
         f"{len(after)} seeds. Before: one t per step, all weights clipped by one norm. After: one t per sequence, the "
         "frequencies clipped by a norm of their own. The difference is paired by seed, with its 95 % interval (t); "
-        "below 0 is better.",
+        "below 0 is better. Made by `scripts/compare_clex.py`.",
         "",
         "| length | before | after | difference |",
         "|---|---|---|---|",

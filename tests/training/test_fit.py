@@ -68,10 +68,10 @@ def test_the_error_of_the_estimate_refuses_nothing():
 
 
 def test_main_memory():
-    run = cost(sharding=replace(sharding_of(FSDP), loads_once=False))
-    with user_error("out_of_memory", f"{run.host.peak / GIB:,.1f}", "100.0", "--fsdp_cpu_ram_efficient_loading"):
+    run = cost(sharding=sharding_of(FSDP))
+    with user_error("out_of_memory", f"{run.host.peak / GIB:,.1f}", "100.0", "fewer processes"):
         check_fit(run, replace(A100, host=100 * GIB))
-    assert check_fit(cost(sharding=sharding_of(FSDP)), replace(A100, host=100 * GIB)) == []
+    assert check_fit(run, replace(A100, host=run.host.peak)) == []
 
 
 def test_main_memory_of_a_run_on_the_cpu():

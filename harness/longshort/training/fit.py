@@ -221,9 +221,8 @@ def _less_host(cost: Estimate) -> str:
     if cost.on_cpu:
         remedies += [] if config.rank_of_adapters else ["train adapters (--lora-rank 16)"]
         remedies += _fewer_activations(cost)
-    elif host.loading >= host.saving and not cost.sharding.loads_once:
+    elif host.loading >= host.saving:
         if cost.sharding.per_node > 1:
-            remedies.append(f"let one process load the weights ({FSDP} --fsdp_cpu_ram_efficient_loading true)")
             remedies.append("use fewer processes on this machine")
     elif host.training:
         remedies.append("offload less to main memory")

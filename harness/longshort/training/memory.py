@@ -208,15 +208,14 @@ def _loss(
 def host_memory(
     config: TrainConfig, weights: Weights, sharding: Sharding, on_device: DeviceMemory, *, on_cpu: bool
 ) -> HostMemory:
-    """Main memory of one machine: every process loads all weights in float32, unless accelerate lets one do so.
+    """Main memory of one machine: every process loads all weights in float32.
 
     A base in 4 bits is quantized tensor by tensor. The main process holds a whole float32 checkpoint when it saves,
     and with LoRA twice: the fresh base that the adapters are merged into.
     """
-    readers = 1 if sharding.loads_once else sharding.per_node
     adapters = config.rank_of_adapters > 0
     base = weights.total - (weights.trained if adapters else 0)
-    loading = readers * (0.0 if weights.quantized else 4.0 * base)
+    loading = sharding.per_node * (0.0 if weights.quantized else 4.0 * base)
     written = 4.0 * base * (2 if adapters else 1)  # the fresh base, and what safetensors makes of it
     if on_cpu:
         held = sharding.per_node * (on_device.weights + on_device.optimizer)

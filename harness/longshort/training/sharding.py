@@ -28,7 +28,6 @@ class Sharding:
     gathers: Literal["none", "block", "all"] = "none"  # sharded weights that a device holds whole at once
     offloads_weights: bool = False  # to the memory of the machine
     offloads_optimizer: bool = False
-    loads_once: bool = False  # one process of a machine reads the weights, the others receive them
     bucket: int = 0  # elements of the buffer in which ZeRO reduces gradients
 
     def __str__(self) -> str:
@@ -84,7 +83,6 @@ def _fsdp(environment: Mapping[str, str], processes: int, per_node: int) -> Shar
         gathers="block" if wraps_blocks and strategy in ("FULL_SHARD", "HYBRID_SHARD") else "all",
         offloads_weights=offloads,
         offloads_optimizer=offloads,
-        loads_once=_is_on(environment, "FSDP_CPU_RAM_EFFICIENT_LOADING"),
     )
 
 
@@ -115,7 +113,6 @@ def _zero(
         gathers="block" if stage == 3 else "none",
         offloads_weights=_is_offloaded(zero, "offload_param"),
         offloads_optimizer=_is_offloaded(zero, "offload_optimizer"),
-        loads_once=False,
         bucket=(int(bucket) if isinstance(bucket, int | float) else BUCKET) * (2 if overlaps else 1) if stage else 0,
     )
 
