@@ -13,13 +13,12 @@ import transformers
 from torch import Tensor, nn
 
 from longshort.training.extension import extend_context
-from longshort.training.lora import add_lora, merged, trained_state
+from longshort.training.lora import EMBEDDINGS_AND_NORMS, add_lora, merged, trained_state
 from official.models import random_tokens, tiny_config, tiny_llama
 from official.source import Checkout
 from official.table import Comparison, Difference, of_names, of_tensors
 
 LENGTH = 64
-IN_FULL = ("embed", "norm")  # what `--train-embeddings-and-norms` looks for in names
 LORA = {"rank": 64, "alpha": 16.0, "dropout": 0.05}  # LongQLoRA's
 
 FINDS = "The official code finds its layers by the class of a 4-bit layer (bitsandbytes), here replaced by `nn.Linear`."
@@ -72,7 +71,7 @@ def _longqlora(names_of: Callable[[nn.Module], set[str]]) -> Callable[[Checkout]
 
 def _longlora(names_of: Callable[[nn.Module], set[str]]) -> Callable[[Checkout], Difference]:
     def measure(checkout: Checkout) -> Difference:
-        ours = add_lora(tiny_llama(LENGTH), 8, 16.0, 0.0, IN_FULL)
+        ours = add_lora(tiny_llama(LENGTH), 8, 16.0, 0.0, EMBEDDINGS_AND_NORMS)
         return of_names(names_of(_official_longlora(checkout)), names_of(ours))
 
     return measure

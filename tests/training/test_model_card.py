@@ -7,6 +7,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from longshort.training import train
+from longshort.training.extension.clex import export_clex
 from longshort.training.model_card import model_card
 from tests.training.test_train import folder, scratch
 
@@ -36,6 +37,17 @@ def test_every_checkpoint_has_a_card_with_its_provenance(output):
         assert card.data.library_name == "transformers"
         assert {"longshort", "clex"} <= set(card.data.tags)
         assert card.data.base_model is None  # a random initialization
+
+
+def test_an_exported_checkpoint_names_its_source_and_how_to_load_it(output, tmp_path, monkeypatch):
+    card = ModelCard.load(export_clex(output, tmp_path / "t2", 2) / "README.md")
+    for fact in ("# t2", str(output), "t = 2", "export-clex"):
+        assert fact in card.text
+    assert card.data.library_name == "transformers"
+    values = {}
+    monkeypatch.chdir(tmp_path)
+    exec(card.text.split("```python\n")[1].split("```")[0], values)
+    assert values["model"].config.rope_parameters["rope_type"] == "longrope"
 
 
 def test_the_code_in_a_card_loads_the_checkpoint(output, monkeypatch):

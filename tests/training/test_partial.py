@@ -42,9 +42,15 @@ def test_another_run_s_folder_is_a_conflict(partial):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"report_to": ("wandb",)}, {"push_to_hub": "me/run"}, {"push_to_hub": "me/run", "push_public": True}]
+    "changes",
+    [
+        {"report_to": ("wandb",)},
+        {"push_to_hub": "me/run"},
+        {"push_to_hub": "me/run", "push_public": True},
+        {"save_dtype": "bfloat16"},  # after one that cannot hold a weight
+    ],
 )
-def test_where_a_run_reports_to_may_change(partial, changes):
+def test_what_only_the_end_of_a_run_depends_on_may_change(partial, changes):
     assert open_partial(partial, config(**changes), ARGUMENTS) == partial / "checkpoint-4"
 
 
@@ -54,7 +60,6 @@ def test_where_a_run_reports_to_may_change(partial, changes):
         {"optim": "adafactor"},
         {"max_grad_norm": 0.0},
         {"attn_implementation": "eager"},
-        {"save_dtype": "bfloat16"},
         {"keep_best": "sce", "eval_every": 50},
         {"trainer_arguments": {"adam_epsilon": 1e-6}},
         {"lora_rank": 4, "lora_targets": ("q_proj",)},

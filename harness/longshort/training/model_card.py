@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+import longshort
 from longshort.corpora import hub_dataset
 
 PAPER = """@inproceedings{du2025longshort,
@@ -78,6 +79,38 @@ Means over the last steps, in nats{", and the last evaluation on held-out text" 
 
 ```bibtex
 {PAPER}
+```
+"""
+
+
+def converted_card(name: str, how: str, *, needs_remote_code: bool = False) -> str:
+    """Return the README.md of a checkpoint that was written from another one.
+
+    Args:
+        name: of the checkpoint, its title.
+        how: one sentence: which checkpoint it was written from, and by which command.
+        needs_remote_code: whether the checkpoint brings its own code.
+    """
+    metadata = ModelCardData(
+        library_name="transformers", pipeline_tag="text-generation", tags=["longshort", "long-context", "clex"]
+    )
+    return f"""---
+{metadata.to_yaml()}
+---
+
+# {name}
+
+{how}
+
+| | |
+|---|---|
+| Context extension | {METHODS["clex"]} |
+| Version | longshort {longshort.__version__} |
+
+## How to load it
+
+```python
+{_loading({"needs_remote_code": needs_remote_code}, name, False)}
 ```
 """
 

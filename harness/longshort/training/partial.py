@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -51,7 +51,7 @@ def open_partial(partial: Path, config: TrainConfig, arguments: TrainingArgument
     saves = sorted(filter(_is_whole, partial.glob("checkpoint-*")), key=lambda folder: int(folder.name[11:]))
     same = False
     with suppress(UserError):  # it is missing or damaged
-        same = _is_same(read_json(partial / SETTINGS), config)
+        same = _is_same(read_json(partial / SETTINGS), config, (*REPORTING, "save_dtype"))  # nothing is written yet
     arguments.distributed_state.wait_for_everyone()  # all have read before the main process writes
     if saves and not same:
         raise UserError(
@@ -119,10 +119,10 @@ def _remove_incomplete_saves(partial: Path) -> None:
             shutil.rmtree(save)
 
 
-def _is_same(recorded: Any, config: TrainConfig) -> bool:
+def _is_same(recorded: Any, config: TrainConfig, changeable: Sequence[str] = REPORTING) -> bool:
     """Whether the recorded settings are those of this run; one that an older version did not have had its default."""
     settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))  # as JSON gives them back
     if not isinstance(recorded, dict) or not recorded.keys() <= settings.keys():
         return False
     defaults: dict[str, Any] = json.loads(json.dumps(asdict(TrainConfig(output="", base=""))))
-    return all((defaults | recorded)[name] == value for name, value in settings.items() if name not in REPORTING)
+    return all((defaults | recorded)[name] == value for name, value in settings.items() if name not in changeable)

@@ -24,6 +24,7 @@ from longshort.errors import Kind, UserError
 from longshort.load_errors import why_not_loaded
 from longshort.training.extension.modeling_clex import CAUSAL_LMS, base_frequencies, powers
 from longshort.training.extension.rope import attention_factor_of_vllm, set_length
+from longshort.training.model_card import converted_card
 
 PREFIX = "longshort_clex_"
 
@@ -59,6 +60,8 @@ def export_clex(checkpoint: str | Path, output: str | Path, t: int) -> Path:
             tokenizer.model_max_length = stock.config.max_position_embeddings
         stock.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        how = f"Scale t = {t} of the CLEX checkpoint `{source}`, as `longshort export-clex` wrote it: plain LongRoPE."
+        (folder / "README.md").write_text(converted_card(Path(output).name, how), "utf-8")
     return Path(output).expanduser()
 
 

@@ -28,6 +28,7 @@ from longshort.load_errors import load_error
 from longshort.training.compat import no_loading_report
 from longshort.training.extension.clex import PREFIX, new_folder
 from longshort.training.extension.modeling_clex import CAUSAL_LMS, powers
+from longshort.training.model_card import converted_card
 
 THETA = 10_000.0  # of Llama 2, and of the network's input in the official code
 INVERSE_FREQUENCIES = "model.clex_layer.inv_freq"
@@ -77,6 +78,8 @@ def import_clex(checkpoint: str | Path, output: str | Path) -> Path:
             raise UserError(wrong.message, wrong.kind, "checkpoint") from error
         model.save_pretrained(folder, save_original_format=False)  # under the names of our model
         tokenizer.save_pretrained(folder)
+        how = f"The checkpoint `{source}` of the official CLEX code, as `longshort import-clex` wrote it."
+        (folder / "README.md").write_text(converted_card(output.name, how, needs_remote_code=True), "utf-8")
     return output
 
 
