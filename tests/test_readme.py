@@ -104,7 +104,7 @@ NAMES = {
 SMALLER = {
     "eval": "--lengths 16,32 --train-length 32 --num-docs 2 --limit 1 --device cpu -o evaluated",
     "train": "--corpus text.jsonl --eval-corpus text.jsonl --train-length 32 --steps 2 --global-batch-size 2 "
-    "--batch-size 2 --eval-every 0 --save-at 1 --dtype float32 -o trained",
+    "--batch-size 2 --warmup 0 --eval-every 0 --save-at 1 --dtype float32 -o trained",
     "import-clex": "-o imported",
     "synthetic": "--tasks length --encodings rope --train-length 3 --max-length 5 --seeds 1 --steps 2 --workers 1 -o s",
 }

@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     from benchmarks.scoring import random_llama, timed
     from longshort.lmeval.documents import EncodedDocument
-    from longshort.lmeval.measure import SINGLE_PASS, measure_pair, measure_prefixes
+    from longshort.lmeval.measure import SINGLE_PASS, measure_pairs, measure_prefixes
 
     case = USUAL | {options.side: options.value}
     length = case["tokens"]
@@ -91,7 +91,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             document = EncodedDocument("text", tokens, np.arange(1.0, size + 2))
             (measured,) = measure_prefixes(model, [document], [size // 2, size], [], SINGLE_PASS)
             total -= measured.values[f"ppl@{size}"]
-            total += measure_pair(model, tokens, size, size * 3 // 4, []).values[f"sce@{size}"]
+            total += measure_pairs(model, tokens, size, [size * 3 // 4], []).values[f"sce@{size}"]
         return total
 
     score(1, 64)  # warm

@@ -64,7 +64,7 @@ def logged(output):
     for file, section in (("training_log.csv", "train"), ("evaluation_log.csv", "eval")):
         for row in csv.DictReader((output / file).open()):
             step = int(row.pop("step"))
-            values |= {(step, f"{section}/{name}"): float(value) for name, value in row.items()}
+            values |= {(step, f"{section}/{name}"): float(value) for name, value in row.items() if value}
     assert {"train/L_train", "train/misalign", "train/entropy", "train/jeffreys", "eval/ppl@8", "eval/sce"} <= {
         name for _, name in values
     }

@@ -513,7 +513,7 @@ def test_extended_checkpoints_train_and_open_as_they_say(folder, tmp_path, exten
     ],
 )
 def test_engines_that_misread_a_checkpoint_are_named(extension, options, engines, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("longshort.training.run.train", lambda config: Path(config.output))
+    monkeypatch.setattr("longshort.training.run.train", lambda config, **_: Path(config.output))
     arguments = ["--base", str(folder / "base"), "--extension", extension, "-o", str(tmp_path / "out")]
     if options:
         arguments += ["--extension-options", json.dumps(options)]

@@ -144,7 +144,7 @@ def test_a_damaged_record_is_named(tmp_path, record):
 
 def test_a_record_of_our_training_is_understood(tmp_path):
     """The keys are those that training writes."""
-    source = (Path(__file__).parents[3] / "harness/longshort/training/checkpoint.py").read_text("utf-8")
+    source = (Path(__file__).parents[3] / "harness/longshort/training/record.py").read_text("utf-8")
     for key in ("base", "config", "tokens_seen", "train_length", "model", "num_parameters"):
         assert f'"{key}":' in source
 

@@ -37,6 +37,7 @@ def test_the_inputs_of_recorded_results_are_computed_as_before(tmp_path: Path, m
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # the recorded identities are used
     monkeypatch.setattr(platform, "python_version", lambda: versions["python"])
     monkeypatch.setattr(plan, "versions", lambda: versions)
+    monkeypatch.setattr(plan, "_task_versions", lambda: {i["task"]: i["task_version"] for i in recorded.values()})
     checkpoints = []
     for file, inputs in recorded.items():
         settings = inputs["settings"] | {"lengths": tuple(inputs["settings"]["lengths"])}
