@@ -32,7 +32,7 @@ accelerate launch --num_processes 8 --use_fsdp --fsdp_version 2 --fsdp_auto_wrap
 accelerate launch scripts/train.py --base Qwen/Qwen3-0.6B --alpha 0.3 --dtype bfloat16 -o qwen3-a0.3
 """
 
-PRESET_HELP = f"Start from {', '.join(PRESETS)}; docs/training.md names the source of every value."
+PRESET_HELP = f"Start from {', '.join(PRESETS)}; docs/training.md documents the sources."
 FLAGS = {"output": ("--output", "-o"), "model_config": ("--config",)}
 
 
@@ -52,7 +52,8 @@ def train_command(
     Each sequence is read through two overlapping windows;
     the loss is L_train + alpha * L_misalign (Du et al., ICML 2025).
 
-    The result opens with AutoModelForCausalLM; docs/loaders.md lists the methods that vLLM and llama.cpp read alike.
+    Load the result with AutoModelForCausalLM (CLEX and EABF: trust_remote_code=True).
+    docs/loaders.md lists which methods vLLM and llama.cpp support.
     Its longshort.json and training_log.csv record the settings and the losses.
     A killed run resumes from its last save; running a finished one again does nothing.
     """
@@ -99,6 +100,9 @@ def export_clex_command(
 def import_clex_command(
     checkpoint: Annotated[str, typer.Argument(help="Folder or hub name of an official CLEX checkpoint (Llama).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the CLEX checkpoint.")],
+    ignore_log_scale: Annotated[
+        bool, typer.Option("--ignore-log-scale", help="Leave out its scaling of queries by the length of the text.")
+    ] = False,
 ) -> None:
     """Write a checkpoint of the official CLEX code as one that `longshort eval --trust-remote-code` reads.
 
@@ -108,7 +112,7 @@ def import_clex_command(
     """
     from longshort.training.extension.official_clex import import_clex
 
-    import_clex(checkpoint, output)
+    import_clex(checkpoint, output, ignore_log_scale=ignore_log_scale)
 
 
 def main() -> None:

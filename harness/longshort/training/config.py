@@ -39,7 +39,7 @@ class TrainConfig:
         UserError: a value is out of its range, or settings contradict each other; `field` names the setting.
     """
 
-    output: Annotated[str, "Folder for the finished checkpoint; only --print-config needs none."]
+    output: Annotated[str, "Folder for the finished checkpoint; not needed with --print-config."]
     base: Annotated[str | None, "Checkpoint to start from: folder or hub name."] = None
     revision: Annotated[str | None, "Branch, tag or commit of a hub base."] = None
     model_config: Annotated[str | None, "A config.json to initialize at random, in place of --base."] = None
@@ -57,7 +57,8 @@ class TrainConfig:
     alpha: Annotated[float, "Weight of the misalignment in the loss; 0 is the token-matched baseline."] = 0.1
     divergence: Annotated[Divergence, "Divergence that measures misalignment; sce is the paper's."] = "sce"
     positions: Annotated[
-        Positions, "Pairs of positions in the loss: all, those with both contexts over half a window, or the last."
+        Positions,
+        "Positions in the loss: all shared ones, those where both contexts hold at least half a window, or the last.",
     ] = "overlap"
     detach: Annotated[Detach, "Which context to detach from the gradient."] = "none"
     max_extra: Annotated[int | None, "Largest offset between the windows. Default: half of --train-length."] = None
@@ -83,7 +84,7 @@ class TrainConfig:
     lora_alpha: Annotated[float, "LoRA's alpha: adapters are scaled by alpha / rank."] = 16.0
     lora_dropout: Annotated[float, "Dropout of LoRA's inputs."] = 0.05
     train_embeddings_and_norms: Annotated[
-        bool, "Train embeddings and norms in full beside LoRA adapters, as LongLoRA does."
+        bool, "Train embeddings and norms in full next to LoRA adapters, as LongLoRA does."
     ] = False
     lora_targets: Annotated[
         tuple[str, ...],
@@ -110,7 +111,7 @@ class TrainConfig:
     betas: Annotated[
         tuple[float, float], "Decay rates of AdamW's averages of the gradient and of its square, such as 0.9,0.95."
     ] = (0.9, 0.999)
-    max_grad_norm: Annotated[float, "Norm to which gradients are clipped; 0 does not clip."] = 1.0
+    max_grad_norm: Annotated[float, "Norm to which gradients are clipped; 0 disables clipping."] = 1.0
     seed: Annotated[int, "Seed for initialization, the order of sequences and offsets."] = 0
     dtype: Annotated[Precision, "Precision of forward and backward; weights stay in float32."] = "float32"
     gradient_checkpointing: Annotated[
@@ -125,8 +126,8 @@ class TrainConfig:
     ] = None
 
     save_at: Annotated[tuple[int, ...], "Steps after which the checkpoint OUTPUT-stepN is saved, such as 50,100."] = ()
-    resume_every: Annotated[int, "Steps between saves from which a killed run resumes; 0 saves none."] = 50
-    eval_every: Annotated[int, "Steps between evaluations on held-out text; 0 does none."] = 0
+    resume_every: Annotated[int, "Steps between saves from which a killed run resumes; 0 disables them."] = 50
+    eval_every: Annotated[int, "Steps between evaluations on held-out text; 0 disables them."] = 0
     eval_lengths: Annotated[
         tuple[int, ...], "Context lengths for perplexity on held-out text. Default: 1, 2 and 4 times --train-length."
     ] = ()
@@ -141,7 +142,7 @@ class TrainConfig:
     ] = None
     save_dtype: Annotated[SavedPrecision, "Dtype of the saved weights; CLEX's frequencies stay in float32."] = "float32"
     report_to: Annotated[
-        tuple[str, ...], f"Loggers of losses and evaluations: {', '.join(LOGGERS)}, several, or none."
+        tuple[str, ...], f"Loggers of losses and evaluations: some of {', '.join(LOGGERS)}, or none."
     ] = ("none",)
     push_to_hub: Annotated[str | None, "Repository on the Hugging Face Hub to upload the finished checkpoint to."] = (
         None

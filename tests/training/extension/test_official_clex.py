@@ -92,6 +92,16 @@ def test_frequencies_and_logits_are_those_of_the_official_formula(model_changes,
             assert_close_logits(logits, dense_logits(model, x[0], expected))
 
 
+@pytest.mark.parametrize("log_scale", [True, ...])
+def test_the_scaling_of_queries_can_be_left_out(log_scale, tmp_path):
+    save_official(tmp_path / "official", stock())
+    config = json.loads((tmp_path / "official" / "config.json").read_text()) | {"log_scale": log_scale}
+    config = {name: value for name, value in config.items() if value is not ...}
+    (tmp_path / "official" / "config.json").write_text(json.dumps(config))
+    folder = import_clex(tmp_path / "official", tmp_path / "own", ignore_log_scale=True)
+    assert "log_scale" not in json.loads((folder / "config.json").read_text())
+
+
 def test_an_import_keeps_the_dtype_and_the_tokenizer(tmp_path):
     state = save_official(tmp_path / "official", stock(dtype=torch.bfloat16))
     folder = import_clex(tmp_path / "official", tmp_path / "own")

@@ -50,12 +50,13 @@ OFFICIAL_FIELDS = (
 )
 
 
-def import_clex(checkpoint: str | Path, output: str | Path) -> Path:
+def import_clex(checkpoint: str | Path, output: str | Path, *, ignore_log_scale: bool = False) -> Path:
     """Write an official CLEX checkpoint of a Llama as one of longshort's; return its folder, `output`.
 
     Args:
         checkpoint: folder or hub name. Its code is not run.
         output: a new folder.
+        ignore_log_scale: import a checkpoint that scales queries by the length of the text, without that scaling.
 
     Raises:
         UserError: the checkpoint cannot be read ("not_found", "broken", ...), lacks weights or has others than its
@@ -66,7 +67,7 @@ def import_clex(checkpoint: str | Path, output: str | Path) -> Path:
     with new_folder(output) as folder:
         try:
             fields, _ = PretrainedConfig.get_config_dict(source)
-            config = _own_config(source, fields)
+            config = _own_config(source, fields | ({"log_scale": False} if ignore_log_scale else {}))
             with no_loading_report():  # also of a RoPE type that transformers does not have
                 tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
                 _set_frequencies(source, config)
@@ -96,8 +97,9 @@ def _own_config(source: str, fields: dict[str, Any]) -> PretrainedConfig:
     if fields.get("log_scale", True):  # the default of its code
         raise _wrong(
             source,
-            "scales queries by the length of the text (log_scale, true by default), which cannot be expressed. Set it "
-            "to false in its config.json for the numbers of the official code of 2024 without FlashAttention.",
+            "scales queries by the length of the text (log_scale, true by default), which cannot be expressed. For "
+            "the numbers of the official code without FlashAttention give --ignore-log-scale, or set it to false in "
+            "config.json.",
         )
     if unknown := sorted(scaling.keys() - {"type", *REQUIRED, *DEFAULTS}):
         raise _wrong(source, f"has the option '{unknown[0]}' in its rope_scaling, which is unknown. Remove it.")
