@@ -6,6 +6,8 @@ import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
@@ -102,27 +104,34 @@ def measured(comparison: Comparison, checkouts: Mapping[str, Checkout]) -> Row:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """The table, with the versions that it was measured with."""
-    titles = ["method", "quantity", "what was compared", "official source", "n"]
-    titles += ["largest difference", "relative", "deliberately different, and why"]
+    """A table per method and official file, and the versions that all were measured with."""
     lines = [
         "# Official code and ours",
         "",
-        "Both run on the same weights and inputs, on a CPU in float32 unless a row says otherwise. The difference is "
-        "|official - ours|; `relative` divides it by the largest |official| of the same tensor; n counts the numbers "
-        f"or names compared. {versions()}.",
+        "Both run on the same weights and inputs, on a CPU in float32 unless a row says otherwise. The difference is",
+        "|official - ours|; `relative` divides it by the largest |official| of the same tensor; n counts the numbers",
+        "or names compared. The notes below a table say what is deliberately different, and why.",
+        "",
+        f"{versions()}.",
         "",
         "`python scripts/compare_official.py --help` says how to run it.",
-        "",
-        "| " + " | ".join(titles) + " |",
-        "|---" * len(titles) + "|",
     ]
-    for row in rows:
-        difference = [_shown(value) for value in (row.largest_absolute, row.largest_relative)]
-        difference[0] += f" ({row.which})" if row.which else ""
-        cells = [row.method, row.quantity, row.compared, row.source, f"{row.n:,}", *difference, row.deliberate]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    for (method, source), group in groupby(rows, key=lambda row: (row.method, row.source)):
+        titles = ("quantity", "what was compared", "n", "largest difference", "relative", "note")
+        lines += ["", f"## {method}: {source}", "", _cells(titles), "|---" * len(titles) + "|"]
+        notes: dict[str, int] = {}
+        for row in group:
+            note = notes.setdefault(row.deliberate, len(notes) + 1) if row.deliberate else ""
+            named = f"{_shown(row.largest_absolute)} ({row.which})" if row.which else _shown(row.largest_absolute)
+            relative = "–" if isinstance(row.largest_relative, str) else _shown(row.largest_relative)
+            lines.append(_cells((row.quantity, row.compared, f"{row.n:,}", named, relative, str(note))))
+        for text, number in notes.items():
+            lines += ["", *wrap(f"{number}. {text}", 120, subsequent_indent="   ", break_on_hyphens=False)]
     return "\n".join(lines) + "\n"
+
+
+def _cells(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def csv(rows: Iterable[Row]) -> str:
