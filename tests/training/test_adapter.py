@@ -124,6 +124,13 @@ def test_an_adapter_requires_a_base(folder, tmp_path):
         scratch(folder, tmp_path / "run", lora_rank=2, keep_adapter=True)
 
 
+def test_an_adapter_would_lack_the_frequencies_of_a_clex_base(folder, tmp_path):
+    clex = train(scratch(folder, tmp_path / "clex", extension="clex", factor=4.0, steps=1), progress=False)
+    with user_error("unsupported", "--keep-adapter", "longshort_clex_llama", field="keep_adapter"):
+        changes = {"base": str(clex), "trust_remote_code": True, "lora_rank": 2, "keep_adapter": True}
+        train(scratch(folder, tmp_path / "run", model_config=None, **changes), progress=False)
+
+
 @pytest.mark.parametrize("name", ["lora_targets", "lora_modules_to_save"])
 @pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
 def test_tied_weights_stay_tied(folder, tmp_path, name, module):

@@ -23,9 +23,9 @@ __all__ = ["folder"]  # the fixture
 PASSED = {
     *("lr_scheduler_kwargs", "optim_args", "adam_epsilon", "optim_target_modules", "tf32", "torch_empty_cache_steps"),
     *("log_on_each_node", "include_num_input_tokens_seen", "log_level", "log_level_replica", "disable_tqdm"),
-    *("run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "save_on_each_node"),
+    *("run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
     *("full_determinism", "use_cpu", "dataloader_pin_memory", "ddp_find_unused_parameters", "ddp_bucket_cap_mb"),
-    *("ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout", "fsdp", "fsdp_config", "debug"),
+    *("ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout", "debug"),
     "skip_memory_metrics",
 }
 
@@ -56,6 +56,10 @@ def test_every_field_of_training_arguments_is_passed_on_or_has_its_reason():
         ({"neftune_noise_alpha": 5}, ("'neftune_noise_alpha'", "misalignment")),
         ({"train_sampling_strategy": "group_by_length"}, ("'train_sampling_strategy'", "offset")),
         ({"dataloader_num_workers": 4}, ("'dataloader_num_workers'", "corpus")),
+        ({"fsdp": "full_shard"}, ("'fsdp'", "accelerate launch")),
+        ({"lr_scheduler_kwargs": {"foo": 1}}, ("lr_scheduler_kwargs", "foo")),
+        ({"log_level": "foo"}, ("log_level", "foo")),
+        ({"optim_args": "foo"}, ("'optim_args'", "'foo'")),
         ({"adam_epsilon": "small"}, ("'adam_epsilon'", "'small'", "number")),
         ({"torch_empty_cache_steps": -1}, ("torch_empty_cache_steps", -1)),
     ],
@@ -82,7 +86,7 @@ def test_a_logger_that_is_not_installed_is_refused_before_the_base_is_looked_for
         ("galore_adamw_layerwise", "setting", ("'galore_adamw_layerwise'", "backward")),
         ("galore_adamw", "setting", ("'galore_adamw'", "optim_target_modules")),
         ("adamw_8bit", "dependency", ("'adamw_8bit'", "bitsandbytes")),
-        ("schedule_free_adamw", "dependency", ("'schedule_free_adamw'", "schedulefree")),
+        ("schedule_free_adamw", "setting", ("'schedule_free_adamw'", "averages")),
         ("grokadamw", "dependency", ("'grokadamw'", "pip install grokadamw")),
     ],
 )

@@ -43,6 +43,7 @@ def test_the_best_step_is_saved_with_all_logs(folder, evaluated):
     assert record["best"] == {"value": "ppl@8", "step": 4}
     assert record["evaluation"]["ppl@8"] == 3.0
     assert record["config"]["keep_best"] == "ppl@8"
+    assert record["corpus"] == json.loads((expected / "longshort.json").read_text())["corpus"]  # what was read by then
     assert record["final"]["loss"] == pytest.approx(sum(float(row["loss"]) for row in log(output)[:4]) / 4)
     assert [row["step"] for row in log(output)] == ["1", "2", "3", "4", "5", "6"]
     rows = list(csv.DictReader((output / "evaluation_log.csv").open()))

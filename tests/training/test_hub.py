@@ -44,7 +44,7 @@ def test_the_finished_checkpoint_is_in_the_repository(hub, folder, public):
     assert "model.safetensors" in on_disk
     assert content(hub, "me/long") == on_disk
     assert hub.private == (set() if public else {"me/long"})
-    assert json.loads(on_disk["longshort.json"])["config"]["push_to_hub"] == "long"
+    assert json.loads(on_disk["longshort.json"])["config"]["push_to_hub"] == "me/long"
     assert not any(b"mine" in content for content in on_disk.values())  # the token
 
 

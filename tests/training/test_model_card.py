@@ -39,6 +39,13 @@ def test_every_checkpoint_has_a_card_with_its_provenance(output):
         assert card.data.base_model is None  # a random initialization
 
 
+def test_only_the_last_checkpoint_is_loaded_from_the_hub(output):
+    record = json.loads((output / "longshort.json").read_text())
+    record["config"]["push_to_hub"] = "owner/name"
+    assert "from_pretrained('owner/name'" in model_card("run", record)
+    assert "from_pretrained('run-step1'" in model_card("run-step1", record, is_pushed=False)
+
+
 def test_an_exported_checkpoint_names_its_source_and_how_to_load_it(output, tmp_path, monkeypatch):
     card = ModelCard.load(export_clex(output, tmp_path / "t2", 2) / "README.md")
     for fact in ("# t2", str(output), "t = 2", "export-clex"):

@@ -15,8 +15,8 @@ ARGUMENTS = SimpleNamespace(should_save=True, distributed_state=SimpleNamespace(
 
 
 def config(**changes):
-    settings = {"base": "base", "corpus": "text.jsonl", "extension": "clex", "factor": 4.0, "alpha": 0.3}
-    settings |= {"save_at": (2,), "extension_options": {"step": 0.5}}
+    settings = {"base": "base", "corpus": "text.jsonl", "extension": "yarn", "factor": 4.0, "alpha": 0.3}
+    settings |= {"save_at": (2,)}
     return TrainConfig(output="y", **settings | changes).resolved()
 
 
@@ -25,12 +25,37 @@ def partial(tmp_path):
     save = tmp_path / "run.partial" / "checkpoint-4"
     save.mkdir(parents=True)
     (save / "trainer_state.json").write_text("{}")
-    (save.parent / "settings.json").write_bytes(SETTINGS.read_bytes())
+    recorded = json.loads(SETTINGS.read_text()) | {"extension": "yarn", "extension_options": None}
+    (save.parent / "settings.json").write_text(json.dumps(recorded))
     return save.parent
 
 
 def test_a_run_of_version_0_1_resumes(partial):
     assert open_partial(partial, config(), ARGUMENTS) == partial / "checkpoint-4"
+
+
+def test_a_clex_run_of_version_0_1_is_another_one(partial):
+    """It drew one t per step, and clipped all gradients by one norm."""
+    (partial / "settings.json").write_bytes(SETTINGS.read_bytes())
+    same = config(extension="clex", extension_options={"step": 0.5})
+    assert json.loads(SETTINGS.read_text())["extension_options"] == same.extension_options
+    with pytest.raises(UserError):
+        open_partial(partial, same, ARGUMENTS)
+
+
+def test_what_changes_is_recorded(partial):
+    open_partial(partial, config(save_dtype="bfloat16"), ARGUMENTS)
+    assert json.loads((partial / "settings.json").read_text())["save_dtype"] == "bfloat16"
+
+
+def test_with_a_best_step_the_dtype_may_not_change(partial):
+    best = {"keep_best": "sce", "eval_every": 50}
+    (partial / "settings.json").write_text(
+        json.dumps(json.loads(SETTINGS.read_text()) | {"extension": "yarn", "extension_options": None, **best})
+    )
+    assert open_partial(partial, config(**best), ARGUMENTS)
+    with pytest.raises(UserError):
+        open_partial(partial, config(**best, save_dtype="bfloat16"), ARGUMENTS)
 
 
 def test_another_run_s_folder_is_a_conflict(partial):
@@ -72,7 +97,7 @@ def test_what_changes_the_checkpoint_is_another_run(partial, changes):
 
 
 def test_settings_of_a_later_version_are_another_run(partial):
-    recorded = json.loads(SETTINGS.read_text())
+    recorded = json.loads((partial / "settings.json").read_text())
     (partial / "settings.json").write_text(json.dumps(recorded | {"unknown": 1}))
     with pytest.raises(UserError):
         open_partial(partial, config(), ARGUMENTS)

@@ -133,6 +133,7 @@ def test_without_a_preset_the_defaults_stand():
         (["--preset", "tiny", "--eval-lengths", "1"], "eval_lengths", "1"),
         (["--preset", "tiny", "--batch-size", "3"], "global_batch_size", "batch_size 3"),
         (["--preset", "tiny", "--quantization", "nf4"], "quantization", "4-bit"),
+        (["--preset", "tiny", "--quantization", "nf4", "--lora-rank", "4"], "quantization", "--base"),
         (["--preset", "tiny", "--lora-dropout", "1"], "lora_dropout", "1.0"),
         (["--preset", "tiny", "--warmup", "200"], "warmup", "200.0"),
         (["--preset", "tiny", "--betas", "0.9,1"], "betas", "1.0"),
@@ -150,3 +151,19 @@ def test_wrong_usage_names_the_setting_and_has_code_2(arguments, field, fact):
     error = RUNNER.invoke(app, ["train", "-o", "x", *arguments]).exception
     assert_error(error, "usage", fact, field=field)
     assert error.exit_code == 2
+
+
+def test_another_extension_takes_nothing_of_the_preset_s():
+    assert preset("paper-clex", output="o", extension="none").factor is None
+    assert preset("paper-clex", output="o", extension="yarn").factor is None
+    assert preset("paper-clex", output="o", extension="yarn", factor=4.0).factor == 4.0
+
+
+def test_fewer_steps_save_what_is_left():
+    assert preset("paper-clex", output="o", steps=60).save_at == (50,)
+    assert preset("paper-clex", output="o", steps=50).save_at == ()
+
+
+def test_without_adapters_no_base_is_in_4_bits():
+    assert preset("paper-longqlora", output="o").asks_for_4_bits
+    assert not preset("paper-longqlora", output="o", lora_rank=0).asks_for_4_bits

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import is_tensorboard_available, is_trackio_available, is_wandb_available
 from transformers.training_args import OptimizerNames
 
@@ -65,6 +65,10 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(("remove_unused_columns", "label_names", "length_column_name"), _COLUMNS),
     **dict.fromkeys(("train_sampling_strategy", "dataloader_drop_last", "accelerator_config"), _ORDER),
     "ignore_data_skip": "a resumed run would read other sequences than one that was not interrupted",
+    **dict.fromkeys(
+        ("fsdp", "fsdp_config"), "what shards a model is checked before it: use accelerate launch --use_fsdp"
+    ),
+    "save_on_each_node": "one process writes for all",
     "parallelism_config": "the loss compares positions of whole windows, which may not be split over devices",
     "label_smoothing_factor": "the loss is the cross-entropy of the paper, without label smoothing",
     "neftune_noise_alpha": "noise on the embeddings would be measured as misalignment",
@@ -107,8 +111,9 @@ INSTALLED = {
     "wandb": is_wandb_available,
     "trackio": is_trackio_available,
 }
-# These update weights during the backward pass: before gradients are accumulated, clipped or checked.
-IN_BACKWARD = ("lomo", "adalomo")
+# The first two, and those by layer, update weights during the backward pass: before gradients are accumulated, clipped
+# or checked. The weights of the last ones have to be averaged before they are evaluated or saved.
+REFUSED_OPTIMIZERS = ("lomo", "adalomo", "schedule_free")
 
 
 def training_arguments(config: TrainConfig, folder: Path, progress: bool) -> TrainingArguments:
@@ -161,7 +166,9 @@ def training_arguments(config: TrainConfig, folder: Path, progress: bool) -> Tra
     }
     try:
         arguments = TrainingArguments(**ours | further)
-    except (ValueError, ImportError) as error:
+        arguments.get_process_log_level()
+        _check_scheduler(config, arguments)
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
         if config.trainer_arguments is None:
             raise
         raise _wrong(f"transformers refuses {config.trainer_arguments}: {_first_line(error)}") from error
@@ -176,6 +183,13 @@ def training_arguments(config: TrainConfig, folder: Path, progress: bool) -> Tra
         )
     arguments.gradient_accumulation_steps = config.global_batch_size // at_once
     return arguments
+
+
+def _check_scheduler(config: TrainConfig, arguments: TrainingArguments) -> None:
+    """Build the schedule once, without a model: it takes its further arguments as they are."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    kwargs = arguments.lr_scheduler_kwargs
+    get_scheduler(config.scheduler, optimizer, config.warmup_steps, config.steps, kwargs)
 
 
 def _check_loggers(config: TrainConfig) -> None:
@@ -211,13 +225,13 @@ def _further_arguments(config: TrainConfig) -> dict[str, Any]:
 
 def _optimizer(config: TrainConfig) -> OptimizerNames:
     names = [name.value for name in OptimizerNames]
-    usable = [name for name in names if not (name in IN_BACKWARD or name.endswith("layerwise"))]
+    usable = [name for name in names if not (name.startswith(REFUSED_OPTIMIZERS) or name.endswith("layerwise"))]
     if config.optim not in names:
         raise UserError(f"optim is '{config.optim}'; it must be one of {', '.join(usable)}.", "setting", "optim")
     if config.optim not in usable:
         raise UserError(
             f"optim is '{config.optim}', which updates weights during the backward pass, before gradients are "
-            "accumulated and clipped. Choose another one, such as adafactor.",
+            "accumulated and clipped, or evaluates averages of weights. Choose another one, such as adafactor.",
             "setting",
             "optim",
         )
@@ -239,6 +253,8 @@ def _check_optimizer(config: TrainConfig, arguments: TrainingArguments) -> None:
     except (ImportError, ValueError) as error:
         if by_layer and isinstance(error, ValueError):  # it is installed, and has no model yet
             return
+        if arguments.optim_args and isinstance(error, ValueError):
+            raise _wrong(f"'optim_args' is '{arguments.optim_args}'; optim '{config.optim}' cannot read it.") from error
         raise UserError(
             f"optim is '{config.optim}', which cannot be used here: {_first_line(error)} Choose another one.",
             "dependency",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from longshort.results import read_json
 from longshort.training.base import Base, load_model
 from longshort.training.figure import training_figure
 from longshort.training.lora import lora_modules, merged, save_adapter, trained_state
@@ -77,8 +78,11 @@ def describe(
     """
     _write_logs(folder, trainer)
     facts = record(base, trainer, num_parameters, step, is_best=is_best)
+    if is_best:  # written when its step was reached: what had been read then
+        facts["corpus"] = read_json(folder / RECORD)["corpus"]
+    is_last = is_best or step == trainer.config.steps
     (folder / RECORD).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    (folder / CARD).write_text(model_card(name, facts), "utf-8")
+    (folder / CARD).write_text(model_card(name, facts, is_pushed=is_last), "utf-8")
 
 
 def _write_adapted(folder: Path, base: Base, trainer: LongShortTrainer, state: dict[str, Any]) -> None:

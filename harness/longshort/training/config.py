@@ -181,6 +181,8 @@ class TrainConfig:
             raise _wrong(
                 "quantization", "A 4-bit base cannot be trained itself: give --lora-rank, or --quantization none."
             )
+        if self.quantization == "nf4" and self.base is None:
+            raise _wrong("quantization", "A model that is initialized at random has no 4-bit base: give --base.")
 
     def _check_attention(self) -> None:
         name = self.attn_implementation
@@ -295,7 +297,8 @@ class TrainConfig:
     @property
     def asks_for_4_bits(self) -> bool:
         """Whether the base is to be held in 4 bits, where that is possible."""
-        return self.quantization == "nf4" or (self.quantization == "auto" and self.extension == "longqlora")
+        asked = self.quantization == "nf4" or (self.quantization == "auto" and self.extension == "longqlora")
+        return asked and self.rank_of_adapters > 0
 
     @property
     def is_fused(self) -> bool:

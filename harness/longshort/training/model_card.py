@@ -29,12 +29,13 @@ METHODS = {
 }
 
 
-def model_card(name: str, record: dict[str, Any]) -> str:
+def model_card(name: str, record: dict[str, Any], *, is_pushed: bool = True) -> str:
     """Return the README.md of a checkpoint, with the metadata of the Hugging Face Hub.
 
     Args:
         name: of the checkpoint, its title.
         record: what its ``longshort.json`` contains.
+        is_pushed: whether it is this checkpoint that `push_to_hub` uploads, and not a snapshot.
     """
     settings, evaluation = record["config"], record["evaluation"]
     is_adapter = settings["keep_adapter"]
@@ -60,7 +61,7 @@ All settings are in `longshort.json`; the losses of every step are in `training_
 ## How to load it
 
 ```python
-{_loading(record, settings["push_to_hub"] or name, is_adapter)}
+{_loading(record, (is_pushed and settings["push_to_hub"]) or name, is_adapter)}
 ```
 
 ## Losses

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import TrainingArguments
 
 from longshort.errors import UserError
-from longshort.results import read_json
+from longshort.results import read_json, write_atomically
 from longshort.training.config import TrainConfig
 from longshort.training.record import RECORD
 
@@ -51,7 +51,8 @@ def open_partial(partial: Path, config: TrainConfig, arguments: TrainingArgument
     saves = sorted(filter(_is_whole, partial.glob("checkpoint-*")), key=lambda folder: int(folder.name[11:]))
     same = False
     with suppress(UserError):  # it is missing or damaged
-        same = _is_same(read_json(partial / SETTINGS), config, (*REPORTING, "save_dtype"))  # nothing is written yet
+        changeable = REPORTING if config.keep_best else (*REPORTING, "save_dtype")  # the best is written already
+        same = _is_same(read_json(partial / SETTINGS), config, changeable)
     arguments.distributed_state.wait_for_everyone()  # all have read before the main process writes
     if saves and not same:
         raise UserError(
@@ -65,8 +66,8 @@ def open_partial(partial: Path, config: TrainConfig, arguments: TrainingArgument
             if not saves:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
-                settings = {name: value for name, value in asdict(config).items() if name != "output"}
-                (partial / SETTINGS).write_text(json.dumps(settings, indent=2), "utf-8")
+            settings = {name: value for name, value in asdict(config).items() if name != "output"}
+            write_atomically(partial / SETTINGS, json.dumps(settings, indent=2))
             _remove_incomplete_saves(partial)
         except OSError as error:
             raise UserError(
@@ -124,5 +125,7 @@ def _is_same(recorded: Any, config: TrainConfig, changeable: Sequence[str] = REP
     settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))  # as JSON gives them back
     if not isinstance(recorded, dict) or not recorded.keys() <= settings.keys():
         return False
+    if config.extension == "clex" and "betas" not in recorded:
+        return False  # version 0.1 drew one t per step, and clipped all gradients by one norm
     defaults: dict[str, Any] = json.loads(json.dumps(asdict(TrainConfig(output="", base=""))))
     return all((defaults | recorded)[name] == value for name, value in settings.items() if name not in changeable)

@@ -112,7 +112,8 @@ def preset(name: str, **overrides: Any) -> TrainConfig:
     Args:
         name: one of `PRESETS`.
         overrides: fields of `TrainConfig`; `output` must be among them. A base or a config to initialize takes
-            the place of the preset's; options of its extension are added to the preset's.
+            the place of the preset's; options of its extension are added to the preset's. Another
+            extension takes none of its factor and options; steps to save beyond fewer `steps` are left out.
 
     Raises:
         UserError: no such preset, or settings that do not go together.
@@ -128,4 +129,8 @@ def preset(name: str, **overrides: Any) -> TrainConfig:
     if overrides.get("extension", settings.get("extension")) == settings.get("extension"):  # of this one alone
         options = options | (overrides.get("extension_options") or {})
         overrides = {**overrides, "extension_options": options or None}
+    else:
+        settings.pop("factor", None)
+    if "steps" in overrides and "save_at" in settings:
+        settings["save_at"] = tuple(step for step in settings["save_at"] if step < overrides["steps"])
     return TrainConfig(**(settings | overrides))

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,13 +104,18 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool, force: bool = 
     partial = output.with_name(output.name + ".partial")
     arguments = training_arguments(config, partial, progress)
     check_loss(config, arguments)
-    if config.push_to_hub is not None and arguments.process_index == 0:
-        writable_repository(config.push_to_hub, public=config.push_public)
     shows_messages = progress and arguments.should_save
     with _no_loading_bars():
         base = load_base(config)
     if base.is_clex:
         check_wrapper(arguments)
+    if config.keep_adapter and base.trained_in_full:
+        raise UserError(
+            f"A '{base.config.model_type}' base learns its frequencies in full, which an adapter does not contain: "
+            "loaded onto the base, the adapter would give wrong numbers. Omit --keep-adapter.",
+            "unsupported",
+            "keep_adapter",
+        )
     dataset = _window_pairs(config, base)
     is_sparse = config.extension == "longqlora"
     groups = (config.extension_options or {}).get("groups", OPTIONS["longqlora"]["groups"])
@@ -120,6 +125,8 @@ def prepare(config: TrainConfig, output: Path, *, progress: bool, force: bool = 
     quantize = _quantizes(config, shows_messages)
     if arguments.should_save:  # the main process, for all
         check_devices(config, base, quantizes=quantize, shows_messages=shows_messages, force=force)
+    if config.push_to_hub is not None and arguments.process_index == 0:  # the last check: it creates a repository
+        config = replace(config, push_to_hub=writable_repository(config.push_to_hub, public=config.push_public))
     arguments.distributed_state.wait_for_everyone()  # no other has begun to load while memory was measured
     with _no_loading_bars():
         model = load_model(config, base, quantize=quantize)

@@ -61,7 +61,7 @@ OPTIONS = [
     _option("--max-grad-norm -1", "max_grad_norm -1 0"),
     _option("--optim adam", "optim 'adam' adafactor", 1),
     _option("--optim lomo", "optim 'lomo' backward", 1),
-    _option("--optim schedule_free_adamw", "optim 'schedule_free_adamw' schedulefree", 1),
+    _option("--optim schedule_free_adamw", "optim 'schedule_free_adamw' averages", 1),
     _option("--report-to all", "report_to 'all' tensorboard wandb trackio"),
     _option("--report-to none,wandb", "report_to 'none'"),
     _option("--report-to wandb", ("report_to", "'wandb'", "pip install wandb"), 1),
