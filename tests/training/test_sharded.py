@@ -29,6 +29,7 @@ CASES = {
     "clex_bfloat16": CLEX | {"dtype": "bfloat16", "gradient_checkpointing": True},
     "lora_bfloat16": {"dtype": "bfloat16", "lora_rank": 4, "lora_dropout": 0.0},
 }
+RESUMED = ("plain", "clex", "lora_bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,9 @@ def folder(tmp_path_factory):
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA)).save_pretrained(folder / "base")
     byte_tokenizer().save_pretrained(folder / "base")
     cases = {name: {"settings": settings_of(folder, name, "two", batch_size=1), "fsdp": 2} for name in CASES}
+    for name in RESUMED:
+        settings = settings_of(folder, name, "resumed", batch_size=1) | {"resume_every": 1}
+        cases[f"{name}_resumed"] = {"settings": settings, "fsdp": 2, "interrupt": 2}
     launch(folder, cases)
     for name in CASES:
         train(TrainConfig(**settings_of(folder, name, "one", batch_size=4)), progress=False)
@@ -113,6 +117,17 @@ def test_evaluations_and_snapshots_equal_those_of_one_process(folder):
     first, second = (weights(folder / f"plain_{topology}-step2") for topology in ("one", "two"))
     for key, value in first.items():
         torch.testing.assert_close(second[key], value, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_killed_run_resumes_to_the_same_weights(folder, name):
+    whole, resumed = (rows(folder, name, topology) for topology in ("two", "resumed"))
+    for first, second in zip(whole, resumed, strict=True):
+        assert second | {"tokens_per_second": 0} == first | {"tokens_per_second": 0}
+    first, second = (weights(folder / f"{name}_{topology}") for topology in ("two", "resumed"))
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(second[key], value), key
 
 
 def test_zero_2_equals_one_process(folder):

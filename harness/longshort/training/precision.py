@@ -28,6 +28,18 @@ def keep_float32(plugin: FullyShardedDataParallelPlugin) -> None:
     plugin.mixed_precision_policy = replace(policy, **kept)
 
 
+def save_whole_weights(plugin: FullyShardedDataParallelPlugin) -> None:
+    """Make FSDP gather what is saved, as FULL_STATE_DICT does; accelerate's default for FSDP 2 is shards.
+
+    Of shards the Trainer writes neither weights that `from_pretrained` reads nor, to resume, our adapters.
+
+    Args:
+        plugin: of an accelerator; its type of state dict is replaced.
+    """
+    plugin.state_dict_config = plugin.optim_state_dict_config = None  # those of the type before
+    plugin.set_state_dict_type("FULL_STATE_DICT")
+
+
 def check_loss(config: TrainConfig, arguments: TrainingArguments) -> None:
     """Refuse the fused loss with ZeRO stage 3, which gathers a weight only while its own module runs.
 
