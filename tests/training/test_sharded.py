@@ -134,7 +134,9 @@ def test_zero_2_equals_one_process(folder):
     """Where DeepSpeed is installed; the first time it compiles an operator, which takes minutes."""
     pytest.importorskip("deepspeed")
     names = ("plain", "plain_bfloat16")
-    launch(folder, {name: {"settings": settings_of(folder, name, "zero", batch_size=1), "zero": 2} for name in names})
+    cases = {name: {"settings": settings_of(folder, name, "zero", batch_size=1), "zero": 2} for name in names}
+    cases["plain_bfloat16"]["settings"]["save_dtype"] = "bfloat16"
+    launch(folder, cases)
     for name in names:
         one, zero = (rows(folder, name, topology) for topology in ("one", "zero"))
         assert len(zero) == 3
@@ -166,11 +168,31 @@ def test_the_rest_of_the_policy_is_accelerates(version, kept):
     assert isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy) == (version == 2)
 
 
+def launched_with_zero(stage, gathers=True):
+    return SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage, zero3_save_16bit_model=gathers))
+
+
 def test_the_fused_loss_is_refused_with_zero_3(tmp_path):
     fused = TrainConfig(**settings_of(tmp_path, "plain", "zero", batch_size=1))
     for stage in (2, 3):
-        check_loss(replace(fused, loss="dense"), SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage)))
-    check_loss(fused, SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2)))
+        check_loss(replace(fused, loss="dense"), launched_with_zero(stage))
+    check_loss(fused, launched_with_zero(2))
     check_loss(fused, SimpleNamespace(deepspeed_plugin=None))
     with user_error("setting", "stage 3", "--loss dense", field="loss"):
-        check_loss(fused, SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3)))
+        check_loss(fused, launched_with_zero(3))
+
+
+def test_zero_3_has_to_gather_the_weights_of_a_checkpoint(tmp_path):
+    dense = TrainConfig(**settings_of(tmp_path, "plain", "zero", batch_size=1), loss="dense")
+    check_loss(dense, launched_with_zero(2, gathers=False))
+    with user_error("setting", "stage 3", "--zero3_save_16bit_model true", field="deepspeed"):
+        check_loss(dense, launched_with_zero(3, gathers=False))
+
+
+def test_deepspeed_saves_what_it_computes_with(tmp_path):
+    rounded = TrainConfig(**settings_of(tmp_path, "plain_bfloat16", "zero", batch_size=1))
+    check_loss(rounded, SimpleNamespace(deepspeed_plugin=None))
+    check_loss(replace(rounded, save_dtype="bfloat16"), launched_with_zero(2))
+    for dtype in ("float32", "float16"):
+        with user_error("setting", dtype, "--save-dtype bfloat16", field="save_dtype"):
+            check_loss(replace(rounded, save_dtype=dtype), launched_with_zero(2))

@@ -91,10 +91,9 @@ def _check_weights(folder: Path) -> None:
     """Refuse to call a folder finished that has no weights: what shards a model may not have gathered them."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(
-            "The sharded weights were not gathered, so that no checkpoint could be written. Launch with "
-            "--fsdp_state_dict_type FULL_STATE_DICT or --zero3_save_16bit_model true; the same command then resumes "
-            "from the last step that was saved.",
-            "setting",
+            "No weights were written: what shards the model has not gathered them. Use FSDP 2, or ZeRO stage 3 with "
+            "--zero3_save_16bit_model true; the same command then resumes from the last step that was saved.",
+            "unwritable",
             "output",
         )
 

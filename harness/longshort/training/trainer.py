@@ -230,7 +230,8 @@ class LongShortTrainer(Trainer):
         if not self.config.rank_of_adapters:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        state, model = load_file(Path(resume_from_checkpoint) / ADAPTERS), model or self.model
+        state: dict[str, Any] = load_file(Path(resume_from_checkpoint) / ADAPTERS)
+        model = model or self.model
         if self.is_fsdp_enabled:
             # A build of torch may lack it.
             from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
