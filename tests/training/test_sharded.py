@@ -193,6 +193,7 @@ def test_deepspeed_saves_what_it_computes_with(tmp_path):
     rounded = TrainConfig(**settings_of(tmp_path, "plain_bfloat16", "zero", batch_size=1))
     check_loss(rounded, SimpleNamespace(deepspeed_plugin=None))
     check_loss(replace(rounded, save_dtype="bfloat16"), launched_with_zero(2))
+    check_loss(replace(rounded, lora_rank=4), launched_with_zero(2))  # merged into a base in float32
     for dtype in ("float32", "float16"):
         with user_error("setting", dtype, "--save-dtype bfloat16", field="save_dtype"):
             check_loss(replace(rounded, save_dtype=dtype), launched_with_zero(2))

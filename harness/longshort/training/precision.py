@@ -63,7 +63,8 @@ def check_loss(config: TrainConfig, arguments: TrainingArguments) -> None:
             "setting",
             "deepspeed",
         )
-    if config.dtype == "bfloat16" and config.save_dtype != "bfloat16":
+    merges = config.rank_of_adapters and not config.keep_adapter  # into a base that DeepSpeed has not rounded
+    if config.dtype == "bfloat16" and config.save_dtype != "bfloat16" and not merges:
         raise UserError(
             f"save_dtype is {config.save_dtype}, and DeepSpeed saves the bfloat16 weights it computes with. Add "
             "--save-dtype bfloat16, or use DDP or FSDP 2 (accelerate launch --use_fsdp --fsdp_version 2).",
