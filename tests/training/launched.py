@@ -86,7 +86,6 @@ def sharded(version, **settings):
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": str(version),
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
         "FSDP_RESHARD_AFTER_FORWARD": "true" if version == 2 else "FULL_SHARD",
         "FSDP_USE_ORIG_PARAMS": "true",
         "FSDP_SYNC_MODULE_STATES": "false",  # of a device
@@ -116,6 +115,26 @@ def sharded(version, **settings):
 
 
 @contextmanager
+def interrupted(step):
+    """Let a training end as if it were killed when `step` is done, before that step is saved."""
+    own = LongShortTrainer.log
+
+    def log(self, logs, *args, **kwargs):
+        own(self, logs, *args, **kwargs)
+        if self.state.global_step == step:
+            raise Interrupted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LongShortTrainer, "log", log)
+        with pytest.raises(Interrupted):
+            yield
+
+
+class Interrupted(Exception):
+    """A run was killed."""
+
+
+@contextmanager
 def zero(stage):
     """DeepSpeed as `accelerate launch --use_deepspeed` configures it."""
     names = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage), "DS_ACCELERATOR": "cpu"}
@@ -129,7 +148,7 @@ def main(folder):
     """Run the cases of ``cases.json``.
 
     Each has the ``settings`` of a run; ``fsdp`` with its version or ``zero`` with its stage, if sharded; ``record``,
-    if gradients are wanted, and no checkpoint.
+    if gradients are wanted, and no checkpoint; ``interrupt`` with the step at which the run is killed, to be resumed.
     """
     for name, case in json.loads((folder / "cases.json").read_text()).items():
         config = TrainConfig(**case["settings"])
@@ -140,6 +159,9 @@ def main(folder):
                 if os.environ["RANK"] == "0":
                     torch.save(recorded, folder / f"{name}.pt")
             else:
+                if "interrupt" in case:
+                    with interrupted(case["interrupt"]):
+                        train(config, progress=False)
                 train(config, progress=False)
     torch.distributed.destroy_process_group()
 

@@ -8,6 +8,8 @@ from longshort.training import TrainConfig, deepspeed, train
 from longshort.training.deepspeed import check_deepspeed
 from tests.errors import user_error
 
+GATHERS = "stage3_gather_16bit_weights_on_model_save"
+
 
 def config(tmp_path, content, **changes):
     (tmp_path / "ds.json").write_text(content if isinstance(content, str) else json.dumps(content))
@@ -34,6 +36,18 @@ def test_what_is_missing_or_automatic_follows_the_settings(tmp_path, installed):
     }
 
 
+@pytest.mark.parametrize("given", [{}, {GATHERS: "auto"}, {GATHERS: True}])
+def test_zero_3_gathers_the_weights_that_are_saved(tmp_path, installed, given):
+    settings = config(tmp_path, {"zero_optimization": {"stage": 3} | given}, loss="dense")
+    assert check_deepspeed(settings)["zero_optimization"] == {"stage": 3, GATHERS: True}
+
+
+def test_zero_3_that_gathers_nothing(tmp_path, installed):
+    settings = config(tmp_path, {"zero_optimization": {"stage": 3, GATHERS: False}}, loss="dense")
+    with user_error("setting", str(tmp_path / "ds.json"), GATHERS, "False", "True", field="deepspeed"):
+        train(settings, progress=False)
+
+
 def test_equal_values_are_no_contradiction(tmp_path, installed):
     given = {"train_micro_batch_size_per_gpu": 2, "gradient_clipping": 1, "bf16": {"enabled": True}}
     assert given.items() <= check_deepspeed(config(tmp_path, given)).items()
@@ -51,6 +65,8 @@ def test_equal_values_are_no_contradiction(tmp_path, installed):
         ({"bf16": {"enabled": True}}, {"dtype": "float32"}, ("bf16.enabled", "--dtype")),
         ({"optimizer": {"type": "Adam"}}, {}, ("'optimizer'", "--optim", "--learning-rate")),
         ({"scheduler": {"type": "WarmupLR"}}, {}, ("'scheduler'", "--scheduler", "--warmup")),
+        ({"zero_optimization": None}, {}, ("zero_optimization null", "object")),
+        ({"bf16": True}, {}, ("bf16 true", "object")),
         ({"zero_optimization": {"stage": 3}}, {}, ("zero_optimization.stage 3", "--loss dense")),
     ],
 )

@@ -109,6 +109,22 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(folder, monkeypatch, cha
     assert not list(folder.glob("*.partial"))
 
 
+def test_a_checkpoint_without_weights_is_not_finished(folder, monkeypatch):
+    config = TrainConfig(output=str(folder / "run"), **settings(folder))
+    own = LongShortTrainer.save_model
+
+    def save_model(self, output_dir, _internal_call=False):
+        if _internal_call:  # of a save to resume from; the other writes nothing, as where weights stay sharded
+            own(self, output_dir, _internal_call)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LongShortTrainer, "save_model", save_model)
+        with user_error("unwritable", "--zero3_save_16bit_model true", field="output"):
+            train(config, progress=False)
+    assert [path.name for path in folder.glob("run*")] == ["run.partial"]
+    assert [path.name for path in (folder / "run.partial").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
 def flags(output, changes):
     names = {"model_config": "config"}
     settings = (f"--{names.get(name, name).replace('_', '-')}={value}" for name, value in changes.items())

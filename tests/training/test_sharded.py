@@ -29,6 +29,7 @@ CASES = {
     "clex_bfloat16": CLEX | {"dtype": "bfloat16", "gradient_checkpointing": True},
     "lora_bfloat16": {"dtype": "bfloat16", "lora_rank": 4, "lora_dropout": 0.0},
 }
+RESUMED = ("plain", "clex", "lora_bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,9 @@ def folder(tmp_path_factory):
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA)).save_pretrained(folder / "base")
     byte_tokenizer().save_pretrained(folder / "base")
     cases = {name: {"settings": settings_of(folder, name, "two", batch_size=1), "fsdp": 2} for name in CASES}
+    for name in RESUMED:
+        settings = settings_of(folder, name, "resumed", batch_size=1) | {"resume_every": 1}
+        cases[f"{name}_resumed"] = {"settings": settings, "fsdp": 2, "interrupt": 2}
     launch(folder, cases)
     for name in CASES:
         train(TrainConfig(**settings_of(folder, name, "one", batch_size=4)), progress=False)
@@ -115,11 +119,24 @@ def test_evaluations_and_snapshots_equal_those_of_one_process(folder):
         torch.testing.assert_close(second[key], value, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_killed_run_resumes_to_the_same_weights(folder, name):
+    whole, resumed = (rows(folder, name, topology) for topology in ("two", "resumed"))
+    for first, second in zip(whole, resumed, strict=True):
+        assert second | {"tokens_per_second": 0} == first | {"tokens_per_second": 0}
+    first, second = (weights(folder / f"{name}_{topology}") for topology in ("two", "resumed"))
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(second[key], value), key
+
+
 def test_zero_2_equals_one_process(folder):
     """Where DeepSpeed is installed; the first time it compiles an operator, which takes minutes."""
     pytest.importorskip("deepspeed")
     names = ("plain", "plain_bfloat16")
-    launch(folder, {name: {"settings": settings_of(folder, name, "zero", batch_size=1), "zero": 2} for name in names})
+    cases = {name: {"settings": settings_of(folder, name, "zero", batch_size=1), "zero": 2} for name in names}
+    cases["plain_bfloat16"]["settings"]["save_dtype"] = "bfloat16"
+    launch(folder, cases)
     for name in names:
         one, zero = (rows(folder, name, topology) for topology in ("one", "zero"))
         assert len(zero) == 3
@@ -151,11 +168,32 @@ def test_the_rest_of_the_policy_is_accelerates(version, kept):
     assert isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy) == (version == 2)
 
 
+def launched_with_zero(stage, gathers=True):
+    return SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage, zero3_save_16bit_model=gathers))
+
+
 def test_the_fused_loss_is_refused_with_zero_3(tmp_path):
     fused = TrainConfig(**settings_of(tmp_path, "plain", "zero", batch_size=1))
     for stage in (2, 3):
-        check_loss(replace(fused, loss="dense"), SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage)))
-    check_loss(fused, SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2)))
+        check_loss(replace(fused, loss="dense"), launched_with_zero(stage))
+    check_loss(fused, launched_with_zero(2))
     check_loss(fused, SimpleNamespace(deepspeed_plugin=None))
     with user_error("setting", "stage 3", "--loss dense", field="loss"):
-        check_loss(fused, SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3)))
+        check_loss(fused, launched_with_zero(3))
+
+
+def test_zero_3_has_to_gather_the_weights_of_a_checkpoint(tmp_path):
+    dense = TrainConfig(**settings_of(tmp_path, "plain", "zero", batch_size=1), loss="dense")
+    check_loss(dense, launched_with_zero(2, gathers=False))
+    with user_error("setting", "stage 3", "--zero3_save_16bit_model true", field="deepspeed"):
+        check_loss(dense, launched_with_zero(3, gathers=False))
+
+
+def test_deepspeed_saves_what_it_computes_with(tmp_path):
+    rounded = TrainConfig(**settings_of(tmp_path, "plain_bfloat16", "zero", batch_size=1))
+    check_loss(rounded, SimpleNamespace(deepspeed_plugin=None))
+    check_loss(replace(rounded, save_dtype="bfloat16"), launched_with_zero(2))
+    check_loss(replace(rounded, lora_rank=4), launched_with_zero(2))  # merged into a base in float32
+    for dtype in ("float32", "float16"):
+        with user_error("setting", dtype, "--save-dtype bfloat16", field="save_dtype"):
+            check_loss(replace(rounded, save_dtype=dtype), launched_with_zero(2))

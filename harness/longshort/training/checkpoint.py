@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from longshort.errors import UserError
 from longshort.results import read_json
 from longshort.training.base import Base, load_model
 from longshort.training.figure import training_figure
@@ -32,7 +33,7 @@ def write_checkpoint(folder: Path, work: Path, base: Base, trainer: LongShortTra
     All processes of a launch must call it, since sharded weights are gathered; the main one writes.
 
     Raises:
-        UserError: with adapters, the base cannot be loaded again.
+        UserError: with adapters, the base cannot be loaded again; no weights were written.
         OSError: the folder cannot be written to.
     """
     config, writes = trainer.config, trainer.args.should_save
@@ -47,6 +48,7 @@ def write_checkpoint(folder: Path, work: Path, base: Base, trainer: LongShortTra
         trainer.save_model(str(work))
         (work / "training_args.bin").unlink(missing_ok=True)  # the Trainer's pickle; ours is the record
     if writes:
+        _check_weights(work)
         convert_weights(work, getattr(torch, config.save_dtype))
         base.tokenizer.save_pretrained(work)
         describe(work, base, trainer, num_parameters, trainer.state.global_step, folder.name)
@@ -83,6 +85,17 @@ def describe(
     is_last = is_best or step == trainer.config.steps
     (folder / RECORD).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     (folder / CARD).write_text(model_card(name, facts, is_pushed=is_last), "utf-8")
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse to call a folder finished that has no weights: what shards a model may not have gathered them."""
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            "No weights were written: what shards the model has not gathered them. Use FSDP 2, or ZeRO stage 3 with "
+            "--zero3_save_16bit_model true; the same command then resumes from the last step that was saved.",
+            "unwritable",
+            "output",
+        )
 
 
 def _write_adapted(folder: Path, base: Base, trainer: LongShortTrainer, state: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +14,8 @@ from longshort.training.config import TrainConfig
 # The optimizer and its schedule are longshort's: DeepSpeed's own would put all weights into one group, with one
 # learning rate, and its WarmupLR would replace the schedule.
 OURS = {"optimizer": "--optim, --learning-rate and --weight-decay", "scheduler": "--scheduler and --warmup"}
+SECTIONS = ("zero_optimization", "bf16", "fp16")  # of which values are read here
+GATHERS = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
 
 
 def gradient_accumulation_steps(config: TrainConfig) -> int:
@@ -32,6 +35,9 @@ def check_deepspeed(config: TrainConfig) -> dict[str, Any]:
             raise _contradicts(
                 config, f"has a section '{section}'", f"that is decided by {options}. Remove the section"
             )
+    for section in SECTIONS:
+        if not isinstance(content.get(section, {}), dict):
+            raise _contradicts(config, f"has {section} {json.dumps(content[section])}", "that is not a JSON object")
     expected: dict[str, tuple[Any, str]] = {
         "train_micro_batch_size_per_gpu": (config.batch_size, "--batch-size"),
         "gradient_accumulation_steps": (gradient_accumulation_steps(config), "--global-batch-size"),
@@ -40,6 +46,8 @@ def check_deepspeed(config: TrainConfig) -> dict[str, Any]:
         "bf16.enabled": (config.dtype == "bfloat16", "--dtype"),
         "fp16.enabled": (False, "--dtype, which has no float16"),
     }
+    if _at(content, "zero_optimization.stage") == 3:
+        expected[GATHERS] = (True, "--output, which holds whole weights")
     for key, (wanted, option) in expected.items():
         value = _at(content, key)
         if value not in (None, "auto", wanted):

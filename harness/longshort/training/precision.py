@@ -28,16 +28,46 @@ def keep_float32(plugin: FullyShardedDataParallelPlugin) -> None:
     plugin.mixed_precision_policy = replace(policy, **kept)
 
 
+def save_whole_weights(plugin: FullyShardedDataParallelPlugin) -> None:
+    """Make FSDP gather what is saved, as FULL_STATE_DICT does; accelerate's default for FSDP 2 is shards.
+
+    Of shards the Trainer writes neither weights that `from_pretrained` reads nor, to resume, our adapters.
+
+    Args:
+        plugin: of an accelerator; its type of state dict is replaced.
+    """
+    plugin.state_dict_config = plugin.optim_state_dict_config = None  # those of the type before
+    plugin.set_state_dict_type("FULL_STATE_DICT")
+
+
 def check_loss(config: TrainConfig, arguments: TrainingArguments) -> None:
-    """Refuse the fused loss with ZeRO stage 3, which gathers a weight only while its own module runs.
+    """Refuse what DeepSpeed would compute or save otherwise than the settings say.
 
     Raises:
-        UserError: as said.
+        UserError: ZeRO stage 3 gathers a weight only while its own module runs, which the fused loss does not wait for,
+            and saves none that it has not been told to gather; in bfloat16 DeepSpeed saves its rounded weights.
     """
     plugin = arguments.deepspeed_plugin
-    if config.is_fused and plugin is not None and plugin.zero_stage == 3:
+    if plugin is None:
+        return
+    if config.is_fused and plugin.zero_stage == 3:
         raise UserError(
             "ZeRO stage 3 gathers weights where the fused loss does not expect it. Use --loss dense, or stage 2.",
             "setting",
             "loss",
+        )
+    if plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:
+        raise UserError(
+            "ZeRO stage 3 would not gather the weights of the checkpoint. Launch with --zero3_save_16bit_model true; "
+            "in a file of accelerate's, set zero_optimization.stage3_gather_16bit_weights_on_model_save to true.",
+            "setting",
+            "deepspeed",
+        )
+    merges = config.rank_of_adapters and not config.keep_adapter  # into a base that DeepSpeed has not rounded
+    if config.dtype == "bfloat16" and config.save_dtype != "bfloat16" and not merges:
+        raise UserError(
+            f"save_dtype is {config.save_dtype}, and DeepSpeed saves the bfloat16 weights it computes with. Add "
+            "--save-dtype bfloat16, or use DDP or FSDP 2 (accelerate launch --use_fsdp --fsdp_version 2).",
+            "setting",
+            "save_dtype",
         )

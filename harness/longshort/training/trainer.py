@@ -23,7 +23,7 @@ from longshort.training.extension.options import OPTIONS
 from longshort.training.frequencies import clip_groups, learned_frequencies
 from longshort.training.fused import FusedLoss, LossParts, add_fused_loss
 from longshort.training.lora import trained_state
-from longshort.training.precision import keep_float32
+from longshort.training.precision import keep_float32, save_whole_weights
 from longshort.training.regularizer import measure_misalignment, misalignment_loss
 
 LOSSES = ("loss", "L_train", "misalign", "entropy", "jeffreys")  # nats; the last three with two windows
@@ -51,6 +51,7 @@ class LongShortTrainer(Trainer):
         super().__init__(model=model, **kwargs)
         if self.is_fsdp_enabled:
             keep_float32(self.accelerator.state.fsdp_plugin)
+            save_whole_weights(self.accelerator.state.fsdp_plugin)
         self.config = config
         self._parts: list[Tensor] = []  # of the micro-batches since the last log
         self._clips_apart = bool(learned_frequencies(model)) and not self.is_deepspeed_enabled
@@ -228,9 +229,17 @@ class LongShortTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self.config.rank_of_adapters:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        state: dict[str, Any] = load_file(Path(resume_from_checkpoint) / ADAPTERS)
+        model = model or self.model
+        if self.is_fsdp_enabled:
+            # A build of torch may lack it.
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+            options = StateDictOptions(full_state_dict=True, strict=False)
+            set_model_state_dict(model, state, options=options)  # every process takes its shards
         else:
-            state = load_file(Path(resume_from_checkpoint) / ADAPTERS)
-            (model or self.model).load_state_dict(state, strict=False)
+            model.load_state_dict(state, strict=False)
 
 
 def _place(name: str) -> tuple[int, int]:
