@@ -1,5 +1,6 @@
 """The estimate against counted operations, counted bytes, and the memory of processes that train."""
 
+import copy
 import json
 import os
 import subprocess
@@ -226,6 +227,30 @@ def test_disk():
     assert (disk.finished, disk.snapshots, disk.resuming) == (size, 2 * size, 2 * 3 * size)
     none = estimate(config(steps=10, resume_every=0), source, traces=False).disk
     assert (none.finished, none.snapshots, none.resuming) == (size, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train_embeddings_and_norms": True},
+        {"lora_modules_to_save": ("embed_tokens", "norm")},
+        {"extension": "clex", "factor": 4.0},
+    ],
+)
+def test_only_adapters_are_no_part_of_the_merged_checkpoint(changes):
+    """What LoRA trains beside its adapters belongs to the base: it is loaded, and saved."""
+    wanted = config(lora_rank=2, **changes)
+    model = LlamaConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=176, num_hidden_layers=3, num_attention_heads=4
+    )
+    extended = extend_context(model, wanted.extension, train_length=T, factor=wanted.factor)
+    source = Architecture(*extended, trains_embeddings_and_norms=wanted.train_embeddings_and_norms)
+    with torch.device("meta"):
+        build = getattr(source.model_class, "from_config", None) or source.model_class._from_config
+        size = 4 * counted_weights(build(copy.deepcopy(source.config)))
+    estimated = estimate(wanted, source, traces=False)
+    assert (estimated.disk.finished, estimated.host.loading) == (size, size)
 
 
 def test_an_architecture_that_cannot_be_traced_has_a_rule_of_thumb(monkeypatch):

@@ -15,6 +15,7 @@ from longshort.training.fused import chunk_sizes
 from longshort.training.sharding import Sharding
 from longshort.training.trace import Trace
 
+ADAPTERS = (".lora_", ".modules_to_save.")  # in the names that PEFT gives to the weights it adds
 NF4_BYTES = 0.5 + (8 / 64 + 32 / (64 * 256)) / 8  # per weight, with its twice quantized constants (QLoRA)
 
 
@@ -24,6 +25,7 @@ class Weights:
 
     total: int
     trained: int
+    adapters: int  # of LoRA, with its copies of modules that are trained in full; no part of a merged checkpoint
     quantized: int  # in 4 bits
     head: int  # of the LM head, trained or not
     head_is_trained: bool
@@ -112,6 +114,9 @@ def weights_of(model: nn.Module, causal_lm: PreTrainedModel, quantizes: bool) ->
     return Weights(
         total=total,
         trained=sum(value.numel() for value in parameters.values() if value.requires_grad),
+        adapters=sum(
+            value.numel() for name, value in parameters.items() if any(part in name for part in ADAPTERS)
+        ),
         quantized=sum(frozen) if quantizes else 0,
         head=0 if head is None else head.numel(),
         head_is_trained=head is not None and head.requires_grad,
@@ -213,10 +218,9 @@ def host_memory(
     A base in 4 bits is quantized tensor by tensor. The main process holds a whole float32 checkpoint when it saves,
     and with LoRA twice: the fresh base that the adapters are merged into.
     """
-    adapters = config.rank_of_adapters > 0
-    base = weights.total - (weights.trained if adapters else 0)
+    base = weights.total - weights.adapters
     loading = sharding.per_node * (0.0 if weights.quantized else 4.0 * base)
-    written = 4.0 * base * (2 if adapters else 1)  # the fresh base, and what safetensors makes of it
+    written = 4.0 * base * (2 if config.rank_of_adapters else 1)  # the fresh base, and what safetensors makes of it
     if on_cpu:
         held = sharding.per_node * (on_device.weights + on_device.optimizer)
         return HostMemory(loading, sharding.per_node * on_device.peak, held + written)
@@ -233,8 +237,7 @@ def host_memory(
 def disk_space(config: TrainConfig, weights: Weights, sharding: Sharding) -> DiskSpace:
     """What is written: checkpoints in their dtype, and saves from which a killed run resumes."""
     size = 4.0 if config.save_dtype == "float32" else 2.0  # bytes of a weight
-    merged = weights.total - (weights.trained if config.rank_of_adapters else 0)
-    checkpoint = size * (weights.trained if config.keep_adapter else merged)
+    checkpoint = size * (weights.adapters if config.keep_adapter else weights.total - weights.adapters)
     per_weight = {"none": 12, "DDP": 12, "FSDP": 16, "ZeRO": 18 if config.dtype == "bfloat16" else 20}[sharding.method]
     save = float(per_weight * weights.trained)
     saves = (config.steps - 1) // config.resume_every if config.resume_every else 0
