@@ -108,15 +108,25 @@ def test_static_parts_of_one_device():
     assert (lora.weights, lora.gradients, lora.optimizer) == (4 * (count + adapters), 4 * adapters, 8 * adapters)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_activations_are_the_tensors_that_autograd_keeps(kind, checkpointing):
+@pytest.mark.parametrize(
+    ("kind", "checkpointing", "attention"),
+    [
+        ("llama", False, None),
+        ("llama", False, "sdpa"),
+        ("llama", False, "eager"),
+        ("llama", True, None),
+        ("gpt2", False, None),
+        ("gpt2", False, "eager"),
+        ("gpt2", True, None),
+    ],
+)
+def test_activations_are_the_tensors_that_autograd_keeps(kind, checkpointing, attention):
     """Of a real forward: every storage that is saved for the backward and is not a weight, once."""
-    settings = config(gradient_checkpointing=checkpointing, alpha=0.0, train_length=T)
+    settings = config(gradient_checkpointing=checkpointing, alpha=0.0, train_length=T, attn_implementation=attention)
     source = architecture()
     if kind == "gpt2":
         source = Architecture(GPT2Config(n_embd=64, n_layer=3, n_head=4, vocab_size=300), AutoModelForCausalLM)
-    network = AutoModelForCausalLM.from_config(source.config).train()
+    network = AutoModelForCausalLM.from_config(source.config, attn_implementation=attention).train()
     if checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
@@ -138,6 +148,32 @@ def test_activations_are_the_tensors_that_autograd_keeps(kind, checkpointing):
         assert counted < memory.activations < counted + 1.5 * one
     else:
         assert memory.activations == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_eager_attention_holds_its_matrix(dtype, checkpointing):
+    """Two windows, 4 heads, 3 layers: each holds the softmax in float32, and in half precision a copy of it."""
+    length = 16 * T
+    eager, fused = (
+        [
+            estimate(wanted, architecture(max_position_embeddings=length), traces=traces).device.activations
+            for traces in (True, False)
+        ]
+        for wanted in (
+            config(
+                dtype=dtype, gradient_checkpointing=checkpointing, attn_implementation=attention, train_length=length
+            )
+            for attention in ("eager", "sdpa")
+        )
+    )
+    matrix = 2 * 4 * length**2 * (6 if dtype == "bfloat16" else 4)
+    if checkpointing:  # recomputing one layer adds its matrix, and in the backward the gradients of it
+        assert matrix < eager[0] - fused[0] < 4 * matrix
+        assert eager[1] - fused[1] == matrix
+    else:
+        assert eager[0] - fused[0] == pytest.approx(3 * matrix, rel=0.05)
+        assert eager[1] - fused[1] == 3 * matrix
 
 
 def test_both_windows_are_in_one_forward():

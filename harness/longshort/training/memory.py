@@ -114,9 +114,7 @@ def weights_of(model: nn.Module, causal_lm: PreTrainedModel, quantizes: bool) ->
     return Weights(
         total=total,
         trained=sum(value.numel() for value in parameters.values() if value.requires_grad),
-        adapters=sum(
-            value.numel() for name, value in parameters.items() if any(part in name for part in ADAPTERS)
-        ),
+        adapters=sum(value.numel() for name, value in parameters.items() if any(part in name for part in ADAPTERS)),
         quantized=sum(frozen) if quantizes else 0,
         head=0 if head is None else head.numel(),
         head_is_trained=head is not None and head.requires_grad,
