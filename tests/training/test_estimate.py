@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Trainer, TrainingArguments
 
 from longshort.training import TrainConfig
 from longshort.training.base import Architecture
@@ -213,6 +213,70 @@ def test_static_memory_of_7b_under_ddp():
 
 
 @pytest.mark.parametrize(
+    ("optim", "optim_args"),
+    [
+        ("adamw_torch", None),
+        ("adafactor", None),
+        ("sgd", None),
+        ("sgd", "momentum=0.0"),
+        ("sgd", "momentum=0.9, nesterov=true"),
+        ("adagrad", None),
+        ("rmsprop", None),
+        ("rmsprop", "momentum=0.9,centered=True"),
+    ],
+)
+def test_the_state_of_an_optimizer(tmp_path, optim, optim_args):
+    """Against the tensors that the optimizer holds after a step; steps of single numbers are left out."""
+    source = architecture()
+    network = AutoModelForCausalLM.from_config(source.config)
+    arguments = TrainingArguments(output_dir=str(tmp_path), optim=optim, optim_args=optim_args, use_cpu=True)
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    optimizer = kind(network.parameters(), **options)
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    held = sum(
+        value.nbytes
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.dim()
+    )
+    plain = config(steps=10, resume_every=9)
+    wanted = replace(plain, optim=optim, trainer_arguments={"optim_args": optim_args} if optim_args else None)
+    estimated, as_adam = (estimate(settings, source, traces=False) for settings in (wanted, plain))
+    assert estimated.device.optimizer == held
+    assert as_adam.disk.resuming - estimated.disk.resuming == as_adam.device.optimizer - held
+    assert as_adam.device.peak - estimated.device.peak == pytest.approx(as_adam.device.optimizer - held, rel=0.3)
+    assert "as AdamW" not in str(estimated)
+
+
+@pytest.mark.parametrize(
+    ("optim", "per_weight", "per_embedding"),
+    [  # bitsandbytes keeps the state of embeddings in 32 bits
+        ("adamw_8bit", 2, 8),
+        ("paged_adamw_8bit", 2, 8),
+        ("adamw_torch_8bit", 2, 2),
+        ("adamw_torch_4bit", 1, 1),
+        ("lion_32bit", 4, 4),
+        ("lion_8bit", 1, 4),
+        ("stable_adamw", 8, 8),
+        ("galore_adamw_8bit", 8, 8),
+    ],
+)
+def test_the_state_of_optimizers_that_need_not_be_installed(optim, per_weight, per_embedding):
+    source = architecture()
+    count = counted_weights(AutoModelForCausalLM.from_config(source.config))
+    embedding = 300 * 64
+    estimated = estimate(config(optim=optim), source, traces=False)
+    assert estimated.device.optimizer == per_weight * (count - embedding) + per_embedding * embedding
+    assert ("as AdamW" in str(estimated)) is (optim in ("stable_adamw", "galore_adamw_8bit"))
+    zero = {"WORLD_SIZE": "8", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    half = config(optim=optim, dtype="bfloat16", global_batch_size=8)
+    sharded = estimate(half, source, sharding_of(zero), on_cpu=False, traces=False).device
+    assert sharded.optimizer == (estimated.device.optimizer + 4 * count) / 8  # with float32 weights beside
+
+
+@pytest.mark.parametrize(
     ("variables", "shares"),
     [  # of the weights' float32 bytes: weights, gradients, optimizer
         (FSDP, (1 / 8, 1 / 8, 2 / 8)),
@@ -254,6 +318,40 @@ def test_a_base_in_4_bits():
     memory = estimate(wanted, llama_2_7b(wanted), quantizes=True, on_cpu=False, traces=False).device
     assert memory.weights == pytest.approx(linear * 4.127 / 8 + 4 * (rest + adapters), rel=1e-3)
     assert memory.optimizer == 8 * adapters
+
+
+def test_an_adapter_that_is_kept_is_all_that_saving_holds():
+    """Rank 2 on seven linear layers of each of three blocks, in float32: nothing is merged into a fresh base."""
+    adapters = 3 * 2 * (4 * (64 + 64) + 3 * (64 + 176))
+    kept, merged = (
+        estimate(config(lora_rank=2, keep_adapter=keeps), architecture(), on_cpu=False, traces=False)
+        for keeps in (True, False)
+    )
+    base = merged.host.loading
+    assert kept.host.loading == base
+    assert (kept.host.saving, merged.host.saving) == (4 * adapters, 2 * base)
+    assert kept.disk.finished == 4 * adapters
+    sharded = estimate(
+        config(lora_rank=2, keep_adapter=True), architecture(), sharding_of(FSDP), on_cpu=False, traces=False
+    )
+    assert sharded.host.saving == base + 2 * 4 * adapters  # the whole state is gathered
+
+
+@pytest.mark.parametrize(
+    ("changes", "copies"),
+    [  # at once: the new best step, the one before, and the one before the last save
+        ({"steps": 10, "eval_every": 1, "resume_every": 3}, 3),
+        ({"steps": 10, "eval_every": 1, "resume_every": 0}, 2),
+        ({"steps": 10, "eval_every": 6, "resume_every": 3}, 2),
+        ({"steps": 10, "eval_every": 10, "resume_every": 3}, 1),
+    ],
+)
+def test_disk_of_the_best_steps(changes, copies):
+    plain, best = (
+        estimate(config(**changes, **keeps), architecture(), traces=False) for keeps in ({}, {"keep_best": "loss"})
+    )
+    assert best.disk.peak - plain.disk.peak == (copies - 1) * plain.disk.finished
+    assert ("best" in str(best)) is (copies > 1)
 
 
 def test_disk():

@@ -22,6 +22,7 @@ from longshort.training.config import TrainConfig
 from longshort.training.extension.options import OPTIONS
 from longshort.training.lora import add_lora, lora_modules
 from longshort.training.memory import (
+    STATE_BYTES,
     DeviceMemory,
     DiskSpace,
     HostMemory,
@@ -69,7 +70,7 @@ class Estimate:
             f"  {'memory of each device, GiB':<40}{'peak':>12}{self.device.peak / GIB:>10,.2f}",
         ]
         names = {
-            "optimizer": "AdamW" if self.config.optim.startswith("adamw_torch") else "optimizer (as AdamW)",
+            "optimizer": self._optimizer,
             "cast_copies": "autocast's copies of weights",
             "gathered": "gathered weights",
         }
@@ -87,7 +88,16 @@ class Estimate:
             f"    checkpoint {disk.finished / GIB:,.2f}, snapshots {disk.snapshots / GIB:,.2f}, "
             f"saves to resume from {disk.resuming / GIB:,.2f}",
         ]
+        if disk.best:
+            lines.append(f"    earlier best steps {disk.best / GIB:,.2f}")
         return "\n".join(lines)
+
+    @property
+    def _optimizer(self) -> str:
+        name = self.config.optim
+        if name.startswith("adamw_torch") and STATE_BYTES.get(name) == STATE_BYTES["adamw_torch"]:
+            return "AdamW"
+        return f"optimizer ({name if name == 'adafactor' or name in STATE_BYTES else 'as AdamW'})"
 
 
 def estimate(
