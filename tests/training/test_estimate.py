@@ -45,7 +45,8 @@ def llama_2_7b(wanted, layers=32):
     """Llama-2-7B's config is that of transformers' LlamaConfig, but for its length."""
     model = LlamaConfig(max_position_embeddings=4096, num_hidden_layers=layers)
     options = {"factor": wanted.factor, "options": wanted.extension_options}
-    return Architecture(*extend_context(model, wanted.extension, train_length=wanted.train_length, **options))
+    extended = extend_context(model, wanted.extension, train_length=wanted.train_length, **options)
+    return Architecture(*extended, trains_embeddings_and_norms=wanted.train_embeddings_and_norms)
 
 
 def peak_of_7b(wanted, sharding=None, quantizes=False):
