@@ -294,7 +294,7 @@ def disk_space(config: TrainConfig, weights: Weights, sharding: Sharding) -> Dis
     """What is written: checkpoints in their dtype, and saves from which a killed run resumes."""
     size = 4.0 if config.save_dtype == "float32" else 2.0  # bytes of a weight
     checkpoint = size * (weights.adapters if config.keep_adapter else weights.total - weights.adapters)
-    # The weights, in FSDP's and DeepSpeed's saves twice, and DeepSpeed's float32 ones.
+    # Without that state: the weights, which FSDP and DeepSpeed save twice, and DeepSpeed's float32 copy of them.
     per_weight = {"none": 4, "DDP": 4, "FSDP": 8, "ZeRO": 10 if config.dtype == "bfloat16" else 12}[sharding.method]
     save = float(per_weight * weights.trained + optimizer_state(config, weights))
     saves = (config.steps - 1) // config.resume_every if config.resume_every else 0
