@@ -1,5 +1,6 @@
 """The estimate against counted operations, counted bytes, and the memory of processes that train."""
 
+import copy
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Trainer, TrainingArguments
 
 from longshort.training import TrainConfig
 from longshort.training.base import Architecture
@@ -44,7 +45,8 @@ def llama_2_7b(wanted, layers=32):
     """Llama-2-7B's config is that of transformers' LlamaConfig, but for its length."""
     model = LlamaConfig(max_position_embeddings=4096, num_hidden_layers=layers)
     options = {"factor": wanted.factor, "options": wanted.extension_options}
-    return Architecture(*extend_context(model, wanted.extension, train_length=wanted.train_length, **options))
+    extended = extend_context(model, wanted.extension, train_length=wanted.train_length, **options)
+    return Architecture(*extended, trains_embeddings_and_norms=wanted.train_embeddings_and_norms)
 
 
 def peak_of_7b(wanted, sharding=None, quantizes=False):
@@ -107,15 +109,25 @@ def test_static_parts_of_one_device():
     assert (lora.weights, lora.gradients, lora.optimizer) == (4 * (count + adapters), 4 * adapters, 8 * adapters)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_activations_are_the_tensors_that_autograd_keeps(kind, checkpointing):
+@pytest.mark.parametrize(
+    ("kind", "checkpointing", "attention"),
+    [
+        ("llama", False, None),
+        ("llama", False, "sdpa"),
+        ("llama", False, "eager"),
+        ("llama", True, None),
+        ("gpt2", False, None),
+        ("gpt2", False, "eager"),
+        ("gpt2", True, None),
+    ],
+)
+def test_activations_are_the_tensors_that_autograd_keeps(kind, checkpointing, attention):
     """Of a real forward: every storage that is saved for the backward and is not a weight, once."""
-    settings = config(gradient_checkpointing=checkpointing, alpha=0.0, train_length=T)
+    settings = config(gradient_checkpointing=checkpointing, alpha=0.0, train_length=T, attn_implementation=attention)
     source = architecture()
     if kind == "gpt2":
         source = Architecture(GPT2Config(n_embd=64, n_layer=3, n_head=4, vocab_size=300), AutoModelForCausalLM)
-    network = AutoModelForCausalLM.from_config(source.config).train()
+    network = AutoModelForCausalLM.from_config(source.config, attn_implementation=attention).train()
     if checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
@@ -137,6 +149,32 @@ def test_activations_are_the_tensors_that_autograd_keeps(kind, checkpointing):
         assert counted < memory.activations < counted + 1.5 * one
     else:
         assert memory.activations == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_eager_attention_holds_its_matrix(dtype, checkpointing):
+    """Two windows, 4 heads, 3 layers: each holds the softmax in float32, and in half precision a copy of it."""
+    length = 16 * T
+    eager, fused = (
+        [
+            estimate(wanted, architecture(max_position_embeddings=length), traces=traces).device.activations
+            for traces in (True, False)
+        ]
+        for wanted in (
+            config(
+                dtype=dtype, gradient_checkpointing=checkpointing, attn_implementation=attention, train_length=length
+            )
+            for attention in ("eager", "sdpa")
+        )
+    )
+    matrix = 2 * 4 * length**2 * (6 if dtype == "bfloat16" else 4)
+    if checkpointing:  # recomputing one layer adds its matrix, and in the backward the gradients of it
+        assert matrix < eager[0] - fused[0] < 4 * matrix
+        assert eager[1] - fused[1] == matrix
+    else:
+        assert eager[0] - fused[0] == pytest.approx(3 * matrix, rel=0.05)
+        assert eager[1] - fused[1] == 3 * matrix
 
 
 def test_both_windows_are_in_one_forward():
@@ -173,6 +211,70 @@ def test_static_memory_of_7b_under_ddp():
     assert 138 < peak_of_7b(wanted, Sharding("DDP", 8, 8)) < 145
     host = estimate(wanted, llama_2_7b(wanted), Sharding("DDP", 8, 8), on_cpu=False, traces=False).host
     assert host.loading == pytest.approx(8 * 4 * weights, rel=1e-3)  # every process loads all of it
+
+
+@pytest.mark.parametrize(
+    ("optim", "optim_args"),
+    [
+        ("adamw_torch", None),
+        ("adafactor", None),
+        ("sgd", None),
+        ("sgd", "momentum=0.0"),
+        ("sgd", "momentum=0.9, nesterov=true"),
+        ("adagrad", None),
+        ("rmsprop", None),
+        ("rmsprop", "momentum=0.9,centered=True"),
+    ],
+)
+def test_the_state_of_an_optimizer(tmp_path, optim, optim_args):
+    """Against the tensors that the optimizer holds after a step; steps of single numbers are left out."""
+    source = architecture()
+    network = AutoModelForCausalLM.from_config(source.config)
+    arguments = TrainingArguments(output_dir=str(tmp_path), optim=optim, optim_args=optim_args, use_cpu=True)
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    optimizer = kind(network.parameters(), **options)
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    held = sum(
+        value.nbytes
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.dim()
+    )
+    plain = config(steps=10, resume_every=9)
+    wanted = replace(plain, optim=optim, trainer_arguments={"optim_args": optim_args} if optim_args else None)
+    estimated, as_adam = (estimate(settings, source, traces=False) for settings in (wanted, plain))
+    assert estimated.device.optimizer == held
+    assert as_adam.disk.resuming - estimated.disk.resuming == as_adam.device.optimizer - held
+    assert as_adam.device.peak - estimated.device.peak == pytest.approx(as_adam.device.optimizer - held, rel=0.3)
+    assert "as AdamW" not in str(estimated)
+
+
+@pytest.mark.parametrize(
+    ("optim", "per_weight", "per_embedding"),
+    [  # bitsandbytes keeps the state of embeddings in 32 bits
+        ("adamw_8bit", 2, 8),
+        ("paged_adamw_8bit", 2, 8),
+        ("adamw_torch_8bit", 2, 2),
+        ("adamw_torch_4bit", 1, 1),
+        ("lion_32bit", 4, 4),
+        ("lion_8bit", 1, 4),
+        ("stable_adamw", 8, 8),
+        ("galore_adamw_8bit", 8, 8),
+    ],
+)
+def test_the_state_of_optimizers_that_need_not_be_installed(optim, per_weight, per_embedding):
+    source = architecture()
+    count = counted_weights(AutoModelForCausalLM.from_config(source.config))
+    embedding = 300 * 64
+    estimated = estimate(config(optim=optim), source, traces=False)
+    assert estimated.device.optimizer == per_weight * (count - embedding) + per_embedding * embedding
+    assert ("as AdamW" in str(estimated)) is (optim in ("stable_adamw", "galore_adamw_8bit"))
+    zero = {"WORLD_SIZE": "8", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    half = config(optim=optim, dtype="bfloat16", global_batch_size=8)
+    sharded = estimate(half, source, sharding_of(zero), on_cpu=False, traces=False).device
+    assert sharded.optimizer == (estimated.device.optimizer + 4 * count) / 8  # with float32 weights beside
 
 
 @pytest.mark.parametrize(
@@ -219,6 +321,40 @@ def test_a_base_in_4_bits():
     assert memory.optimizer == 8 * adapters
 
 
+def test_an_adapter_that_is_kept_is_all_that_saving_holds():
+    """Rank 2 on seven linear layers of each of three blocks, in float32: nothing is merged into a fresh base."""
+    adapters = 3 * 2 * (4 * (64 + 64) + 3 * (64 + 176))
+    kept, merged = (
+        estimate(config(lora_rank=2, keep_adapter=keeps), architecture(), on_cpu=False, traces=False)
+        for keeps in (True, False)
+    )
+    base = merged.host.loading
+    assert kept.host.loading == base
+    assert (kept.host.saving, merged.host.saving) == (4 * adapters, 2 * base)
+    assert kept.disk.finished == 4 * adapters
+    sharded = estimate(
+        config(lora_rank=2, keep_adapter=True), architecture(), sharding_of(FSDP), on_cpu=False, traces=False
+    )
+    assert sharded.host.saving == base + 2 * 4 * adapters  # the whole state is gathered
+
+
+@pytest.mark.parametrize(
+    ("changes", "copies"),
+    [  # at once: the new best step, the one before, and the one before the last save
+        ({"steps": 10, "eval_every": 1, "resume_every": 3}, 3),
+        ({"steps": 10, "eval_every": 1, "resume_every": 0}, 2),
+        ({"steps": 10, "eval_every": 6, "resume_every": 3}, 2),
+        ({"steps": 10, "eval_every": 10, "resume_every": 3}, 1),
+    ],
+)
+def test_disk_of_the_best_steps(changes, copies):
+    plain, best = (
+        estimate(config(**changes, **keeps), architecture(), traces=False) for keeps in ({}, {"keep_best": "loss"})
+    )
+    assert best.disk.peak - plain.disk.peak == (copies - 1) * plain.disk.finished
+    assert ("best" in str(best)) is (copies > 1)
+
+
 def test_disk():
     source = architecture()
     size = 4 * counted_weights(AutoModelForCausalLM.from_config(source.config))
@@ -226,6 +362,30 @@ def test_disk():
     assert (disk.finished, disk.snapshots, disk.resuming) == (size, 2 * size, 2 * 3 * size)
     none = estimate(config(steps=10, resume_every=0), source, traces=False).disk
     assert (none.finished, none.snapshots, none.resuming) == (size, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train_embeddings_and_norms": True},
+        {"lora_modules_to_save": ("embed_tokens", "norm")},
+        {"extension": "clex", "factor": 4.0},
+    ],
+)
+def test_only_adapters_are_no_part_of_the_merged_checkpoint(changes):
+    """What LoRA trains beside its adapters belongs to the base: it is loaded, and saved."""
+    wanted = config(lora_rank=2, **changes)
+    model = LlamaConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=176, num_hidden_layers=3, num_attention_heads=4
+    )
+    extended = extend_context(model, wanted.extension, train_length=T, factor=wanted.factor)
+    source = Architecture(*extended, trains_embeddings_and_norms=wanted.train_embeddings_and_norms)
+    with torch.device("meta"):
+        build = getattr(source.model_class, "from_config", None) or source.model_class._from_config
+        size = 4 * counted_weights(build(copy.deepcopy(source.config)))
+    estimated = estimate(wanted, source, traces=False)
+    assert (estimated.disk.finished, estimated.host.loading) == (size, size)
 
 
 def test_an_architecture_that_cannot_be_traced_has_a_rule_of_thumb(monkeypatch):

@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from longshort.cli import app
@@ -59,6 +61,63 @@ def test_a_remedy_names_only_what_is_not_done_yet():
     assert "--quantization nf4" in shortage.message
 
 
+ZERO_3 = Sharding("ZeRO", 8, 8, 8, 8, 8, "block")
+
+
+@pytest.mark.parametrize(
+    ("sharding", "named", "unnamed"),
+    [  # the fused loss is refused with ZeRO 3, and each launcher has its own option to offload
+        (ZERO_3, ["--offload_optimizer_device cpu"], ["--loss fused", "--fsdp_offload_params", "--optim"]),
+        (replace(ZERO_3, processes=1, weights=1), ["--offload_optimizer_device cpu"], ["--loss fused"]),
+        (replace(ZERO_3, offloads_optimizer=True), ["more GPUs"], ["--offload_optimizer_device", "--loss fused"]),
+        (replace(ZERO_3, gathers="none"), ["--loss fused"], ["--fsdp_offload_params"]),
+        (sharding_of(FSDP), ["--fsdp_offload_params true", "--loss fused"], ["--offload_optimizer_device", "--optim"]),
+        (sharding_of(FSDP | {"FSDP_OFFLOAD_PARAMS": "true"}), ["more GPUs"], ["--fsdp_offload_params"]),
+        (Sharding("DDP", 8, 8), ["--optim adamw_8bit", "adafactor"], ["--fsdp_offload_params"]),
+    ],
+)
+def test_a_remedy_works_with_the_launcher(sharding, named, unnamed):
+    (shortage,) = shortages(cost(sharding=sharding, loss="dense"), replace(A100, device=1.0, host=1e15))
+    for words in named:
+        assert words in shortage.message
+    for words in unnamed:
+        assert words not in shortage.message
+
+
+@pytest.mark.parametrize("changes", [{"optim": "adafactor"}, {"optim": "adamw_8bit"}, {"lora_rank": 16}])
+def test_another_optimizer_is_no_remedy_where_its_state_is_small(changes):
+    (shortage,) = shortages(cost(**changes), replace(A100, device=10 * GIB))
+    assert "--optim" not in shortage.message
+    on_cpu = shortages(cost(on_cpu=True, **changes), Devices(None, None, GIB, 1e15))
+    assert "--optim" not in on_cpu[0].message
+
+
+def test_another_optimizer_on_the_cpu():
+    """bitsandbytes requires a GPU."""
+    (shortage,) = shortages(cost(on_cpu=True), Devices(None, None, 64 * GIB, 1e15))
+    assert "--optim adafactor" in shortage.message
+    assert "adamw_8bit" not in shortage.message
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "is_named"),
+    [
+        ({}, True),
+        ({"keep_adapter": True}, False),
+        ({"train_embeddings_and_norms": True}, False),  # excludes it
+        ({"extension": "yarn", "factor": 4.0}, False),  # its config is no part of an adapter
+        ({"lora_rank": 0}, False),
+    ],
+)
+def test_keeping_the_adapter_where_merging_holds_the_most(changes, is_named, on_cpu):
+    """4 bytes for each of 6.7e9 weights; the merge holds them twice, and nothing is merged then."""
+    plain = {"extension": "none", "factor": None, "extension_options": None, "lora_rank": 16}
+    run = cost(on_cpu=on_cpu, sharding=Sharding(), **plain | changes)
+    found = shortages(run, Devices(None, None, 20 * GIB, 1e15))
+    assert ("--keep-adapter" in found[0].message) is is_named
+
+
 def test_the_error_of_the_estimate_refuses_nothing():
     run = cost(lora_rank=16)
     (warning,) = check_fit(run, replace(A100, device=run.device.peak / 1.14))
@@ -87,6 +146,9 @@ def test_disk():
     facts = (f"{run.disk.peak / GIB:,.1f}", "50.0", "--save-at", "--resume-every")
     with user_error("unwritable", *facts, field="output"):
         check_fit(run, replace(A100, disk=50 * GIB))
+    best = cost(sharding=sharding_of(FSDP), eval_every=10, keep_best="loss")
+    with user_error("unwritable", f"{best.disk.peak / GIB:,.1f}", "--keep-best", field="output"):
+        check_fit(best, replace(A100, disk=50 * GIB))
 
 
 def test_what_is_present(tmp_path):
@@ -143,6 +205,37 @@ def test_print_config_shows_the_estimate_apart_from_the_json(small):
     assert "longer" not in result.stdout
     assert "main memory" in result.stderr  # what this machine lacks
     assert max(map(len, result.stderr.splitlines())) <= 80
+
+
+def test_print_config_in_the_root_folder(monkeypatch):
+    """Without an output the folder of the work in progress has no name there."""
+    monkeypatch.chdir("/")
+    result = CliRunner().invoke(app, ["train", "--print-config", "--preset", "tiny"])
+    assert result.exit_code == 0, result.exception
+    assert "memory of each device" in result.stderr
+    assert devices_present(Path("/"), on_cpu=True).disk > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "on_cpu"), [(None, False), ({"use_cpu": False}, False), ({"use_cpu": True}, True)]
+)
+def test_use_cpu_on_a_machine_with_a_gpu(monkeypatch, arguments, on_cpu):
+    run, seen = cost(lora_rank=16), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(fit, "estimate", lambda *_, **options: seen.append(options["on_cpu"]) or run)
+    monkeypatch.setattr(fit, "devices_present", lambda _, on_cpu: seen.append(on_cpu) or A100)
+    wanted = preset("tiny", output="x", trainer_arguments=arguments).resolved()
+    fit.print_estimate(wanted)
+    fit.check_devices(wanted, llama_2_7b(wanted), quantizes=False, shows_messages=False, force=True)
+    assert set(seen) == {on_cpu}
+
+
+def test_print_config_with_a_deepspeed_file_of_another_shape(tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text('{"zero_optimization": null}')
+    result = CliRunner().invoke(app, ["train", "--print-config", "--preset", "tiny", "--deepspeed", str(path)])
+    assert result.exit_code == 0, result.exception
+    assert_facts(result.stderr.strip(), "zero_optimization", "null")
 
 
 def test_print_config_reads_a_config_and_nothing_else(tmp_path):

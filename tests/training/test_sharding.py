@@ -76,9 +76,47 @@ def test_a_deepspeed_json(tmp_path):
     assert sharding_of({"WORLD_SIZE": "2"}, {"zero_optimization": {"stage": 1}}).optimizer == 2
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"zero_optimization": {"stage": 7}}'])
+@pytest.mark.parametrize("content", ["{", "[]", "null"])
 def test_a_damaged_deepspeed_json(tmp_path, content):
     path = tmp_path / "ds.json"
     path.write_text(content)
-    with user_error("setting", "7" if "7" in content else str(path), field="deepspeed"):
+    with user_error("data", str(path)):
         sharding_of({"WORLD_SIZE": "8"}, str(path))
+
+
+@pytest.mark.parametrize(
+    ("zero", "facts"),
+    [
+        ({"stage": 7}, ["stage", "7"]),
+        (None, ["zero_optimization", "null"]),
+        (True, ["zero_optimization", "true"]),
+        ([{"stage": 2}], ["zero_optimization"]),
+        ({"stage": 2, "offload_param": "cpu"}, ["offload_param", '"cpu"', '{"device": "cpu"}']),
+        ({"stage": 2, "offload_optimizer": True}, ["offload_optimizer", "true"]),
+        ({"stage": 2, "reduce_bucket_size": "5e8"}, ["reduce_bucket_size", "5e8", "auto"]),
+        ({"stage": 2, "reduce_bucket_size": float("inf")}, ["reduce_bucket_size", "inf"]),
+    ],
+)
+def test_a_section_of_another_type(zero, facts):
+    with user_error("setting", *facts, field="deepspeed"):
+        sharding_of({"WORLD_SIZE": "8"}, {"zero_optimization": zero})
+
+
+def test_what_deepspeed_accepts():
+    zero = {"stage": 2, "offload_param": None, "reduce_bucket_size": "auto", "overlap_comm": False}
+    sharding = sharding_of({"WORLD_SIZE": "8"}, {"zero_optimization": zero})
+    assert (sharding.offloads_weights, sharding.bucket) == (False, 500_000_000)
+    assert sharding_of({"WORLD_SIZE": "8"}, {"bf16": {"enabled": True}}).method == "DDP"
+
+
+@pytest.mark.parametrize(
+    ("processes", "stage", "text"),
+    [
+        ("1", 2, "one device, ZeRO"),
+        ("1", 0, "one device, DDP"),
+        ("8", 0, "8 devices, DDP"),
+        ("8", 2, "8 devices, ZeRO 2"),
+    ],
+)
+def test_words(processes, stage, text):
+    assert str(sharding_of({"WORLD_SIZE": processes}, {"zero_optimization": {"stage": stage}})) == text

@@ -15,12 +15,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from longshort.devices import GPUS, Gpu
 from longshort.scoring.forward import without_wrappers
+from longshort.training.attention import attention_implementation
 from longshort.training.base import Architecture, checkpoint_gradients, random_model
 from longshort.training.compat import no_packed_sequences
 from longshort.training.config import TrainConfig
 from longshort.training.extension.options import OPTIONS
 from longshort.training.lora import add_lora, lora_modules
 from longshort.training.memory import (
+    STATE_BYTES,
     DeviceMemory,
     DiskSpace,
     HostMemory,
@@ -68,7 +70,7 @@ class Estimate:
             f"  {'memory of each device, GiB':<40}{'peak':>12}{self.device.peak / GIB:>10,.2f}",
         ]
         names = {
-            "optimizer": "AdamW" if self.config.optim.startswith("adamw_torch") else "optimizer (as AdamW)",
+            "optimizer": self._optimizer,
             "cast_copies": "autocast's copies of weights",
             "gathered": "gathered weights",
         }
@@ -86,7 +88,16 @@ class Estimate:
             f"    checkpoint {disk.finished / GIB:,.2f}, snapshots {disk.snapshots / GIB:,.2f}, "
             f"saves to resume from {disk.resuming / GIB:,.2f}",
         ]
+        if disk.best:
+            lines.append(f"    earlier best steps {disk.best / GIB:,.2f}")
         return "\n".join(lines)
+
+    @property
+    def _optimizer(self) -> str:
+        name = self.config.optim
+        if name.startswith("adamw_torch") and STATE_BYTES.get(name) == STATE_BYTES["adamw_torch"]:
+            return "AdamW"
+        return f"optimizer ({name if name == 'adafactor' or name in STATE_BYTES else 'as AdamW'})"
 
 
 def estimate(
@@ -104,7 +115,7 @@ def estimate(
     trained weight for its own (Kaplan et al., 2020); attention adds 2 · layers · width · T to a forward, half of
     the full product for causality, and twice that to a backward. Activations are those of a traced forward and
     backward (`trace`), or where an architecture cannot be traced, 34 bytes per token, layer and unit of width in
-    half precision (Korthikanti et al., 2022, without the attention matrix).
+    half precision (Korthikanti et al., 2022), and the attention matrix where attention is eager.
 
     Args:
         config: the settings.
@@ -195,6 +206,8 @@ def _traced(
         if config.extension == "longqlora":
             groups = (config.extension_options or {}).get("groups", OPTIONS["longqlora"]["groups"])
             attention = shifted_sparse_attention(causal_lm, groups)
+        elif config.attn_implementation in ("eager", "sdpa"):  # the others need a GPU, and hold what sdpa does
+            attention = attention_implementation(causal_lm, config.attn_implementation)
         with FakeTensorMode(allow_non_fake_inputs=True), no_packed_sequences(), attention:
             _without_data(model, halved)
             return trace(
@@ -228,6 +241,10 @@ def _rule_of_thumb(config: TrainConfig, sizes: PretrainedConfig, weights: Weight
     tokens = config.batch_size * config.windows * config.train_length
     per_layer = 2 if config.gradient_checkpointing else 17  # units of width kept per token and layer
     activations = tokens * sizes.hidden_size * (2 if half else 4) * per_layer * sizes.num_hidden_layers
+    if config.attn_implementation == "eager":  # the softmax, and in half precision its copy; of one layer recomputed
+        matrix = config.batch_size * config.windows * sizes.num_attention_heads * config.train_length**2
+        kept_layers = 1 if config.gradient_checkpointing else sizes.num_hidden_layers
+        activations += matrix * (6 if half else 4) * kept_layers
     casts = 2 * weights.linear if half and sharding.method in ("none", "DDP") else 0
     logits = 0 if config.is_fused else 3 * 4 * tokens * sizes.vocab_size
     new_gradients = 0 if keeps_gradients_of(config, sharding) else 4 * weights.trained

@@ -19,7 +19,7 @@ from longshort.training.base import Architecture, load_architecture
 from longshort.training.config import TrainConfig
 from longshort.training.estimate import GIB, LONG_RUN, Estimate, estimate
 from longshort.training.lora import can_quantize
-from longshort.training.sharding import sharding_of
+from longshort.training.sharding import Sharding, sharding_of
 
 # The estimate of memory is within 15 % of what was measured (results/training_memory/): a run is refused beyond that.
 TOLERANCE = 1.15
@@ -65,7 +65,7 @@ def devices_present(output: Path, on_cpu: bool, environment: Mapping[str, str] =
         totals = [torch.cuda.get_device_properties(index).total_memory for index in used]
         device = float(min(torch.cuda.mem_get_info()[0], *totals))
     folder = output.absolute()
-    partial = folder.with_name(folder.name + ".partial")
+    partial = folder.parent / f"{folder.name}.partial"  # with_name refuses the root, which --print-config may run in
     while not folder.exists():
         folder = folder.parent
     replaced = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
@@ -104,12 +104,15 @@ def shortages(cost: Estimate, devices: Devices) -> list[Shortage]:
     if host > devices.host:
         has = f"{devices.host / GIB:,.1f} GiB are available"
         found.append(
-            _shortage("host", f"{host / GIB:,.1f} GiB of main memory", host, has, devices.host, _less_host(cost))
+            _shortage(
+                "host", f"{host / GIB:,.1f} GiB of main memory", host, has, devices.host, _less_host(cost, devices.host)
+            )
         )
     disk = cost.disk.peak
     if disk > devices.disk:
         has = f"{devices.disk / GIB:,.1f} GiB are free there"
-        remedy = "Choose another --output, save less (--save-at, --resume-every 0), or free some space"
+        fewer = "--save-at, --resume-every 0" + (", no --keep-best" if cost.disk.best else "")
+        remedy = f"Choose another --output, save less ({fewer}), or free some space"
         found.append(_shortage("disk", f"{disk / GIB:,.1f} GiB on the disk", disk, has, devices.disk, remedy))
     return found
 
@@ -144,7 +147,7 @@ def check_devices(
     Raises:
         UserError: memory or disk do not suffice, and `force` is not set.
     """
-    on_cpu, sharding = _runs_on_cpu(), sharding_of(os.environ, config.deepspeed)
+    on_cpu, sharding = _runs_on_cpu(config), sharding_of(os.environ, config.deepspeed)
     devices = devices_present(Path(config.output).expanduser(), on_cpu)
     cost = estimate(config, architecture, sharding, quantizes=quantizes, on_cpu=on_cpu, traces=False)
     if cost.flops < LONG_RUN and is_surely_small(cost, devices):
@@ -159,7 +162,7 @@ def check_devices(
 
 def print_estimate(config: TrainConfig) -> None:
     """Print the estimate on stderr, and what this machine lacks for the run; one line where there is none."""
-    on_cpu = _runs_on_cpu()
+    on_cpu = _runs_on_cpu(config)
     quantizes = config.asks_for_4_bits and (config.quantization == "nf4" or can_quantize())
     try:
         cost = estimate(
@@ -177,7 +180,9 @@ def print_estimate(config: TrainConfig) -> None:
         print(textwrap.fill(shortage.message, 80), file=sys.stderr)
 
 
-def _runs_on_cpu() -> bool:
+def _runs_on_cpu(config: TrainConfig) -> bool:
+    if (config.trainer_arguments or {}).get("use_cpu"):
+        return True
     return not any(device.is_available() for device in (torch.cuda, torch.xpu))
 
 
@@ -194,7 +199,12 @@ def _less_memory(cost: Estimate, available: float) -> str:
         if sharding.weights == 1:
             remedies.append(f"shard the model over several GPUs ({FSDP})")
         else:
-            remedies.append("use more GPUs, or offload (--fsdp_offload_params true)")
+            remedies.append("use more GPUs")
+        if offload := _offload(sharding):
+            remedies.append(offload)
+        parts = cost.device.parts
+        if sharding.method in ("none", "DDP") and parts["optimizer"] == max(parts.values()):
+            remedies.append("use an optimizer with a smaller state (--optim adamw_8bit or adafactor)")
         if not config.rank_of_adapters:
             remedies.append("train adapters (--lora-rank 16)")
         if not cost.weights.quantized:
@@ -203,10 +213,19 @@ def _less_memory(cost: Estimate, available: float) -> str:
     return _sentence(remedies)
 
 
+def _offload(sharding: Sharding) -> str | None:
+    """How to hold more in main memory, where the launcher can and does not yet."""
+    if sharding.method == "FSDP" and not sharding.offloads_weights:
+        return "offload (--fsdp_offload_params true)"
+    if sharding.method == "ZeRO" and not sharding.offloads_optimizer:
+        return "offload (--offload_optimizer_device cpu, or offload_optimizer in a DeepSpeed configuration)"
+    return None
+
+
 def _fewer_activations(cost: Estimate) -> list[str]:
     config = cost.config
     remedies = [] if config.gradient_checkpointing else ["recompute activations (--gradient-checkpointing)"]
-    if not config.is_fused:
+    if not (config.is_fused or cost.sharding.is_zero_3):
         remedies.append("hold no logits (--loss fused)")
     if config.dtype == "float32" and not cost.on_cpu:
         remedies.append("use half precision (--dtype bfloat16)")
@@ -215,18 +234,30 @@ def _fewer_activations(cost: Estimate) -> list[str]:
     return [*remedies, "shorten --train-length"]
 
 
-def _less_host(cost: Estimate) -> str:
+def _less_host(cost: Estimate, available: float) -> str:
     config, host = cost.config, cost.host
     remedies = []
+    if host.saving > max(host.loading, host.training) and _can_keep_adapter(cost):
+        remedies.append("save the adapter without merging it (--keep-adapter)")
     if cost.on_cpu:
+        parts = cost.device.parts
+        if parts["optimizer"] == max(parts.values()):
+            remedies.append("use an optimizer with a smaller state (--optim adafactor)")
         remedies += [] if config.rank_of_adapters else ["train adapters (--lora-rank 16)"]
-        remedies += _fewer_activations(cost)
+        remedies += _fewer_activations(cost) if host.training > available else []
     elif host.loading >= host.saving:
         if cost.sharding.per_node > 1:
             remedies.append("use fewer processes on this machine")
     elif host.training:
         remedies.append("offload less to main memory")
     return _sentence([*remedies, "use a machine with more memory"])
+
+
+def _can_keep_adapter(cost: Estimate) -> bool:
+    """Whether an adapter can hold all that is trained, and be loaded onto the base."""
+    config, weights = cost.config, cost.weights
+    is_new = config.rank_of_adapters > 0 and not config.keep_adapter
+    return is_new and config.base is not None and config.extension == "none" and weights.trained == weights.adapters
 
 
 def _sentence(remedies: list[str]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from longshort.errors import UserError
+from longshort.results import read_json
 
 BUCKET = 500_000_000  # elements that ZeRO reduces at once, DeepSpeed's default
 # FSDP1 also accepts the numbers of these, from 1.
@@ -33,13 +34,22 @@ class Sharding:
     def __str__(self) -> str:
         if self.method == "none":
             return "one device"
-        stage = {"FSDP": f" ({'sharded' if self.gathers == 'block' else 'weights gathered'})", "ZeRO": f" {self.stage}"}
-        return f"{self.processes} devices, {self.method}{stage.get(self.method, '')}"
+        devices = "one device" if self.processes == 1 else f"{self.processes} devices"
+        stage = {
+            "FSDP": f" ({'sharded' if self.gathers == 'block' else 'weights gathered'})",
+            "ZeRO": f" {self.stage}" if self.stage else "",  # one device has nothing to divide
+        }
+        return f"{devices}, {self.method}{stage.get(self.method, '')}"
 
     @property
     def stage(self) -> int:
         """ZeRO's stage: how many of optimizer, gradients and weights are divided."""
         return sum(shards > 1 for shards in (self.optimizer, self.gradients, self.weights))
+
+    @property
+    def is_zero_3(self) -> bool:
+        """Whether DeepSpeed holds the weights, be it on one device."""
+        return self.method == "ZeRO" and self.gathers == "block"
 
 
 def sharding_of(environment: Mapping[str, str], deepspeed: str | dict[str, Any] | None = None) -> Sharding:
@@ -51,7 +61,7 @@ def sharding_of(environment: Mapping[str, str], deepspeed: str | dict[str, Any] 
             given, if any.
 
     Raises:
-        UserError: the JSON file cannot be read, or a value is unknown.
+        UserError: the JSON file cannot be read, or a value is unknown or of another type than DeepSpeed's.
     """
     processes = int(environment.get("WORLD_SIZE", 1))
     per_node = int(environment.get("LOCAL_WORLD_SIZE", processes))
@@ -97,11 +107,14 @@ def _zero(
         }
         zero = {"stage": int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)), **offload}
     else:
-        zero = (_read(given) if isinstance(given, str) else given).get("zero_optimization", {})
+        content = read_json(given) if isinstance(given, str) else given
+        zero = _section(content, "zero_optimization", {"stage": 2})
     stage = zero.get("stage", 0)
     if stage not in (0, 1, 2, 3):
-        raise UserError(f"DeepSpeed's ZeRO has no stage {stage!r}; choose 0, 1, 2 or 3.", "setting", "deepspeed")
+        raise _wrong(f"ZeRO has no stage {stage!r}; choose 0, 1, 2 or 3")
     bucket = zero.get("reduce_bucket_size", BUCKET)
+    if bucket != "auto" and not (isinstance(bucket, int | float) and 0 < bucket < math.inf):
+        raise _wrong(f"reduce_bucket_size is {bucket!r}; it must be a number of elements, or auto")
     overlaps = zero.get("overlap_comm", stage == 3)
     return Sharding(
         "ZeRO" if stage else "DDP",
@@ -113,24 +126,26 @@ def _zero(
         gathers="block" if stage == 3 else "none",
         offloads_weights=_is_offloaded(zero, "offload_param"),
         offloads_optimizer=_is_offloaded(zero, "offload_optimizer"),
-        bucket=(int(bucket) if isinstance(bucket, int | float) else BUCKET) * (2 if overlaps else 1) if stage else 0,
+        bucket=(BUCKET if bucket == "auto" else int(bucket)) * (2 if overlaps else 1) if stage else 0,
     )
 
 
 def _is_offloaded(zero: Mapping[str, Any], part: str) -> bool:
-    return (zero.get(part) or {}).get("device", "none") in ("cpu", "nvme")
+    if zero.get(part) is None:
+        return False
+    return _section(zero, part, {"device": "cpu"}).get("device", "none") in ("cpu", "nvme")
 
 
-def _read(path: str) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"DeepSpeed's configuration '{path}' cannot be read: {error}.", "setting", "deepspeed"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"DeepSpeed's configuration '{path}' is not a JSON object.", "setting", "deepspeed")
-    return content
+def _section(content: Mapping[str, Any], name: str, example: dict[str, Any]) -> dict[str, Any]:
+    """The object of this name in a DeepSpeed configuration, empty where there is none."""
+    section = content.get(name, {})
+    if not isinstance(section, dict):
+        raise _wrong(f"{name} is {json.dumps(section)}; it must be an object such as {json.dumps(example)}")
+    return section
+
+
+def _wrong(what: str) -> UserError:
+    return UserError(f"DeepSpeed configuration: {what}.", "setting", "deepspeed")
 
 
 def _is_on(environment: Mapping[str, str], name: str, default: str = "false") -> bool:
