@@ -2,8 +2,10 @@
 
 import io
 import os
+import pickle
 import subprocess
 import sys
+from concurrent.futures import Executor
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from longshort.analysis import analyze
 from longshort.analysis.command import show_headline
+from longshort.analysis.write import write_analysis
 from longshort.cli import app
 from tests.analysis.results_folder import measured, results_of, save, save_folder
 from tests.errors import assert_error, assert_facts, assert_one
@@ -192,3 +195,20 @@ def test_the_headline_fits_and_says_what_it_leaves_out(results, tmp_path):
     few = headline(analyze(tmp_path, predictors=["sce"], outcomes=["log_ppl@256"], where="checkpoint < 'm3'"))
     assert_one(few.splitlines(), "1 of 1", "5 checkpoints")
     assert "Correlation with" not in few
+
+
+class SmallArguments(Executor):
+    """Draws at once; a large argument would fill the pipe of a real pool, whose end then waits for ever."""
+
+    def map(self, function, *arguments, **_):
+        for given in zip(*arguments, strict=False):
+            assert len(pickle.dumps(given)) < 1000
+            yield function(*given)
+
+
+def test_other_processes_get_small_arguments_and_draw_the_same(tmp_path):
+    analysis = analyze(save_folder(tmp_path / "results", families=5, members=2), predictors=["sce"])
+    here = write_analysis(analysis, tmp_path / "here")
+    there = write_analysis(analysis, tmp_path / "there", SmallArguments())
+    assert [file.name for file in there] == [file.name for file in here]
+    assert files(tmp_path / "there") == files(tmp_path / "here")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from functools import partial
-from itertools import product
+from functools import lru_cache, partial
+from itertools import product, repeat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.figures import forest, misalignment_curve, misalignment_matrix, perplexity_by_length, scatter
 from longshort.analysis.paper import latex, markdown
 from longshort.analysis.selection import main_outcomes, main_predictors
 from longshort.results import remove_left_over, write_atomically
+
+Drawing = Callable[[], list[Path]]  # draws one figure, and returns its files
 
 
 def write_analysis(analysis: Analysis, folder: str | Path, pool: Executor | None = None) -> list[Path]:
@@ -48,7 +52,7 @@ def write_analysis(analysis: Analysis, folder: str | Path, pool: Executor | None
     for name, text in content.items():
         write_atomically(folder / name, text)
     drawings = list(_drawings(analysis, folder / "figures"))
-    figures = [file for files in (pool.map if pool else map)(_draw, drawings) for file in files]
+    figures = _draw_in(pool, drawings) if pool else [file for drawing in drawings for file in drawing()]
     for file in (folder / "figures").glob("scatter_*"):
         if file not in figures:  # of an earlier analysis with other predictors or outcomes
             file.unlink()
@@ -67,7 +71,7 @@ def main_pairs(analysis: Analysis) -> list[tuple[str, str]]:
     ]
 
 
-def _drawings(analysis: Analysis, folder: Path) -> Iterator[Callable[[], list[Path]]]:
+def _drawings(analysis: Analysis, folder: Path) -> Iterator[Drawing]:
     """Every figure for which there is something to draw."""
     tidy, metrics = analysis.tidy, set(analysis.tidy["metric"])
     if "ppl" in metrics:
@@ -85,8 +89,25 @@ def _drawings(analysis: Analysis, folder: Path) -> Iterator[Callable[[], list[Pa
         yield partial(scatter, analysis.wide, predictor, outcome, folder / name)
 
 
-def _draw(drawing: Callable[[], list[Path]]) -> list[Path]:
-    return drawing()
+def _draw_in(pool: Executor, drawings: list[Drawing]) -> list[Path]:
+    """Draw in other processes, which read what to draw from a file.
+
+    A pool that has to end while a large argument is on its way to a process would wait for ever (Python before 3.12).
+    """
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "drawings"
+        file.write_bytes(pickle.dumps(drawings))
+        return [path for paths in pool.map(_draw, repeat(file), range(len(drawings))) for path in paths]
+
+
+def _draw(file: Path, index: int) -> list[Path]:
+    return _read_drawings(file)[index]()
+
+
+@lru_cache(maxsize=1)
+def _read_drawings(file: Path) -> list[Drawing]:
+    drawings: list[Drawing] = pickle.loads(file.read_bytes())
+    return drawings
 
 
 def warm_up() -> None:

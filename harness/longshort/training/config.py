@@ -189,7 +189,9 @@ class TrainConfig:
         if name is not None and self.extension == "longqlora":
             raise _wrong("attn_implementation", "Extension 'longqlora' trains with its own attention. Omit it.")
         if name is not None and name.startswith("flash") and self.dtype != "bfloat16":
-            raise _wrong("attn_implementation", f"attn_implementation '{name}' requires --dtype bfloat16.")
+            raise _wrong(
+                "attn_implementation", f"attn_implementation '{name}' requires half precision. Set --dtype bfloat16."
+            )
 
     def _check_adapters(self) -> None:
         for name in ("lora_targets", "lora_modules_to_save", "keep_adapter"):
@@ -223,7 +225,10 @@ class TrainConfig:
                     f"report_to contains '{name}'; it must be none, or some of {', '.join(LOGGERS)}.",
                 )
         if self.push_public and self.push_to_hub is None:
-            raise _wrong("push_public", "push_public has no effect without --push-to-hub.")
+            raise _wrong(
+                "push_public",
+                "push_public has no effect without a repository. Give --push-to-hub, or omit --push-public.",
+            )
         if self.keep_best is None:
             return
         if not self.eval_every:

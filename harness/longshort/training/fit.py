@@ -110,7 +110,7 @@ def shortages(cost: Estimate, devices: Devices) -> list[Shortage]:
         )
     disk = cost.disk.peak
     if disk > devices.disk:
-        has = f"{devices.disk / GIB:,.1f} GiB are free there"
+        has = f"{devices.disk / GIB:,.1f} GiB are free for {cost.config.output}"
         fewer = "--save-at, --resume-every 0" + (", no --keep-best" if cost.disk.best else "")
         remedy = f"Choose another --output, save less ({fewer}), or free some space"
         found.append(_shortage("disk", f"{disk / GIB:,.1f} GiB on the disk", disk, has, devices.disk, remedy))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from longshort.errors import UserError
 
@@ -26,6 +27,7 @@ def writable_repository(name: str, *, public: bool) -> str:
     """
     api = HfApi()
     try:
+        validate_repo_id(name)
         api.whoami()
         repository = str(api.create_repo(name, private=not public, exist_ok=True).repo_id)
         api.auth_check(repository, write=True)
