@@ -34,7 +34,7 @@ def write_robustness(rows: Sequence[dict[str, Any]], folder: Path) -> None:
         from tests.slow.robustness.cases import CASES, command_of
 
         names = {(command_of(case), case.kind, case.name) for case in CASES}
-        table = merged(table, pd.read_csv(folder / CSV, keep_default_na=False), KEY, names)
+        table = merged(table, pd.read_csv(folder / CSV, keep_default_na=False, dtype={"commit": str}), KEY, names)
     counts = Counter(zip(table["command"], table["kind"], strict=True))
     kinds = sorted(set(table["kind"]))
     by_command = [
