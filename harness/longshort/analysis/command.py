@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from longshort.analysis.analysis import Analysis
-
-DRAWING_PROCESSES = 2  # there are about 15 figures, and a process needs a second to start
 
 EPILOG = """Examples:
 
@@ -76,13 +75,11 @@ def correlate_command(
     from longshort.processes import process_pool
 
     output = output or (folder.parent if folder.is_file() else folder) / "analysis"
-    workers = min(DRAWING_PROCESSES, available_cpus())
-    with (
-        Console(stderr=True).status(f"correlating what is in {folder}"),
-        process_pool(workers, "the figures") as pool,
-    ):
-        for _ in range(workers):
-            pool.submit(warm_up)  # imports take a second, while the results are read
+    # One more process: there are about 15 figures, and its imports take a second, while the results are read.
+    drawing = process_pool(1, "the figures") if available_cpus() > 1 else nullcontext()
+    with Console(stderr=True).status(f"correlating what is in {folder}"), drawing as pool:
+        if pool is not None:
+            pool.submit(warm_up)
         analysis = analyze(
             folder,
             predictors=predictor,

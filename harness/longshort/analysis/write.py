@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from functools import lru_cache, partial
-from itertools import product, repeat
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +28,7 @@ def write_analysis(analysis: Analysis, folder: str | Path, pool: Executor | None
     Args:
         analysis: what was found.
         folder: where to.
-        pool: draws the figures; None: this process does.
+        pool: draws figures next to this process; None: this process draws all.
 
     Returns:
         The files written.
@@ -90,14 +90,18 @@ def _drawings(analysis: Analysis, folder: Path) -> Iterator[Drawing]:
 
 
 def _draw_in(pool: Executor, drawings: list[Drawing]) -> list[Path]:
-    """Draw in other processes, which read what to draw from a file.
+    """Draw in this process, from the last, and in those of a pool, from the first.
 
-    A pool that has to end while a large argument is on its way to a process would wait for ever (Python before 3.12).
+    These read what to draw from a file: a pool that has to end while a large argument is on its way to a process would
+    wait for ever (Python before 3.12).
     """
     with TemporaryDirectory() as folder:
         file = Path(folder) / "drawings"
         file.write_bytes(pickle.dumps(drawings))
-        return [path for paths in pool.map(_draw, repeat(file), range(len(drawings))) for path in paths]
+        there = [pool.submit(_draw, file, index) for index in range(len(drawings))]
+        here = {index: drawings[index]() for index in reversed(range(len(drawings))) if there[index].cancel()}
+        drawn = [here[index] if index in here else future.result() for index, future in enumerate(there)]
+    return [path for paths in drawn for path in paths]
 
 
 def _draw(file: Path, index: int) -> list[Path]:
