@@ -23,7 +23,7 @@ def _official_llama(checkout: Checkout, ours: Any) -> Any:
     """The official Llama with the weights of ours."""
     layer_class = checkout.definitions(LAYER)["CLEXScalingRotaryEmbedding"]
 
-    class AsCalled(layer_class):  # type: ignore[misc, valid-type]
+    class AsCalled(layer_class):  # type: ignore[misc, valid-type]  # the class is known at run time
         def forward(self, device: Any, dtype: torch.dtype, length: int, do_train: bool) -> Any:
             return super().forward(torch.empty(0, device=device, dtype=dtype), length, do_train)
 

@@ -62,7 +62,7 @@ def positions(length: int) -> Callable[[Checkout], Difference]:
         pairs = []
         for t in range(2, MAX_T + 1):
             official, inner = _official_positions(layer, length, t)
-            drawn = clex_positions(length, t, _Drawn(inner))  # type: ignore[arg-type]
+            drawn = clex_positions(length, t, _Drawn(inner))  # type: ignore[arg-type]  # a generator that draws what the official code drew
             pairs.append((official, _our_positions(rotary, drawn, t)))
         return of_tensors(pairs)
 
@@ -99,4 +99,4 @@ def scales(checkout: Checkout) -> Difference:
     official = torch.tensor([int(layer.sample_random_times(layer.max_t + 1, "cpu")) for _ in range(SCALES)])
     ours = torch.tensor([draw(generator)[0] for _ in range(SCALES)])
     shares = (torch.bincount(drawn, minlength=MAX_T + 1) / SCALES for drawn in (official, ours))
-    return of_tensors([tuple(shares)])  # type: ignore[list-item]
+    return of_tensors([tuple(shares)])  # type: ignore[list-item]  # a tuple of two, which mypy cannot count

@@ -67,7 +67,7 @@ def metric(request: pytest.FixtureRequest) -> str:
 
 def full_sum(pairs: dict[int, dict[str, Values]], metric: str) -> Values:
     """[documents], the mean over all pairs of two context lengths."""
-    return np.concatenate([of[metric] for of in pairs.values()]).mean(axis=0)  # type: ignore[no-any-return]
+    return np.concatenate([of[metric] for of in pairs.values()]).mean(axis=0)  # type: ignore[no-any-return]  # as NumPy types concatenate of Any
 
 
 def estimates(pairs: dict[int, dict[str, Values]], metric: str, chosen: Values, seed: int, draws: int) -> Values:

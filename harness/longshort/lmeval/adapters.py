@@ -36,7 +36,7 @@ NOT_TRAINED = (
 def attach_adapter(model: Any, source: str, checkpoint: str, revision: str | None = None) -> PeftModel:
     """Put a PEFT adapter on a checkpoint, whose vocabulary is resized to that of the adapter, if it has one.
 
-    What LongLoRA has trained in full beside the adapter is loaded too.
+    What LongLoRA has trained in full next to the adapter is loaded too.
 
     lm-eval resizes it to the number of the tokenizer's tokens instead. Most embeddings are padded beyond that, and
     without the padding the probabilities differ from those of the merged model.
@@ -76,9 +76,9 @@ def adapter_vocabulary(model: Any, own: int, source: str, revision: str | None =
     Raises:
         UserError: it has more than the checkpoint, but not all of them, so that some would be random ("broken").
     """
-    beside = read_trained_in_full(source, revision) if has_trained_in_full(source, revision) else {}
+    in_full = read_trained_in_full(source, revision) if has_trained_in_full(source, revision) else {}
     weights = load_peft_weights(source, device="cpu", revision=revision) | {
-        f"{PREFIX}{name}": weight for name, weight in beside.items()
+        f"{PREFIX}{name}": weight for name, weight in in_full.items()
     }
     found = list(_vocabulary_weights(model, weights))
     rows = max((rows for _, rows, _ in found), default=own)
@@ -88,7 +88,7 @@ def adapter_vocabulary(model: Any, own: int, source: str, revision: str | None =
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     missing = _vocabulary_modules(model) - saved
     # One of them suffices if they are shared, or if LongLoRA has trained the embedding: see `load_trained_in_full`.
-    if missing and not (saved and (beside or embedding.weight is getattr(head, "weight", None))):
+    if missing and not (saved and (in_full or embedding.weight is getattr(head, "weight", None))):
         raise UserError(
             f"adapter '{source}' was trained with {rows} tokens and its checkpoint has {own}, but it lacks the new "
             f"rows of {min(missing)}, which would be random. Give the merged model.",

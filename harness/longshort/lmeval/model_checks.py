@@ -84,7 +84,7 @@ def _same_logits(model: Any, inner: Any) -> bool:
 def require_weights_as_trained(lm: Any) -> None:
     """Refuse an adapter or differences that lm-eval has put on a checkpoint in another way than `load_checkpoint`.
 
-    What LongLoRA has trained in full beside an adapter, and lm-eval does not load, is loaded.
+    What LongLoRA has trained in full next to an adapter, and lm-eval does not load, is loaded.
 
     Args:
         lm: lm-eval's ``hf`` model, loaded by it or by `load_checkpoint`.

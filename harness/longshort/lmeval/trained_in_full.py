@@ -1,4 +1,4 @@
-"""What LongLoRA trains in full beside an adapter, embeddings and norms, and publishes as ``trainable_params.bin``."""
+"""What LongLoRA trains in full next to an adapter, embeddings and norms, and publishes as ``trainable_params.bin``."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-STRATA = 32  # so many consecutive documents have one offset each in every 32nd of the distribution
+STRATA = 32  # consecutive documents that are stratified together, each in its own 32nd of the distribution
 
 
 def draw_offsets(seed: int, document: int, length: int, draws: int = 1) -> list[int]:

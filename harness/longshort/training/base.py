@@ -39,7 +39,7 @@ class Architecture:
         config: of the model, its context extended.
         model_class: what builds the model from it.
         original_length: of the base, before its context was extended.
-        trains_embeddings_and_norms: whether these are trained in full beside LoRA's adapters.
+        trains_embeddings_and_norms: whether these are trained in full next to LoRA's adapters.
     """
 
     config: PretrainedConfig
@@ -54,13 +54,13 @@ class Architecture:
 
     @property
     def is_clex(self) -> bool:
-        """Whether the frequencies are learned: drawn positions in training, full training beside LoRA."""
+        """Whether the frequencies are learned: drawn positions in training, full training next to LoRA."""
         rope = getattr(self.config, "rope_parameters", None) or {}
         return rope.get("rope_type") == "clex"
 
     @property
     def trained_in_full(self) -> tuple[str, ...]:
-        """Parts of the names of what is trained beside LoRA's adapters."""
+        """Parts of the names of what is trained next to LoRA's adapters."""
         frequencies = (LEARNED_FREQUENCIES,) if self.is_clex else ()
         return frequencies + EMBEDDINGS_AND_NORMS * self.trains_embeddings_and_norms
 

@@ -105,7 +105,7 @@ def _write_adapted(folder: Path, base: Base, trainer: LongShortTrainer, state: d
         save_adapter(adapted, folder, state, config.base, config.revision)
         return
     trained = trained_state(adapted, state)
-    with torch.random.fork_rng():  # new adapters are drawn; training goes on as if they were not
+    with torch.random.fork_rng():  # new adapters are drawn; training continues as if they were not
         fresh = load_model(config, base)  # the training base may be in 4 bits, and trains on
         rank, alpha = config.rank_of_adapters, config.lora_alpha
         model = merged(fresh, rank, alpha, trained, base.trained_in_full, **lora_modules(config))

@@ -22,20 +22,19 @@ from longshort.training.config import TrainConfig
 from longshort.training.extension.options import OPTIONS
 from longshort.training.lora import add_lora, lora_modules
 from longshort.training.memory import (
-    STATE_BYTES,
     DeviceMemory,
     DiskSpace,
     HostMemory,
-    Weights,
     device_memory,
     disk_space,
     host_memory,
     keeps_gradients_of,
-    weights_of,
 )
+from longshort.training.optimizer_state import STATE_BYTES
 from longshort.training.sharding import Sharding
 from longshort.training.shifted_attention import shifted_sparse_attention
 from longshort.training.trace import Trace, trace
+from longshort.training.weights import Weights, weights_of
 
 UTILIZATION = 0.4  # of a card's dense bf16 peak; what well-tuned training reaches
 REFERENCE = "A100"  # where no GPU of the table is available

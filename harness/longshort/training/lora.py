@@ -21,7 +21,7 @@ from transformers.utils import is_bitsandbytes_available
 from longshort.errors import UserError
 from longshort.training.config import TrainConfig
 
-# Parts of the names of what LongLoRA (Chen et al., ICLR 2024) trains in full beside its adapters: its code's
+# Parts of the names of what LongLoRA (Chen et al., ICLR 2024) trains in full next to its adapters: its code's
 # trainable_params "embed,norm". The head of a Llama, lm_head, is not among them, unless it shares the embedding.
 EMBEDDINGS_AND_NORMS = ("embed", "norm")
 

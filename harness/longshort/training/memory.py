@@ -4,59 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from longshort.training.closed_form import NUM_BUFFERS
 from longshort.training.config import TrainConfig
 from longshort.training.fused import chunk_sizes
+from longshort.training.optimizer_state import optimizer_state
 from longshort.training.sharding import Sharding
 from longshort.training.trace import Trace
-
-ADAPTERS = (".lora_", ".modules_to_save.")  # in the names that PEFT gives to the weights it adds
-NF4_BYTES = 0.5 + (8 / 64 + 32 / (64 * 256)) / 8  # per weight, with its twice quantized constants (QLoRA)
-
-# Bytes per trained weight of an optimizer's state, by transformers' name: one, two or three averages in 4 bytes, 1 or
-# half a byte. Of others as much as AdamW's is assumed. Adafactor's is in `optimizer_state`.
-STATE_BYTES = {
-    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused"), 8.0),
-    **dict.fromkeys(("adamw_anyprecision", "paged_adamw_32bit", "schedule_free_adamw", "schedule_free_radam"), 8.0),
-    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "adamw_torch_8bit"), 2.0),
-    "adamw_torch_4bit": 1.0,
-    **dict.fromkeys(("ademamix", "paged_ademamix_32bit"), 12.0),
-    **dict.fromkeys(("ademamix_8bit", "paged_ademamix_8bit"), 3.0),
-    **dict.fromkeys(("lion_32bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_32bit"), 4.0),
-    **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb_8bit"), 1.0),
-    **dict.fromkeys(("adagrad", "rmsprop", "schedule_free_sgd"), 4.0),
-    "sgd": 0.0,
-}
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Numbers of weights, and the bytes that a device holds of them unsharded."""
-
-    total: int
-    trained: int
-    adapters: int  # of LoRA, with its copies of modules that are trained in full; no part of a merged checkpoint
-    quantized: int  # in 4 bits
-    head: int  # of the LM head, trained or not
-    head_is_trained: bool
-    largest_block: int  # of a decoder layer
-    outside: int  # in no decoder layer
-    embedded: int  # trained ones of embeddings
-    factored: int  # rows and columns of the trained ones, for which Adafactor has a number each
-    linear: int  # trained ones that autocast copies
-    largest_linear: int
-
-    @property
-    def stored(self) -> float:
-        """Bytes as they are loaded: float32, or 4 bits."""
-        return 4 * (self.total - self.quantized) + NF4_BYTES * self.quantized
+from longshort.training.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -104,7 +61,7 @@ class DiskSpace:
 
     finished: float  # the checkpoint
     snapshots: float  # OUTPUT-stepN, all of them
-    best: float  # earlier best steps in OUTPUT.partial, beside the one that becomes the checkpoint
+    best: float  # earlier best steps in OUTPUT.partial, besides the one that becomes the checkpoint
     conversion: float  # a checkpoint is written in float32 before it is converted to its own dtype
     resuming: float  # in OUTPUT.partial, with the optimizer's state; two saves exist while the older is replaced
 
@@ -112,69 +69,6 @@ class DiskSpace:
     def peak(self) -> float:
         """The most at one time."""
         return self.finished + self.snapshots + self.best + self.conversion + self.resuming
-
-
-def weights_of(model: nn.Module, causal_lm: PreTrainedModel, quantizes: bool) -> Weights:
-    """Count the weights of a model (without data), with its adapters; `causal_lm` is the one inside."""
-    parameters = dict(model.named_parameters())
-    head_module = causal_lm.get_output_embeddings()
-    head = None if head_module is None else head_module.weight
-    names = tuple(getattr(causal_lm, "_no_split_modules", None) or ())
-    blocks = [module for module in causal_lm.modules() if type(module).__name__ in names]
-    in_blocks = [sum(value.numel() for value in block.parameters()) for block in blocks]
-    linear = {
-        value
-        for module in model.modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        for value in module.parameters(recurse=False)
-        if value is not head and value.dim() == 2
-    }
-    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    frozen = [value.numel() for value in linear if not value.requires_grad]
-    total = sum(value.numel() for value in parameters.values())
-    return Weights(
-        total=total,
-        trained=sum(value.numel() for value in parameters.values() if value.requires_grad),
-        adapters=sum(value.numel() for name, value in parameters.items() if any(part in name for part in ADAPTERS)),
-        quantized=sum(frozen) if quantizes else 0,
-        head=0 if head is None else head.numel(),
-        head_is_trained=head is not None and head.requires_grad,
-        largest_block=max(in_blocks, default=0),
-        outside=total - sum(in_blocks),
-        embedded=sum(value.numel() for value in embeddings if value.requires_grad),
-        factored=sum(_rows_and_columns(value) for value in parameters.values() if value.requires_grad),
-        linear=sum(value.numel() for value in linear if value.requires_grad),
-        largest_linear=max((value.numel() for value in linear), default=0),
-    )
-
-
-def _rows_and_columns(weight: Tensor) -> int:
-    if weight.dim() < 2:
-        return weight.numel()
-    return weight.numel() // weight.shape[-1] + weight.numel() // weight.shape[-2]
-
-
-def optimizer_state(config: TrainConfig, weights: Weights) -> float:
-    """Bytes of an optimizer's state of all trained weights.
-
-    Source: Shazeer & Stern (2018) for Adafactor, which keeps no moment of the gradient here; Dettmers et al. (2022)
-    for 8 bits, with embeddings in 32.
-    """
-    name = config.optim
-    if name == "adafactor":
-        return 4.0 * weights.factored
-    per_weight = STATE_BYTES.get(name, 8.0)
-    if name in ("sgd", "rmsprop"):
-        per_weight += 4 * _more_averages((config.trainer_arguments or {}).get("optim_args"))
-    if name in STATE_BYTES and "8bit" in name and name != "adamw_torch_8bit":  # bitsandbytes'
-        return per_weight * (weights.trained - weights.embedded) + 4 * per_weight * weights.embedded
-    return per_weight * weights.trained
-
-
-def _more_averages(arguments: Any) -> int:
-    """How many averages per weight PyTorch's SGD or RMSprop has besides its own, by transformers' `optim_args`."""
-    given = dict(pair.partition("=")[::2] for pair in str(arguments or "").replace(" ", "").split(","))
-    return (given.get("momentum", "0").strip("0.") != "") + (given.get("centered", "").lower() in ("true", "1", "yes"))
 
 
 def device_memory(
@@ -193,7 +87,7 @@ def device_memory(
         config: the settings.
         weights: numbers of weights.
         sharding: how they are divided.
-        traced: what a forward and a backward hold beside them.
+        traced: what a forward and a backward pass hold in addition.
         width: of the hidden states.
         vocabulary: of the model.
         device: "cuda" or "cpu": the chunks of the fused loss differ.

@@ -97,7 +97,7 @@ def measure_misalignment(
     detach: Detach = "none",
     special: int = 0,
 ) -> Misalignment:
-    """The same values as `misalignment_loss`, without gradients and with little memory beside the logits [B, T, V].
+    """The same values as `misalignment_loss`, without gradients and with little memory besides the logits [B, T, V].
 
     `detach` says where gradients go, and so changes nothing here.
     """

@@ -24,7 +24,7 @@ from longshort.training.regularizer import misalignment_loss
 
 @dataclass(frozen=True)
 class Trace:
-    """Bytes beside the weights, and beside the gradients where those are kept from the pass before."""
+    """Bytes in addition to the weights, and to the gradients where those are kept from the pass before."""
 
     activations: int  # at the end of the backbone's forward, without the next
     cast_copies: int  # weights in the type of autocast, at that moment

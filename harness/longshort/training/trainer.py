@@ -29,7 +29,7 @@ from longshort.training.regularizer import measure_misalignment, misalignment_lo
 LOSSES = ("loss", "L_train", "misalign", "entropy", "jeffreys")  # nats; the last three with two windows
 GRAD_NORMS = ("grad_norm", "grad_norm_frequencies")  # before clipping; the second with CLEX, else the first is of all
 LOG_COLUMNS = ("step", *LOSSES, *GRAD_NORMS, "lr", "tokens_per_second")
-MODEL_INPUTS = ("clex_t", "clex_positions")  # of a batch, beside the tokens, where the model takes them
+MODEL_INPUTS = ("clex_t", "clex_positions")  # of a batch, besides the tokens, where the model takes them
 ADAPTERS = "trained.safetensors"
 
 
@@ -215,7 +215,7 @@ class LongShortTrainer(Trainer):
             )
 
     # With adapters only what is trained is kept for resuming: PEFT's own files hold the adapters alone, not the
-    # weights that are trained beside them, and a 4-bit base need not be written again.
+    # weights that are trained next to them, and a 4-bit base need not be written again.
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.config.rank_of_adapters:

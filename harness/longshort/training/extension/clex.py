@@ -1,4 +1,4 @@
-"""What CLEX needs beside its model: positions to train at, and an export of one scale to stock LongRoPE."""
+"""What CLEX needs besides its model: positions to train at, and an export of one scale to stock LongRoPE."""
 
 from __future__ import annotations
 
