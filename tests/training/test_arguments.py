@@ -140,3 +140,20 @@ def test_the_clipped_and_the_unclipped_run_differ(folder, tmp_path):
     clipped, _ = by_hand(folder, config, None, torch.optim.SGD, 0.01)
     free, _ = by_hand(folder, config, None, torch.optim.SGD, float("inf"))
     assert max((clipped[key] - free[key]).abs().max() for key in free) > 1e-4
+
+
+def test_a_deepspeed_file_of_accelerate_is_given_to_longshort(tmp_path, monkeypatch):
+    """accelerate passes it on as it is: what it lacks, such as clipping, would have DeepSpeed's default."""
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", "zero.json")
+    with user_error("setting", "--deepspeed zero.json", field="deepspeed"):
+        arguments(tmp_path)
+
+
+def test_without_a_compiler_nothing_is_loaded(tmp_path, monkeypatch):
+    def fails(function):
+        raise RuntimeError("no C++ compiler\nmore")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with user_error("dependency", "no C++ compiler", "--torch-compile", field="torch_compile"):
+        arguments(tmp_path, torch_compile=True)

@@ -142,6 +142,7 @@ def test_without_a_preset_the_defaults_stand():
         (["--preset", "tiny", "--betas", "0.9"], "betas", "0.9"),
         (["--preset", "tiny", "--betas", "0.9,0.95,0.99"], "betas", "0.99"),
         (["--preset", "tiny", "--betas", "0.9,x"], "betas", "x"),
+        (["--preset", "tiny", "--betas", "0.9,0.95", "--optim", "sgd"], "betas", "sgd"),
         (["--preset", "tiny", "--train-embeddings-and-norms"], "train_embeddings_and_norms", "--lora-rank"),
         (["--preset", "tiny", "--max-grad-norm", "-1"], "max_grad_norm", "-1.0"),
         (["--preset", "tiny", "--extension", "yarn", "--factor", "1"], "factor", "1.0"),

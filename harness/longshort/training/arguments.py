@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from pydantic import TypeAdapter, ValidationError
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import is_tensorboard_available, is_trackio_available, is_wandb_available
@@ -15,6 +18,7 @@ from transformers.training_args import OptimizerNames
 
 from longshort.errors import UserError
 from longshort.training.attention import check_attention
+from longshort.training.compiling import check_compiler
 from longshort.training.config import TrainConfig
 from longshort.training.deepspeed import check_deepspeed, gradient_accumulation_steps
 
@@ -130,6 +134,9 @@ def training_arguments(config: TrainConfig, folder: Path, progress: bool) -> Tra
     """
     _check_loggers(config)
     check_attention(config)
+    if config.torch_compile:
+        check_compiler()
+    _check_launcher(os.environ)
     further = _further_arguments(config)
     if config.deepspeed is not None:
         further |= {
@@ -183,6 +190,18 @@ def training_arguments(config: TrainConfig, folder: Path, progress: bool) -> Tra
         )
     arguments.gradient_accumulation_steps = config.global_batch_size // at_once
     return arguments
+
+
+def _check_launcher(environment: Mapping[str, str]) -> None:
+    """Refuse a DeepSpeed file that accelerate was given: what it lacks would have DeepSpeed's defaults."""
+    file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and file != "none":
+        raise UserError(
+            f"accelerate was given the DeepSpeed configuration {file}, which is not compared with the settings there. "
+            f"Give it as --deepspeed {file}, and launch without --use_deepspeed.",
+            "setting",
+            "deepspeed",
+        )
 
 
 def _check_scheduler(config: TrainConfig, arguments: TrainingArguments) -> None:

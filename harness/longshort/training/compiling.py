@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from longshort.errors import UserError
+
+
+def check_compiler() -> None:
+    """Compile a function of one line, before anything is loaded.
+
+    Raises:
+        UserError: it fails here, for want of a C++ compiler or of Triton for example.
+    """
+    try:
+        torch.compile(torch.cos)(torch.zeros(2))
+    except Exception as error:  # each backend raises its own
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"torch_compile does not work here: {reason} Install what is missing, or omit --torch-compile.",
+            "dependency",
+            "torch_compile",
+        ) from error
 
 
 def compile_layers(model: PreTrainedModel) -> None:

@@ -23,6 +23,7 @@ SavedPrecision = Literal["float32", "bfloat16", "float16"]
 LOGGERS = ("tensorboard", "wandb", "trackio")
 TERMS = ("sce", "entropy", "jeffreys")  # of an evaluation on held-out text, next to perplexities
 
+BETAS = (0.9, 0.999)
 NOT_NEGATIVE = (
     *("alpha", "learning_rate", "weight_decay", "max_grad_norm", "seed", "warmup", "lora_rank", "resume_every"),
     "eval_every",
@@ -110,7 +111,7 @@ class TrainConfig:
     weight_decay: Annotated[float, "Weight decay of the optimizer."] = 0.0
     betas: Annotated[
         tuple[float, float], "Decay rates of AdamW's averages of the gradient and of its square, such as 0.9,0.95."
-    ] = (0.9, 0.999)
+    ] = BETAS
     max_grad_norm: Annotated[float, "Norm to which gradients are clipped; 0 disables clipping."] = 1.0
     seed: Annotated[int, "Seed for initialization, the order of sequences and offsets."] = 0
     dtype: Annotated[Precision, "Precision of forward and backward; weights stay in float32."] = "float32"
@@ -165,6 +166,8 @@ class TrainConfig:
         self._check("lora_dropout", lambda value: 0 <= value < 1, "0 or more, and below 1")
         are_betas = "two numbers, each 0 or more and below 1"
         self._check("betas", lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas), are_betas)
+        if self.betas != BETAS and not any(name in self.optim for name in ("adamw", "ademamix", "lion")):
+            raise _wrong("betas", f"betas have no effect with optim '{self.optim}'. Leave them at 0.9,0.999.")
         self._check_steps()
         self._check_windows()
         self._check_attention()
