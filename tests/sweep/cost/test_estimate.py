@@ -67,6 +67,7 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     [
         ({}, {}, (PERPLEXITY,), 0),
         ({}, {"seed": 3}, (MISALIGNMENT,), 0),
+        ({}, {"seed": 3, "draws": 3}, (MISALIGNMENT,), 0),  # an offset that is drawn twice is read once
         ({}, {"limit": 2, "batch_size": 2, "tail_tokens": 4}, (PERPLEXITY, MISALIGNMENT), 0),
         ({"bos": True}, {"limit": 0.5}, (PERPLEXITY, MISALIGNMENT), 0),
         ({}, {"lengths": (32,)}, (PERPLEXITY, MISALIGNMENT), 0),
