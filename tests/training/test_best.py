@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from longshort.training import TrainConfig, run, train
+from longshort.training import TrainConfig, run, train, windows
 from longshort.training.best import best_step, remove_surpassed
 from tests.errors import user_error
 from tests.training.test_resume import assert_same_weights, folder, log, settings, stop_after
@@ -43,7 +43,6 @@ def test_the_best_step_is_saved_with_all_logs(folder, evaluated):
     assert record["best"] == {"value": "ppl@8", "step": 4}
     assert record["evaluation"]["ppl@8"] == 3.0
     assert record["config"]["keep_best"] == "ppl@8"
-    assert record["corpus"] == json.loads((expected / "longshort.json").read_text())["corpus"]  # what was read by then
     assert record["final"]["loss"] == pytest.approx(sum(float(row["loss"]) for row in log(output)[:4]) / 4)
     assert [row["step"] for row in log(output)] == ["1", "2", "3", "4", "5", "6"]
     rows = list(csv.DictReader((output / "evaluation_log.csv").open()))
@@ -54,6 +53,10 @@ def test_the_best_step_is_saved_with_all_logs(folder, evaluated):
 
 def test_an_interrupted_run_keeps_the_same_best(folder, evaluated, monkeypatch):
     changes, calls = evaluated
+    # More documents than are read at once, each as long as a sequence.
+    monkeypatch.setattr(windows, "BUFFER_SEQUENCES", 1)
+    texts = [f"{index:03} {'abcdefghij' * 3}"[:26] for index in range(60)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     config = TrainConfig(output=str(folder / "run"), keep_best="sce", **changes)  # which is lowest at step 1
     with monkeypatch.context() as patch:
         stop_after(patch, 9)  # in step 5, after the save at step 4
@@ -63,8 +66,10 @@ def test_an_interrupted_run_keeps_the_same_best(folder, evaluated, monkeypatch):
     calls["next step"] = 5
     output = train(config, progress=False)
     assert json.loads((output / "longshort.json").read_text())["best"] == {"value": "sce", "step": 1}
-    one = TrainConfig(output=str(folder / "one"), **changes | {"steps": 1, "eval_every": 0})
-    assert_same_weights(train(one, progress=False), output)
+    one = train(TrainConfig(output=str(folder / "one"), **changes | {"steps": 1, "eval_every": 0}), progress=False)
+    assert_same_weights(one, output)
+    read = [json.loads((place / "longshort.json").read_text())["corpus"] for place in (one, output)]
+    assert read[0] == read[1]  # what was read by then
 
 
 def test_the_lowest_value_and_the_first_of_equals():

@@ -143,7 +143,7 @@ def test_main_memory_of_a_run_on_the_cpu():
 
 def test_disk():
     run = cost(sharding=sharding_of(FSDP))
-    facts = (f"{run.disk.peak / GIB:,.1f}", "50.0", "--save-at", "--resume-every")
+    facts = (f"{run.disk.peak / GIB:,.1f}", "50.0", "--save-at", "--resume-every", f"for {run.config.output}")
     with user_error("unwritable", *facts, field="output"):
         check_fit(run, replace(A100, disk=50 * GIB))
     best = cost(sharding=sharding_of(FSDP), eval_every=10, keep_best="loss")

@@ -5,6 +5,7 @@ import json
 import pytest
 from huggingface_hub import constants
 
+from longshort.errors import UserError
 from longshort.training import TrainConfig, train
 from tests.errors import user_error
 from tests.hub import Hub
@@ -56,6 +57,7 @@ def test_the_finished_checkpoint_is_in_the_repository(hub, folder, public):
         ("stolen", "me/long", "hub"),
         ("mine", "other/long", "hub"),
         ("mine", "a/b/c", "setting"),
+        ("", "a/b/c", "setting"),
     ],
 )
 def test_without_write_access_nothing_is_trained(hub, folder, monkeypatch, token, name, kind):
@@ -65,6 +67,12 @@ def test_without_write_access_nothing_is_trained(hub, folder, monkeypatch, token
     with user_error(kind, f"'{name}'", field="push_to_hub"):
         run(folder, push_to_hub=name)
     assert set(folder.iterdir()) == before
+    assert ("models", "me/long") not in hub.repositories
+
+
+def test_no_repository_is_left_by_a_run_that_cannot_start(hub, folder):
+    with pytest.raises(UserError):
+        run(folder, push_to_hub="me/long", base=str(folder / "missing"), model_config=None)
     assert ("models", "me/long") not in hub.repositories
 
 
