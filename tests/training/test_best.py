@@ -68,8 +68,8 @@ def test_an_interrupted_run_keeps_the_same_best(folder, evaluated, monkeypatch):
     assert json.loads((output / "longshort.json").read_text())["best"] == {"value": "sce", "step": 1}
     one = train(TrainConfig(output=str(folder / "one"), **changes | {"steps": 1, "eval_every": 0}), progress=False)
     assert_same_weights(one, output)
-    read = [json.loads((place / "longshort.json").read_text())["corpus"] for place in (one, output)]
-    assert read[0] == read[1]  # what was read by then
+    read = [json.loads((place / "longshort.json").read_text())["corpus"]["documents"] for place in (one, output)]
+    assert read[0] <= read[1] <= read[0] + 2  # what was read by then, and the batch that was fetched ahead
 
 
 def test_the_lowest_value_and_the_first_of_equals():
