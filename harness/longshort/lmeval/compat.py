@@ -44,7 +44,7 @@ Statistic = Callable[[Sequence[float]], float]
 @cache
 def install() -> None:
     """Let lm-eval run longshort's tasks; once per process."""
-    _add_request_types()
+    _add_request_type()
     _add_stderr_of_perplexity()
     _let_processes_lack_metrics()
     _share_generation()
@@ -53,14 +53,13 @@ def install() -> None:
     one_line_for_user_errors()  # the stock lm_eval command lets exceptions through to the interpreter
 
 
-def _add_request_types() -> None:
-    """Let every lm-eval model answer the two request types of longshort, or say why it cannot.
+def _add_request_type() -> None:
+    """Let every lm-eval model answer the request type of longshort, or say why it cannot.
 
     Versions: lm-eval 0.4.13.
     Why: lm-eval calls the method of a model that is named like the request type; it has no registry of request types.
     """
-    setattr(LM, requests.PERPLEXITY, requests.answer_perplexity)
-    setattr(LM, requests.MISALIGNMENT, requests.answer_misalignment)
+    setattr(LM, requests.REQUEST, requests.answer)
 
 
 def _add_stderr_of_perplexity() -> None:

@@ -1,4 +1,4 @@
-"""Per-document values of every metric, from a model and encoded documents.
+"""Per-document values of every metric, from what its windows say of its tokens.
 
 A value that cannot be measured is skipped and its reason recorded; no other value takes its place.
 """
@@ -6,24 +6,24 @@ A value that cannot be measured is skipped and its reason recorded; no other val
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations, combinations_with_replacement
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from longshort.errors import Kind
 from longshort.lmeval.documents import EncodedDocument
-from longshort.scoring import score_prefix, score_suffixes
-from longshort.scoring.positions import depends_on_length
+from longshort.lmeval.token_values import WindowValues
+from longshort.scoring.compare import Comparison
+from longshort.scoring.windows import ShorterScores
 
 SINGLE_PASS = "single pass"
 PASS_PER_LENGTH = "one pass per length"
 
 PREFIX_METRICS = ("ppl", "bpb")
-TAIL_METRICS = ("ppl_tail", "bpb_tail")
+TAIL_METRICS = ("ppl_tail", "bpb_tail", "accuracy_tail")
 MATRIX_METRICS = ("sce_between", "jeffreys_between")
 PAIR_METRICS = ("sce", "entropy", "jeffreys", "js", "agreement", "sce_last", "sce_overlap")
 
@@ -44,7 +44,7 @@ OVERFLOW = Gap("error", "NLL too great for a perplexity")
 
 @dataclass
 class Measured:
-    """The values of one document."""
+    """The values of one document, of all tasks that read it."""
 
     # metric, as `ppl@4096`, to value. Perplexities are mean log-likelihoods (nats per token, not yet exponentiated), as
     # lm-eval's `perplexity` aggregation takes them.
@@ -52,6 +52,8 @@ class Measured:
     gaps: dict[str, Gap] = field(default_factory=dict)  # metric to the reason why it has no value
     passes: str | None = None  # how prefixes were read, if any were
     second_lengths: dict[int, list[int]] = field(default_factory=dict)  # length L to the drawn lengths L - e
+    batch_size: int = 1  # documents that were read together
+    windows: list[WindowValues] = field(default_factory=list)  # per-token values, where they are kept
 
     def __str__(self) -> str:  # what lm-eval logs as the response; the values are logged as metrics
         reasons = {metric: gap.reason for metric, gap in self.gaps.items()}
@@ -64,90 +66,65 @@ class Measured:
         else:
             self.gaps[metric] = gap
 
+    def only(self, metrics: Collection[str]) -> Measured:
+        """Return it with the values of some metrics alone, named without their lengths."""
+        own = {name for name in (*self.values, *self.gaps) if name.partition("@")[0] in metrics}
+        return replace(
+            self,
+            values={name: value for name, value in self.values.items() if name in own},
+            gaps={name: gap for name, gap in self.gaps.items() if name in own},
+        )
+
     def skip(self, names: Sequence[str], length: int, gap: Gap) -> None:
         """Record that metrics of one length have no value."""
         self.gaps |= {f"{name}@{length}": gap for name in names}
 
 
-def measure_prefixes(
-    model: nn.Module,
-    documents: Sequence[EncodedDocument],
-    lengths: Sequence[int],
-    special_tokens: list[int],
-    passes: str | None,
-) -> list[Measured]:
-    """Measure `ppl@L` and `bpb@L` of each document: its first L tokens, as lm-eval's rolling NLL without windows.
+def add_prefixes(
+    result: Measured, document: EncodedDocument, nll: Tensor, lengths: Sequence[int], num_special: int
+) -> None:
+    """Add `ppl@L` and `bpb@L`: the first L tokens, as lm-eval's rolling NLL without windows.
 
     Args:
-        documents: B documents with equally many tokens, at least `max(lengths)` including the special tokens.
-        lengths: ascending.
-        special_tokens: ids that the tokenizer puts before a text; they count towards the length.
-        passes: SINGLE_PASS, PASS_PER_LENGTH, or None: probe the model on the first document.
+        document: whose text follows the special tokens.
+        nll: of the tokens after the first one, nats, [at least max(lengths) - 1].
+        num_special: special tokens, which are read, never scored, and count towards the lengths.
     """
-    longest = lengths[-1]
-    text = torch.stack([document.tokens[: longest - len(special_tokens)] for document in documents])  # [B, longest - S]
-    tokens = torch.cat([torch.tensor(special_tokens, dtype=text.dtype).expand(len(text), -1), text], dim=1)
-    nll = score_prefix(model, tokens).cpu()  # [B, longest - 1]
-    if passes is None:
-        dependent = depends_on_length(model, tokens[:1], lengths, nll[:1])
-        passes = PASS_PER_LENGTH if dependent else SINGLE_PASS
-    results = [Measured(passes=passes) for _ in documents]
-    first_target = max(1, len(special_tokens))  # special tokens are read, never scored
+    first = max(1, num_special)
     for length in lengths:
-        if passes == PASS_PER_LENGTH and length != longest:
-            scores = score_prefix(model, tokens[:, :length]).cpu()
-        else:
-            scores = nll
-        targets = scores[:, first_target - 1 : length - 1].double()  # [B, length - first_target]
-        for result, document, row in zip(results, documents, targets, strict=True):
-            num_bytes = document.num_bytes(first_target - len(special_tokens), length - len(special_tokens))
-            _add_perplexity(result, PREFIX_METRICS, length, row, num_bytes)
-    return results
+        num_bytes = document.num_bytes(first - num_special, length - num_special)
+        _add_perplexity(result, PREFIX_METRICS, length, nll[first - 1 : length - 1].cpu().double(), num_bytes)
 
 
-def measure_tails(
-    model: nn.Module,
-    documents: Sequence[EncodedDocument],
-    lengths: Sequence[int],
-    num_tokens: int,
-    num_targets: int,
-    special_tokens: list[int],
-) -> list[Measured]:
-    """Measure `ppl_tail@L` and `bpb_tail@L`: the same fixed targets, the last of `num_tokens` tokens, at each L.
+def add_fixed_targets(result: Measured, num_bytes: float, found: Comparison, row: int, lengths: Sequence[int]) -> None:
+    """Add what contexts of all lengths say of the fixed targets, mean over these.
 
-    The same passes give the misalignment of any two of these contexts, mean over the targets: `sce_between@L1-L2`
-    and, as its excess over both entropies, `jeffreys_between@L1-L2`. `sce_between@L-L` is twice the entropy.
+    `ppl_tail@L`, `bpb_tail@L`, `accuracy_tail@L`, and the misalignment of any two contexts: `sce_between@L1-L2` and
+    `jeffreys_between@L1-L2`. `sce_between@L-L` is twice the entropy.
 
     Args:
-        documents: B documents with at least `num_tokens` tokens.
-        lengths: context lengths in tokens, ascending.
-        num_tokens: one more than the longest context.
-        num_targets: number of targets, below the shortest context.
-        special_tokens: ids that the tokenizer puts before a text; they count towards the length.
+        num_bytes: UTF-8 bytes of the targets' text.
+        found: the contexts in the order of `lengths`, and their pairs in that of `combinations`.
+        row: of the document in the batch.
+        lengths: M context lengths in tokens, ascending.
     """
-    tokens = torch.stack([document.tokens[:num_tokens] for document in documents])  # [B, num_tokens]
-    scores = score_suffixes(model, tokens, lengths, num_targets, special_tokens=special_tokens)
-    results = [Measured() for _ in documents]
     for index, length in enumerate(lengths):
-        for row, (result, document) in enumerate(zip(results, documents, strict=True)):
-            num_bytes = document.num_bytes(num_tokens - num_targets, num_tokens)
-            _add_perplexity(result, TAIL_METRICS, length, scores.nll[row, index].cpu().double(), num_bytes)
-    cross_entropy = scores.cross_entropy.cpu().double().mean(-1)  # [B, M, M]
-    entropy = cross_entropy.diagonal(dim1=1, dim2=2)  # [B, M]
-    sce = cross_entropy + cross_entropy.mT
-    matrices = (sce, sce - entropy[:, :, None] - entropy[:, None, :])
-    for name, matrix in zip(MATRIX_METRICS, matrices, strict=True):
-        for metric, first, second in between(name, lengths):
-            column = matrix[:, lengths.index(first), lengths.index(second)]  # [B]
-            for result, value in zip(results, column.tolist(), strict=True):
-                result.add(metric, value)
-    return results
+        _add_perplexity(result, TAIL_METRICS, length, found.nll[row, index].cpu().double(), num_bytes)
+        result.add(f"accuracy_tail@{length}", float(found.is_top[row, index].double().mean()))
+    entropy = found.entropy[row].double().mean(-1).tolist()  # [M]
+    pairs = combinations(range(len(lengths)), 2)
+    jeffreys = dict(zip(pairs, found.jeffreys[row].double().mean(-1).tolist(), strict=True))
+    for i, j in combinations_with_replacement(range(len(lengths)), 2):
+        between = f"{lengths[i]}-{lengths[j]}"
+        result.add(f"sce_between@{between}", entropy[i] + entropy[j] + jeffreys.get((i, j), 0.0))
+        if i != j:
+            result.add(f"jeffreys_between@{between}", jeffreys[i, j])
 
 
-def measure_pairs(
-    model: nn.Module, tokens: Tensor, length: int, seconds: Sequence[int], special_tokens: list[int]
-) -> Measured:
-    """Measure the misalignment at one length: contexts of `length` and of each of `seconds` tokens, with the same end.
+def add_pairs(
+    result: Measured, length: int, seconds: Sequence[int], entropy: Tensor, shorter: Mapping[int, ShorterScores]
+) -> None:
+    """Add the misalignment at one length: contexts of `length` and of each of `seconds` tokens, with the same end.
 
     Which positions are averaged (index j of a shorter context: it has j + 1 tokens there, the longer context
     j + 1 + length - second): `sce_overlap` all that both share; `sce_last` the last one, where the longer context has
@@ -155,34 +132,29 @@ def measure_pairs(
     `seconds`; with those of `draw_offsets` the expectation of the in-range ones is over all pairs of context lengths.
 
     Args:
-        tokens: one document, [N]; all contexts end just before its last token.
         length: the longer context, in tokens.
-        seconds: the shorter contexts, in tokens: the length minus an offset. One that is repeated is read once.
-        special_tokens: ids that the tokenizer puts before a text; they count towards the length.
+        seconds: the shorter contexts, in tokens: the length minus an offset.
+        entropy: of the longer context, [K].
+        shorter: by context length, one document's scores, [1, K'] each.
 
     Source: Du et al., ICML 2025, define the last position; the other two choices of positions are ours.
     """
-    by_second = {second: _pair(model, tokens, length, second, special_tokens) for second in dict.fromkeys(seconds)}
-    result = Measured(second_lengths={length: list(seconds)})
+    by_second = {second: _pair(length, second, entropy, scores) for second, scores in shorter.items()}
+    result.second_lengths[length] = list(seconds)
     for name in PAIR_METRICS:
         result.add(f"{name}@{length}", sum(by_second[second][name] for second in seconds) / len(seconds))
-    return result
 
 
-def _pair(model: nn.Module, tokens: Tensor, length: int, second: int, special_tokens: list[int]) -> dict[str, float]:
-    shared = second - len(special_tokens)  # at earlier positions the two contexts end in different tokens
+def _pair(length: int, second: int, entropy: Tensor, scores: ShorterScores) -> dict[str, float]:
     in_range = second - math.ceil(length / 2) + 1
-    scores = score_suffixes(
-        model, tokens[None], [length, second], shared, special_tokens=special_tokens, pairs=[(0, 1)]
-    )
-    sce = (scores.cross_entropy[0, 0, 1] + scores.cross_entropy[0, 1, 0]).cpu().double()  # [K]
+    num_shared = scores.entropy.shape[1]
     by_position = {
-        "sce": sce,
-        "entropy": scores.entropy[0].sum(0).cpu().double(),
-        "jeffreys": scores.jeffreys[0, 0].cpu().double(),
-        "js": scores.js[0, 0].cpu().double(),
-        "agreement": scores.agreement[0, 0].cpu().double(),
-    }
+        "entropy": entropy[-num_shared:].cpu().double() + scores.entropy[0].cpu().double(),
+        "jeffreys": scores.jeffreys[0].cpu().double(),
+        "js": scores.js[0].cpu().double(),
+        "agreement": scores.agreement[0].cpu().double(),
+    }  # [K'] each
+    sce = by_position["sce"] = by_position["entropy"] + by_position["jeffreys"]
     values = {name: float(values[-in_range:].mean()) for name, values in by_position.items()}
     return values | {"sce_last": float(sce[-1]), "sce_overlap": float(sce.mean())}
 
@@ -193,16 +165,7 @@ def between(name: str, lengths: Sequence[int]) -> list[tuple[str, int, int]]:
     return [(f"{name}@{first}-{second}", first, second) for first, second in pairs]
 
 
-def merge(parts: Sequence[Measured]) -> Measured:
-    """Combine several measurements of one document."""
-    whole: dict[str, Any] = {"values": {}, "gaps": {}, "second_lengths": {}}
-    for part in parts:
-        for name, entries in whole.items():
-            entries |= getattr(part, name)
-    return Measured(**whole, passes=next((part.passes for part in parts if part.passes), None))
-
-
-def _add_perplexity(result: Measured, names: tuple[str, str], length: int, nll: Tensor, num_bytes: float) -> None:
+def _add_perplexity(result: Measured, names: Sequence[str], length: int, nll: Tensor, num_bytes: float) -> None:
     mean = float(nll.mean())
     gap = OVERFLOW if mean > MAX_NLL else NON_FINITE
     result.add(f"{names[0]}@{length}", -mean if mean <= MAX_NLL else math.nan, gap)

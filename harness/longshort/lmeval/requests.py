@@ -1,21 +1,21 @@
-"""The two request types that longshort adds to lm-eval's models.
+"""The request type that longshort adds to lm-eval's models: to read the windows of a document.
 
-lm-eval calls the method of a model that is named like the request type; `compat.install` adds these two to its
-models. Those of the ``hf`` backend answer them, others raise an error that says so.
+lm-eval collects the requests of all tasks of a run by type, and answers each type with one call of the model's method
+of that name, which `compat.install` adds. So tasks that need the same windows share them. Models of the ``hf`` backend
+answer; others raise an error that says so.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 from torch import nn
 from tqdm import tqdm
 
@@ -31,6 +31,7 @@ from longshort.lmeval.model_checks import (
     require_weights_as_trained,
 )
 from longshort.lmeval.parallel import share
+from longshort.lmeval.reading import Wanted, measure_documents
 from longshort.scoring.causality import causal_length
 from longshort.scoring.offsets import draw_offsets
 from longshort.scoring.positions import addressable_length
@@ -38,8 +39,13 @@ from longshort.settings import EvalSettings
 
 logger = logging.getLogger(__name__)
 
+REQUEST = "longshort_windows"
 PERPLEXITY = "longshort_perplexity"
 MISALIGNMENT = "longshort_misalignment"
+METRICS = {
+    PERPLEXITY: measure.PREFIX_METRICS + measure.TAIL_METRICS + measure.MATRIX_METRICS,
+    MISALIGNMENT: measure.PAIR_METRICS,
+}  # by task; the matrices have no gaps of their own
 
 AUTO_BATCH_TOKENS = 16_384  # with --batch_size auto: as many documents per forward as make this many tokens
 
@@ -51,9 +57,18 @@ class Job:
     document: Document
     index: int
     settings: EvalSettings
+    task: str  # whose metrics are wanted
 
     def __str__(self) -> str:
         return f"{self.document.name} at lengths {list(self.settings.lengths)}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One document to read, for all tasks that want it."""
+
+    job: Job
+    tasks: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -74,55 +89,60 @@ class Backend:
         return [length for length in lengths if all(length <= limit for limit in self.limits)]
 
 
-def answer_perplexity(lm: LM, requests: list[Instance]) -> list[Measured]:
-    """Answer `longshort_perplexity` requests: prefixes and tails at every length."""
-    return _answer(lm, requests, PERPLEXITY, _perplexity)
-
-
-def answer_misalignment(lm: LM, requests: list[Instance]) -> list[Measured]:
-    """Answer `longshort_misalignment` requests: pairs of contexts at every length."""
-    return _answer(lm, requests, MISALIGNMENT, _misalignment)
-
-
-Measure = Callable[[Backend, list[Job], list[EncodedDocument]], list[Measured]]
-
 # How a model's prefixes are read, decided by a probe on the first, longest document, and the lengths it was tried on.
 _passes: WeakKeyDictionary[nn.Module, tuple[str, int, int]] = WeakKeyDictionary()
 
 
-def _answer(lm: Any, requests: list[Instance], request_type: str, measure_documents: Measure) -> list[Measured]:
-    """Measure every request's document; in data parallel each process measures a share and gets all answers."""
-    backend = _backend(lm, request_type)
+def answer(lm: Any, requests: list[Instance]) -> list[Measured]:
+    """Measure every request's document, once for all tasks; each request gets the metrics of its own task.
+
+    In data parallel each process measures a share of the documents and gets all answers.
+    """
     jobs: list[Job] = [request.arguments[1] for request in requests]
-    mine = list(range(lm.rank, len(jobs), lm.world_size))
-    answers: dict[int, Measured] = {}
+    tasks: dict[Job, set[str]] = defaultdict(set)
+    for job in jobs:
+        tasks[replace(job, task="")].add(job.task)
+    read = [Reading(job, frozenset(of_job)) for job, of_job in tasks.items()]
+    backend = _backend(lm, " and ".join(sorted({job.task for job in jobs})))
+    measured = dict(zip(tasks, _measure_all(backend, read), strict=True))
+    answers = [measured[replace(job, task="")].only(METRICS[job.task]) for job in jobs]
+    if lm.rank == 0:
+        for task in METRICS:
+            _warn_of_gaps(task, [pair for pair in zip(jobs, answers, strict=True) if pair[0].task == task])
+    return answers
+
+
+def _measure_all(backend: Backend, readings: list[Reading]) -> list[Measured]:
+    """Measure each document; in data parallel each process measures a share and gets all."""
+    lm = backend.lm
+    mine = list(range(lm.rank, len(readings), lm.world_size))
     encoded = {
-        index: encode(lm, jobs[index].document, jobs[index].settings.lengths[-1] + 1)
+        index: encode(lm, readings[index].job.document, readings[index].job.settings.lengths[-1] + 1)
         for index in tqdm(mine, desc="tokenizing", unit="document", disable=lm.rank != 0, leave=False)
     }
     require_embeddings(backend.model, encoded.values())
     # Documents of equal length share a forward; the longest go first, so that memory runs out early or never.
-    by_shape: dict[tuple[int, EvalSettings], list[int]] = defaultdict(list)
+    by_shape: dict[tuple[int, EvalSettings, frozenset[str]], list[int]] = defaultdict(list)
     for index in mine:
-        by_shape[len(encoded[index].tokens), jobs[index].settings].append(index)
+        reading = readings[index]
+        by_shape[len(encoded[index].tokens), reading.job.settings, reading.tasks].append(index)
     total = sum(len(encoded[index].tokens) for index in mine)
-    with tqdm(total=total, desc=request_type, unit="token", unit_scale=True, disable=lm.rank != 0) as progress:
-        for (num_tokens, _), indices in sorted(by_shape.items(), key=lambda item: -item[0][0]):
+    answers: dict[int, Measured] = {}
+    with tqdm(total=total, desc="reading documents", unit="token", unit_scale=True, disable=lm.rank != 0) as progress:
+        for (num_tokens, _, _), indices in sorted(by_shape.items(), key=lambda item: -item[0][0]):
             for batch in _batches(lm, indices, num_tokens):
-                pairs = [(jobs[index], encoded[index]) for index in batch]
-                answers |= zip(batch, _within_memory(backend, measure_documents, pairs), strict=True)
+                documents = [(readings[index], encoded[index]) for index in batch]
+                answers |= zip(batch, _within_memory(backend, documents), strict=True)
                 progress.update(num_tokens * len(batch))
     answers = share(lm, answers)
-    if lm.rank == 0:
-        _warn_of_gaps(request_type, jobs, answers)
-    return [answers[index] for index in range(len(jobs))]
+    return [answers[index] for index in range(len(readings))]
 
 
-def _backend(lm: Any, request_type: str) -> Backend:
+def _backend(lm: Any, tasks: str) -> Backend:
     model = getattr(lm, "model", None)
     if not isinstance(model, nn.Module):
         raise UserError(
-            f"the lm-eval backend {type(lm).__name__} cannot answer '{request_type}' requests: they need the "
+            f"the lm-eval backend {type(lm).__name__} cannot be used for {tasks}, which needs the "
             "next-token distributions of the model. Use --model hf.",
             "unsupported",
         )
@@ -139,47 +159,34 @@ def _backend(lm: Any, request_type: str) -> Backend:
     return Backend(lm, model, special_tokens(lm), limits)
 
 
-def _perplexity(backend: Backend, jobs: list[Job], documents: list[EncodedDocument]) -> list[Measured]:
-    """Measure documents of equal length and with equal settings."""
-    settings = jobs[0].settings
-    gaps = Measured()
-    lengths = backend.usable(settings.lengths, gaps, measure.PREFIX_METRICS + measure.TAIL_METRICS)
-    parts = [_prefixes(backend, documents, lengths, gaps), _tails(backend, settings, documents, lengths, gaps)]
-    return [measure.merge([gaps, *of_document]) for of_document in zip(*parts, strict=True)]
-
-
-def _prefixes(
-    backend: Backend, documents: list[EncodedDocument], lengths: Sequence[int], gaps: Measured
-) -> list[Measured]:
-    """Measure the prefixes of documents of equal length; lengths beyond it are recorded in `gaps`."""
-    num_tokens = len(documents[0].tokens) + len(backend.special_tokens)
-    for length in lengths:
-        if length > num_tokens:
-            gaps.skip(measure.PREFIX_METRICS, length, measure.TOO_SHORT)
-    readable = [length for length in lengths if length <= num_tokens]
-    if not readable:
-        return [Measured() for _ in documents]
-    known = _known_passes(backend.model, readable)
-    results = measure.measure_prefixes(backend.model, documents, readable, backend.special_tokens, known)
+def _measure(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocument]]) -> list[Measured]:
+    """Measure documents of equal length and with equal settings, of which the same is wanted."""
+    first = documents[0][0]
+    settings, gaps = first.job.settings, Measured()
+    names = [name for task in sorted(first.tasks) for name in METRICS[task]]
+    usable = backend.usable(settings.lengths, gaps, [name for name in names if name not in measure.MATRIX_METRICS])
+    seconds = [_seconds(reading.job, usable) for reading, _ in documents]
+    perplexity = PERPLEXITY in first.tasks
+    num_tokens = len(documents[0][1].tokens) + len(backend.special_tokens)
+    prefixes = [length for length in usable if length <= num_tokens]
+    known = _known_passes(backend.model, prefixes) if perplexity and prefixes else None
+    wanted = Wanted(settings, usable, perplexity, seconds if MISALIGNMENT in first.tasks else None, known)
+    encoded = [document for _, document in documents]
+    results = measure_documents(backend.model, encoded, backend.special_tokens, wanted)
     if known is None and results[0].passes:
-        _passes[backend.model] = results[0].passes, readable[0], readable[-1]
+        _passes[backend.model] = results[0].passes, prefixes[0], prefixes[-1]
+    for result in results:
+        result.gaps |= gaps.gaps
     return results
 
 
-def _tails(
-    backend: Backend, settings: EvalSettings, documents: list[EncodedDocument], lengths: Sequence[int], gaps: Measured
-) -> list[Measured]:
-    """Measure the fixed targets of documents of equal length, which follow the longest context."""
-    longest = settings.lengths[-1]
-    if len(documents[0].tokens) <= longest:
-        for length in lengths:
-            gaps.skip(measure.TAIL_METRICS, length, measure.TOO_SHORT)
-        return [Measured() for _ in documents]
-    if not lengths:
-        return [Measured() for _ in documents]
-    return measure.measure_tails(
-        backend.model, documents, lengths, longest + 1, settings.num_targets, backend.special_tokens
-    )
+def _seconds(job: Job, lengths: Sequence[int]) -> dict[int, list[int]]:
+    """The shorter contexts of one document by length."""
+    settings = job.settings
+    return {
+        length: [length - offset for offset in draw_offsets(settings.seed, job.index, length, settings.num_draws)]
+        for length in lengths
+    }
 
 
 def _known_passes(model: nn.Module, lengths: Sequence[int]) -> str | None:
@@ -188,22 +195,6 @@ def _known_passes(model: nn.Module, lengths: Sequence[int]) -> str | None:
         return measure.SINGLE_PASS
     passes, shortest, longest = _passes.get(model, (None, 0, 0))
     return passes if shortest <= lengths[0] and lengths[-1] <= longest else None
-
-
-def _misalignment(backend: Backend, jobs: list[Job], documents: list[EncodedDocument]) -> list[Measured]:
-    results = []
-    for job, document in zip(jobs, documents, strict=True):  # the offsets differ from document to document
-        settings, gaps = job.settings, Measured()
-        parts = [gaps]
-        for length in backend.usable(settings.lengths, gaps, measure.PAIR_METRICS):
-            if length >= len(document.tokens):
-                gaps.skip(measure.PAIR_METRICS, length, measure.TOO_SHORT)
-                continue
-            offsets = draw_offsets(settings.seed, job.index, length, settings.num_draws)
-            seconds = [length - offset for offset in offsets]
-            parts.append(measure.measure_pairs(backend.model, document.tokens, length, seconds, backend.special_tokens))
-        results.append(measure.merge(parts))
-    return results
 
 
 def _batches(lm: Any, indices: list[int], num_tokens: int) -> Iterator[list[int]]:
@@ -215,40 +206,38 @@ def _batches(lm: Any, indices: list[int], num_tokens: int) -> Iterator[list[int]
         yield indices[start : start + size]
 
 
-def _within_memory(
-    backend: Backend, measure_documents: Measure, pairs: list[tuple[Job, EncodedDocument]]
-) -> list[Measured]:
+def _within_memory(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocument]]) -> list[Measured]:
     """Measure a batch; where memory does not suffice, in halves."""
+    size = len(documents)
     try:
-        return measure_documents(backend, [job for job, _ in pairs], [document for _, document in pairs])
+        return _measure(backend, documents)
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
-        if len(pairs) == 1:
+        if size == 1:
             raise UserError(
-                f"out of memory at {len(pairs[0][1].tokens)} tokens and batch size 1. Use shorter lengths or a smaller "
-                "dtype, or spread the model over devices: --model_args parallelize=True.",
+                f"out of memory at {len(documents[0][1].tokens)} tokens and batch size 1. Use shorter lengths or a "
+                "smaller dtype, or spread the model over devices: --model_args parallelize=True.",
                 "out_of_memory",
             ) from error
     clear_device_cache()
-    middle = len(pairs) // 2
-    logger.warning("out of memory at batch size %d; continuing with %d", len(pairs), middle)
-    first, second = pairs[:middle], pairs[middle:]
-    return _within_memory(backend, measure_documents, first) + _within_memory(backend, measure_documents, second)
+    middle = size // 2
+    logger.warning("out of memory at batch size %d; continuing with %d", size, middle)
+    return _within_memory(backend, documents[:middle]) + _within_memory(backend, documents[middle:])
 
 
-def _warn_of_gaps(request_type: str, jobs: list[Job], answers: dict[int, Measured]) -> None:
+def _warn_of_gaps(task: str, answers: Sequence[tuple[Job, Measured]]) -> None:
     """Log one line per reason: which metrics were skipped, for how many documents and which."""
     by_reason: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # reason → metric → documents
-    for index, answer in sorted(answers.items()):
+    for job, answer in answers:
         for metric, gap in answer.gaps.items():
-            by_reason[gap.reason][metric].append(jobs[index].document.name)
+            by_reason[gap.reason][metric].append(job.document.name)
     for reason, metrics in by_reason.items():
         for names in sorted(set(map(tuple, metrics.values()))):
             skipped = [metric for metric, documents in metrics.items() if tuple(documents) == names]
             logger.warning(
                 "%s: skipped %s for %d of %d documents (%s): %s",
-                request_type,
+                task,
                 ", ".join(skipped),
                 len(names),
                 len(answers),

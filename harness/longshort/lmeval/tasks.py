@@ -34,8 +34,10 @@ def _read(spec: str, num_docs: int, max_length: int) -> tuple[Corpus, list[Docum
 class DocumentTask(LongShortTask):
     """A task that scores whole documents, through a request type of longshort's."""
 
-    METRICS: ClassVar[tuple[str, ...]] = ()
-    HIGHER_IS_BETTER = ("agreement",)
+    OUTPUT_TYPE = requests.REQUEST
+    TASK: ClassVar[str]  # its name in `requests.METRICS`
+    METRICS: ClassVar[tuple[str, ...]] = ()  # that it has at every length
+    HIGHER_IS_BETTER = ("agreement", "accuracy_tail")
 
     def __init__(self, config: dict[str, Any]) -> None:
         compat.install()  # the stock lm_eval command calls nothing else of longshort's
@@ -58,7 +60,7 @@ class DocumentTask(LongShortTask):
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **arguments: Any) -> Instance:
         """Request the measurements of one document."""
-        job = requests.Job(self.documents[doc["index"]], doc["index"], self.settings)
+        job = requests.Job(self.documents[doc["index"]], doc["index"], self.settings, self.TASK)
         return Instance(
             request_type=self.OUTPUT_TYPE,
             doc=doc,
@@ -112,7 +114,7 @@ class PerplexityTask(DocumentTask):
     Of the fixed targets also the misalignment between all lengths, which the same passes give.
     """
 
-    OUTPUT_TYPE = requests.PERPLEXITY
+    TASK = requests.PERPLEXITY
     METRICS = measure.PREFIX_METRICS + measure.TAIL_METRICS
 
     def metrics(self) -> list[str]:
@@ -124,5 +126,5 @@ class PerplexityTask(DocumentTask):
 class MisalignmentTask(DocumentTask):
     """`longshort_misalignment`: how the next-token distribution changes with the length of the context."""
 
-    OUTPUT_TYPE = requests.MISALIGNMENT
+    TASK = requests.MISALIGNMENT
     METRICS = measure.PAIR_METRICS

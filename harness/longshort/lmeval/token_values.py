@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+from longshort.scoring.compare import Comparison
+from longshort.scoring.windows import WindowScores
 
 Values = NDArray[np.float32]
 
@@ -25,16 +31,80 @@ class ShorterContext:
 class WindowValues:
     """One window of a document: tokens `start` to `start + length` of its special tokens and text.
 
-    The K tokens that are scored are the last ones up to the token that follows the window, whose index is
-    `start + length`. A window that starts at 0 is also a prefix; the last token of it belongs to no perplexity of
-    prefixes.
+    K tokens are scored, those of the indices `first` to `first + K`; special tokens never are. A window that starts
+    at 0 is also a prefix: `ppl@L` is over the tokens before index L of the shortest such window of at least L tokens.
+    The token that follows a window, of index `start + length`, is scored too unless the window was read for its prefix
+    alone.
     """
 
     start: int  # index of the first token that is read
     length: int  # tokens read
+    first: int  # index of the first token that is scored
     targets: NDArray[np.int64]  # ids of the scored tokens, [K]
     nll: Values  # nats, [K]
     entropy: Values  # of the next-token distribution, nats, [K]
     is_top: NDArray[np.bool_]  # whether the target is the most probable token, [K]
     shorter: tuple[ShorterContext, ...]  # of the misalignment, one for each draw
-    between: Values | None  # jeffreys with the window of each of the M lengths at the fixed targets, [M, num_targets]
+    # jeffreys with the windows of all M measured lengths, ascending, at the last scored tokens, which are the fixed
+    # targets, [M, num_targets]; None if the fixed targets are not measured.
+    between: Values | None
+
+
+def of_window(
+    scores: WindowScores,
+    row: int,
+    tokens: Tensor,
+    window: tuple[int, int],
+    first: int,
+    *,
+    num_special: int,
+    seconds: Sequence[int] = (),
+) -> WindowValues:
+    """Per-token values of one document's window.
+
+    Args:
+        scores: of the window, with `everywhere`.
+        row: of the document in `scores`.
+        tokens: its special tokens and text, [N].
+        window: start and length.
+        first: index of the token whose values come first in `scores`.
+        num_special: special tokens; where one is the target, nothing is kept.
+        seconds: lengths of the shorter contexts.
+    """
+    skipped = max(0, num_special - first)
+    nll, entropy, is_top = (values[row, skipped:].cpu().numpy() for values in (scores.nll, scores.entropy, scores.is_top))
+    shorter = tuple(
+        ShorterContext(second, *(getattr(other, each.name)[row].cpu().numpy() for each in fields(other)))
+        for second, other in zip(seconds, scores.shorter, strict=True)
+    )
+    first += skipped
+    targets = tokens[first : first + len(nll)].cpu().numpy()
+    return WindowValues(*window, first, targets, nll, entropy, is_top > 0, shorter, None)
+
+
+def with_fixed_targets(
+    windows: list[WindowValues], found: Comparison, row: int, tokens: Tensor, lengths: Sequence[int]
+) -> list[WindowValues]:
+    """Add `between` to the windows that end before the last token; a window without values gets those of `found`.
+
+    Args:
+        windows: of one document.
+        found: at the fixed targets: the contexts in the order of `lengths`, and their pairs in that of `combinations`.
+        row: of the document in `found`.
+        tokens: its special tokens and text, [N].
+        lengths: M lengths, ascending.
+    """
+    end, count = len(tokens) - 1, found.nll.shape[-1]
+    between = np.zeros((len(lengths), len(lengths), count), np.float32)  # [M, M, K]
+    for (i, j), jeffreys in zip(combinations(range(len(lengths)), 2), found.jeffreys[row].cpu().numpy(), strict=True):
+        between[i, j] = between[j, i] = jeffreys
+    known = {window.length: window for window in windows if window.start + window.length == end}
+    others = [window for window in windows if window.start + window.length != end]
+    for index, length in enumerate(lengths):
+        if length not in known:
+            nll, entropy, is_top = (values[row, index].cpu().numpy() for values in (found.nll, found.entropy, found.is_top))
+            targets = tokens[-count:].cpu().numpy()
+            window = WindowValues(end - length, length, end + 1 - count, targets, nll, entropy, is_top > 0, (), None)
+            known[length] = window
+        known[length] = replace(known[length], between=between[index])
+    return [*others, *known.values()]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from longshort.scoring.chunks import chunk_positions
 from longshort.scoring.forward import evaluating, input_device
-from longshort.scoring.lm_head import linear_into, lm_head_of
+from longshort.scoring.lm_head import LMHead, linear_into, lm_head_of
 
 # A block of logits that a CPU keeps in its cache; a GPU is faster with few, large products.
 VOCABULARY_BLOCK = {"cpu": 2048}
@@ -40,18 +40,36 @@ def score_prefix(model: nn.Module, tokens: Tensor, *, chunk_size: int | None = N
     with evaluating(model):
         # The last position predicts nothing here, but where positions depend on the length it counts.
         hidden_states = lm_head.hidden_states(tokens, keep=length)[:, :-1]  # [B, N-1, H]
-        block = VOCABULARY_BLOCK.get(hidden_states.device.type)
-        if lm_head.linear is not None and block:
-            rows = batch * chunk_size if chunk_size else STREAMED_ROWS
-            parts = zip(hidden_states.flatten(0, 1).split(rows), tokens[:, 1:].flatten().split(rows), strict=True)
-            return torch.cat([_streamed(lm_head.linear, *part, block) for part in parts]).view(batch, length - 1)
-        chunk_size = chunk_size or chunk_positions(batch * lm_head.copies, lm_head.vocab_size, hidden_states.device)
-        nll = torch.empty(batch, length - 1, device=hidden_states.device)
-        for start in range(0, length - 1, chunk_size):
-            logits = lm_head.logits(hidden_states[:, start : start + chunk_size])  # [B, C, V]
-            targets = tokens[:, start + 1 : start + 1 + logits.shape[1]].to(logits.device)
-            nll[:, start : start + chunk_size] = _negative_log_likelihood(logits, targets)
-            del logits
+        return nll_of_states(lm_head, hidden_states, tokens[:, 1:], chunk_size=chunk_size)
+
+
+def nll_of_states(
+    lm_head: LMHead, hidden_states: Tensor, targets: Tensor, *, chunk_size: int | None = None
+) -> Tensor:
+    """Negative log-likelihood of the tokens that follow K positions, never holding logits [K × V].
+
+    Args:
+        lm_head: of a model in evaluation mode.
+        hidden_states: of the K positions, [B, K, H].
+        targets: the tokens that follow them, [B, K].
+        chunk_size: as in `score_prefix`.
+
+    Returns:
+        nll, [B, K], nats, float32.
+    """
+    batch, num_positions, _ = hidden_states.shape
+    block = VOCABULARY_BLOCK.get(hidden_states.device.type)
+    if lm_head.linear is not None and block:
+        rows = batch * chunk_size if chunk_size else STREAMED_ROWS
+        parts = zip(hidden_states.flatten(0, 1).split(rows), targets.flatten().split(rows), strict=True)
+        return torch.cat([_streamed(lm_head.linear, *part, block) for part in parts]).view(batch, num_positions)
+    chunk_size = chunk_size or chunk_positions(batch * lm_head.copies, lm_head.vocab_size, hidden_states.device)
+    nll = torch.empty(batch, num_positions, device=hidden_states.device)
+    for start in range(0, num_positions, chunk_size):
+        logits = lm_head.logits(hidden_states[:, start : start + chunk_size])  # [B, C, V]
+        chunk = targets[:, start : start + logits.shape[1]].to(logits.device)  # [B, C]
+        nll[:, start : start + chunk_size] = _negative_log_likelihood(logits, chunk)
+        del logits
     return nll
 
 
