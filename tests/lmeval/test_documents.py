@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, ByT5Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from longshort.corpora import Document
 from longshort.lmeval import documents
-from longshort.lmeval.documents import _decoded_bytes, encode, special_tokens
+from longshort.lmeval.documents import _decoded_bytes, encode, pieces, special_tokens
 from longshort.testing import save_checkpoint, tiny_tokenizer
 from longshort.training.byte_tokenizer import byte_tokenizer
 from tests.errors import user_error
@@ -184,3 +185,53 @@ def test_bos_is_read_where_no_letter_has_a_token(tmp_path: Path) -> None:
     for length in (16, 32):
         nll = [-float(log_p[t - 1, tokens[0, t]]) for t in range(1, length)]
         assert found[f"ppl@{length}"] == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-4)
+
+
+# ---- the text of each token
+
+
+def bytes_up_to_each(tokenizer: Any, text: str) -> list[bytes]:
+    """The bytes of a byte-level tokenizer's tokens, added up: in a token's name, one character is one byte."""
+    names = tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+    alphabet = {character: byte for byte, character in bytes_to_unicode().items()}
+    content = [bytes(alphabet[character] for character in name) for name in names]
+    return [b"".join(content[: index + 1]) for index in range(len(content))]
+
+
+@settings(deadline=None)
+@given(text, st.integers(1, 60))
+def test_each_token_has_the_characters_that_it_completes(text: str, num_tokens: int) -> None:
+    """Of the last token also the one that it begins."""
+    read = bytes_up_to_each(MERGING, text)
+    found = pieces(MERGING, Document("d", text), num_tokens)
+    assert len(found) == min(num_tokens, len(read))
+    for index, content in enumerate(read[: len(found) - 1]):
+        assert "".join(found[: index + 1]) == content.decode(errors="ignore")
+    assert text.startswith("".join(found))
+    if num_tokens >= len(read):
+        assert "".join(found) == text
+
+
+def test_of_a_character_in_several_tokens_the_last_one_has_the_text() -> None:
+    assert pieces(MERGING, Document("d", "the 日🙂in"), 99) == ["the", " ", "", "", "日", "", "", "", "🙂", "in"]
+    assert pieces(MERGING, Document("d", "the 日🙂in"), 4) == ["the", " ", "", "日"]
+    assert pieces(MERGING, Document("d", ""), 4) == []
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@settings(deadline=None, max_examples=60)
+@given(text=text)
+def test_pieces_of_a_slow_tokenizer_make_what_it_decodes(name: str, text: str) -> None:
+    found = pieces(Slow(DECODERS[name]), Document("d", text), 10_000)
+    assert len(found) == len(text.encode())
+    assert "".join(found) == DECODERS[name](list(text.encode()))
+
+
+def test_pieces_of_a_slow_byte_tokenizer_end_with_their_characters() -> None:
+    tokenizer = ByT5Tokenizer()
+    assert pieces(tokenizer, Document("d", "a日b"), 9) == ["a", "", "", "日", "b"]
+    long = "日本 père " * 100
+    found = pieces(tokenizer, Document("d", long), 10_000)
+    assert "".join(found) == long
+    assert len(found) == len(long.encode())
+    assert found[:4] == ["", "", "日", ""]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +20,7 @@ from longshort.scoring.special_tokens import special_tokens_before
 
 # Of tokenizers that only decode, in tokens.
 DECODED_EXACTLY = 256
+CUT = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer decodes to for a part of a character
 CONTEXTS = (16, 64)  # the text that a token adds rarely depends on more before it
 
 
@@ -47,6 +50,28 @@ def encode(lm: Any, document: Document, num_tokens: int) -> EncodedDocument:
     return cache[key]
 
 
+def pieces(tokenizer: Any, document: Document, num_tokens: int) -> list[str]:
+    """Return the text of each of a document's first tokens, [N]; joined they are the text of all of them.
+
+    A character that several tokens share is the text of the last of them, and the others have none. Text between two
+    tokens belongs to the second one. Of tokenizers that only decode, the text is what they decode.
+    """
+    text = _well_formed(document.text)
+    if tokenizer.is_fast:
+        _, offsets = first_tokens(tokenizer, text, num_tokens)
+        starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+        ends = np.maximum.accumulate(ends)
+        shares = (starts[:-1] <= starts[1:]) & (starts[1:] < ends[:-1])  # its last character with the next token
+        ends[:-1] = np.where(shares, starts[1:], ends[:-1])
+    else:
+        ids = _slow_ids(tokenizer, text, num_tokens)
+        text = tokenizer.decode(ids)
+        ends = _decoded_sizes(tokenizer, ids, lambda decoded: len(decoded.rstrip(CUT)))
+        ends[-1:] = len(text)
+    bounds = np.maximum.accumulate(ends.clip(0, len(text))).astype(np.int64).tolist()
+    return [text[start:end] for start, end in pairwise([0, *bounds])]
+
+
 def special_tokens(lm: Any) -> list[int]:
     """Return the ids that the tokenizer puts before a text by default, or none with ``add_bos_token=False``.
 
@@ -66,40 +91,53 @@ def special_tokens(lm: Any) -> list[int]:
 
 
 def _encode(tokenizer: Any, document: Document, num_tokens: int) -> EncodedDocument:
-    # JSON can carry half a surrogate pair, which tokenizers refuse.
-    text = document.text.encode("utf-8", errors="replace").decode("utf-8")
+    text = _well_formed(document.text)
     if tokenizer.is_fast:
         ids, offsets = first_tokens(tokenizer, text, num_tokens)
         character_ends = np.array([end for _, end in offsets], dtype=np.int64)
         ends = _bytes_up_to(text[: max(character_ends, default=0)], character_ends)
     else:
-        encoding = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        ids = encoding["input_ids"][:num_tokens]
+        ids = _slow_ids(tokenizer, text, num_tokens)
         ends = _decoded_bytes(tokenizer, ids)
     return EncodedDocument(document.name, torch.tensor(ids, dtype=torch.long), ends)
 
 
+def _well_formed(text: str) -> str:
+    """JSON can carry half a surrogate pair, which tokenizers refuse."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _slow_ids(tokenizer: Any, text: str, num_tokens: int) -> list[int]:
+    encoding = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    ids: list[int] = encoding["input_ids"][:num_tokens]
+    return ids
+
+
 def _decoded_bytes(tokenizer: Any, ids: list[int]) -> NDArray[np.float64]:
-    """Return the UTF-8 bytes of the decoded tokens up to each one, [N], in time linear in N.
+    return _decoded_sizes(tokenizer, ids, lambda decoded: len(decoded.encode("utf-8", "replace")))
+
+
+def _decoded_sizes(tokenizer: Any, ids: list[int], size_of: Callable[[str], int]) -> NDArray[np.float64]:
+    """Return the size of the decoded text up to each token, such as its UTF-8 bytes, [N], in time linear in N.
 
     Each token adds what it adds to the text of the few tokens before it: what is cut there, such as a character or a
     leading space, is cut with it and without it. Where that gives other numbers than decoding every prefix, for the
     first tokens or for all together, more are decoded at once, and at last every prefix.
     """
 
-    def num_bytes(start: int, stop: int) -> int:
-        return len(tokenizer.decode(ids[start:stop]).encode("utf-8", "replace"))
+    def size(start: int, stop: int) -> int:
+        return size_of(tokenizer.decode(ids[start:stop]))
 
-    exact = [num_bytes(0, index + 1) for index in range(min(DECODED_EXACTLY, len(ids)))]
+    exact = [size(0, index + 1) for index in range(min(DECODED_EXACTLY, len(ids)))]
     for context in CONTEXTS if len(ids) > DECODED_EXACTLY else ():
         ends: list[int] = []
         for first in range(0, len(ids), CONTEXTS[0]):
             start, stop = max(0, first - context), min(first + CONTEXTS[0], len(ids))
-            before = ends[first - 1] - num_bytes(start, first) if start else 0
-            ends += [before + num_bytes(start, index + 1) for index in range(first, stop)]
-        if ends[: len(exact)] == exact and ends[-1] == num_bytes(0, len(ids)):
+            before = ends[first - 1] - size(start, first) if start else 0
+            ends += [before + size(start, index + 1) for index in range(first, stop)]
+        if ends[: len(exact)] == exact and ends[-1] == size(0, len(ids)):
             return np.array(ends, dtype=np.float64)
-    rest = [num_bytes(0, index + 1) for index in range(len(exact), len(ids))]
+    rest = [size(0, index + 1) for index in range(len(exact), len(ids))]
     return np.array(exact + rest, dtype=np.float64)
 
 

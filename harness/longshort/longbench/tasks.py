@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 CODE_RATIO: CodeRatio = "difflib"  # the other one: score-longbench --code-ratio, on logged samples
 COLUMNS = {"all": "score"} | {name: f"score@{name}" for name in BUCKETS}
 ABOUT_CHECKPOINT = names_of(EvalSettings, Role.ABOUT)
-OF_CORPUS_TASKS = names_of(EvalSettings, Role.NUMBERS)
+OF_CORPUS_TASKS = [*names_of(EvalSettings, Role.NUMBERS), "save_tokens"]
 LABELS = GroupLabels(
     "LongBench-E, percent",
     {"score": "mean of categories", "score_datasets": "mean of datasets"},

@@ -29,7 +29,8 @@ from longshort.results.source import Source
 TASK_PREFIXES = ("longshort_", "longshort-")
 END_OF_INTEGERS = 2**63  # of the table's columns
 NO_NUMBER = ("N/A", "")  # lm-eval's standard error where it cannot compute one
-ABOUT = ("family", "params", "train_tokens", "train_length", "version", "scored", "corpus")  # not settings of a task
+# Not settings that a number depends on.
+ABOUT = ("family", "params", "train_tokens", "train_length", "version", "scored", "corpus", "save_tokens")
 ASKED = ("limit", "gen_kwargs", "system_instruction", "chat_template", "fewshot_as_multiturn", "num_fewshot")
 
 

@@ -56,6 +56,9 @@ class EvalSettings:
     ] = None
     draws: Annotated[Count | None, "Shorter contexts sampled for each document and length. Default: 1."] = None
     seed: Annotated[CountOrZero, "Seed for sampling the shorter context length."] = 0
+    save_tokens: Annotated[
+        Switch, "Also write the values of every scored token, as a Parquet file next to the results.", Role.RUN
+    ] = False
     longbench_dir: Annotated[
         Text | None,
         "Folder or zip file with the official LongBench data, for longshort_longbench_e.",
@@ -92,7 +95,7 @@ class EvalSettings:
         return self.draws or 1
 
     def to_metadata(self) -> dict[str, Any]:
-        """The resolved settings as results record them; a setting without a value is not among them."""
+        """The resolved settings as results record them; one without a value, or a switch that is off, is not there."""
         return _given(self, [f.name for f in fields(self)]) | {"tail_tokens": self.num_targets}
 
 
@@ -175,7 +178,8 @@ def settings_from(metadata: Mapping[str, Any], settings_class: type[EvalSettings
 
 
 def _given(settings: EvalSettings, names: list[str]) -> dict[str, Any]:
-    return {name: _plain(getattr(settings, name)) for name in names if getattr(settings, name) is not None}
+    values = {name: _plain(getattr(settings, name)) for name in names}
+    return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 def _plain(value: Any) -> Any:
