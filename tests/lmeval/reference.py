@@ -33,19 +33,24 @@ class Reference:
         nll = [-float(log_p[t - 1, window[t]]) for t in range(1, length)]
         return sum(nll) / len(nll), sum(nll) / math.log(2) / self.count_bytes(window[1:])
 
+    def tokens(self, text: str, longest: int) -> list[int]:
+        """A document: its special tokens and its text, one token more than the longest context."""
+        return (self.bos + self.text_tokens(text))[: longest + 1]
+
+    def window(self, text: str, length: int, longest: int) -> list[int]:
+        """The `length` tokens before the last one of a document, the first ones replaced by the special tokens."""
+        return self.bos + self.tokens(text, longest)[:-1][-length:][len(self.bos) :]
+
     def tail(self, text: str, length: int, longest: int, targets: int) -> tuple[float, float]:
-        """The last `targets` of the first `longest` + 1 tokens, read with a context of `length`."""
-        tokens = self.text_tokens(text)[: longest + 1]
-        window = tokens[longest - length : longest]
-        window = self.bos + window[len(self.bos) :]
-        log_p = self.log_p(window)
+        """The last `targets` tokens of a document, read with a context of `length`."""
+        tokens = self.tokens(text, longest)
+        log_p = self.log_p(self.window(text, length, longest))
         nll = [-float(log_p[length - targets + k, tokens[longest + 1 - targets + k]]) for k in range(targets)]
         return sum(nll) / targets, sum(nll) / math.log(2) / self.count_bytes(tokens[-targets:])
 
     def between(self, text: str, first: int, second: int, longest: int, targets: int) -> tuple[float, float]:
         """SCE and Jeffreys divergence of contexts of `first` and `second` tokens, mean over the tail's targets."""
-        tokens = self.text_tokens(text)[: longest + 1][:-1]
-        p, q = (self.log_p(self.bos + tokens[-size:][len(self.bos) :])[-targets:] for size in (first, second))
+        p, q = (self.log_p(self.window(text, size, longest))[-targets:] for size in (first, second))
         sce = jeffreys = 0.0
         for k in range(targets):
             sce += float(-(p[k].exp() * q[k]).sum() - (q[k].exp() * p[k]).sum())
@@ -54,9 +59,7 @@ class Reference:
 
     def pair(self, text: str, longest: int, length: int, second: int) -> dict[str, float]:
         """All misalignment metrics of contexts of `length` and `second` tokens ending where all end."""
-        tokens = self.text_tokens(text)[: longest + 1][:-1]
-        windows = [self.bos + tokens[-size:][len(self.bos) :] for size in (length, second)]
-        long, short = (self.log_p(window) for window in windows)
+        long, short = (self.log_p(self.window(text, size, longest)) for size in (length, second))
         by_position = []
         for j in range(len(self.bos), second):
             p, q = long[j + length - second], short[j]

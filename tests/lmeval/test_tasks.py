@@ -320,22 +320,22 @@ def test_how_prefixes_are_read_is_tried_again_at_other_lengths(corpus: Path, tmp
 def test_out_of_memory_halves_the_batch(
     llama: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    original = requests._perplexity
+    original = requests._measure
 
-    def scarce(backend: Any, jobs: Any, documents: Any) -> Any:
-        if len(jobs) > 1:
+    def scarce(backend: Any, documents: Any) -> Any:
+        if len(documents) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return original(backend, jobs, documents)
+        return original(backend, documents)
 
     expected = values(run(llama, BOTH[:1], metadata(corpus)), BOTH[0])
-    monkeypatch.setattr(requests, "_perplexity", scarce)
+    monkeypatch.setattr(requests, "_measure", scarce)
     assert values(run(llama, BOTH[:1], metadata(corpus), batch_size=4), BOTH[0]) == pytest.approx(expected)
     assert "batch size 4" in caplog.text
 
-    def none(backend: Any, jobs: Any, documents: Any) -> Any:
+    def none(backend: Any, documents: Any) -> Any:
         raise RuntimeError("CUDA out of memory.")
 
-    monkeypatch.setattr(requests, "_perplexity", none)
+    monkeypatch.setattr(requests, "_measure", none)
     with user_error("out_of_memory", "65 tokens"):
         run(llama, BOTH[:1], metadata(corpus))
 

@@ -152,9 +152,7 @@ def _read_shorter(batch: _Batch, document: slice, second: int) -> Tensor:
     return read_window(batch.lm_head, batch.tokens[document], second, batch.special_tokens, keep)
 
 
-def _score(
-    batch: _Batch, documents: slice, length: int, states: Tensor, shorter: Mapping[int, Tensor]
-) -> WindowScores:
+def _score(batch: _Batch, documents: slice, length: int, states: Tensor, shorter: Mapping[int, Tensor]) -> WindowScores:
     """Score the last positions of the window of one length, and keep its per-token values if these are wanted."""
     targets = batch.tokens[documents, -states.shape[1] :]  # [B, K]
     save = batch.wanted.settings.save_tokens
@@ -212,6 +210,4 @@ def _keep_tokens(
     num_special = len(batch.special_tokens)
     of_documents = zip(batch.results[documents], batch.tokens[documents], strict=True)
     for row, (result, tokens) in enumerate(of_documents):
-        result.windows.append(
-            of_window(scores, row, tokens, window, first, num_special=num_special, seconds=seconds)
-        )
+        result.windows.append(of_window(scores, row, tokens, window, first, num_special=num_special, seconds=seconds))

@@ -72,7 +72,9 @@ def of_window(
         seconds: lengths of the shorter contexts.
     """
     skipped = max(0, num_special - first)
-    nll, entropy, is_top = (values[row, skipped:].cpu().numpy() for values in (scores.nll, scores.entropy, scores.is_top))
+    nll, entropy, is_top = (
+        values[row, skipped:].cpu().numpy() for values in (scores.nll, scores.entropy, scores.is_top)
+    )
     shorter = tuple(
         ShorterContext(second, *(getattr(other, each.name)[row].cpu().numpy() for each in fields(other)))
         for second, other in zip(seconds, scores.shorter, strict=True)
@@ -102,7 +104,9 @@ def with_fixed_targets(
     others = [window for window in windows if window.start + window.length != end]
     for index, length in enumerate(lengths):
         if length not in known:
-            nll, entropy, is_top = (values[row, index].cpu().numpy() for values in (found.nll, found.entropy, found.is_top))
+            nll, entropy, is_top = (
+                values[row, index].cpu().numpy() for values in (found.nll, found.entropy, found.is_top)
+            )
             targets = tokens[-count:].cpu().numpy()
             window = WindowValues(end - length, length, end + 1 - count, targets, nll, entropy, is_top > 0, (), None)
             known[length] = window

@@ -32,7 +32,7 @@ def score_prefix(model: nn.Module, tokens: Tensor, *, chunk_size: int | None = N
     Raises:
         ValueError: fewer than 2 tokens.
     """
-    batch, length = tokens.shape
+    length = tokens.shape[1]
     if length < 2:
         raise ValueError(f"score_prefix needs at least 2 tokens, got {length}.")
     lm_head = lm_head_of(model)
@@ -43,9 +43,7 @@ def score_prefix(model: nn.Module, tokens: Tensor, *, chunk_size: int | None = N
         return nll_of_states(lm_head, hidden_states, tokens[:, 1:], chunk_size=chunk_size)
 
 
-def nll_of_states(
-    lm_head: LMHead, hidden_states: Tensor, targets: Tensor, *, chunk_size: int | None = None
-) -> Tensor:
+def nll_of_states(lm_head: LMHead, hidden_states: Tensor, targets: Tensor, *, chunk_size: int | None = None) -> Tensor:
     """Negative log-likelihood of the tokens that follow K positions, never holding logits [K × V].
 
     Args:
