@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from longshort.lmeval.compat import install, no_random_weights, quiet
 from longshort.lmeval.delta import add_delta
 from longshort.lmeval.model_checks import loaded_as_trained
 from longshort.lmeval.output import require_writable, write_results
+from longshort.lmeval.requests import automatic_batches
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.load_errors import load_error, sentencepiece_problem
 from longshort.scoring.chunks import smaller_chunks
@@ -45,7 +47,7 @@ def evaluate_checkpoint(
     tasks: Sequence[str] = DEFAULT_TASKS,
     metadata: Mapping[str, Any] | None = None,
     output: Path | None = None,
-    batch_size: int | str = 1,
+    batch_size: int | str | None = None,
     device: str | None = None,
     limit: float | None = None,
     log_samples: bool = False,
@@ -57,7 +59,8 @@ def evaluate_checkpoint(
         tasks: names or globs, of longshort's tasks or any other of lm-eval's.
         metadata: values of `longshort.settings.EvalSettings`.
         output: folder; the results file is ``<output>/<model name>/results_<time>.json``.
-        batch_size: documents per forward pass, or "auto".
+        batch_size: documents per forward pass, or "auto". By default "auto" for longshort's tasks that read documents,
+            and 1 for others, where lm-eval's "auto" tries batches of the model's greatest length.
         device: "cpu", "cuda:0", …; by default a GPU if one is available.
         limit: number of documents (or, below 1, share of them) per task.
         log_samples: also write each task's per-document values.
@@ -102,7 +105,7 @@ def prepare_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> Prepared
     return Prepared(manager, [built.get(name, name) for name in matching])  # a tag has no object of its own
 
 
-def load_checkpoint(model_args: Mapping[str, Any], *, batch_size: int | str = 1, device: str | None = None) -> LM:
+def load_checkpoint(model_args: Mapping[str, Any], *, batch_size: int | str | None = None, device: str | None = None) -> LM:
     """Load a checkpoint as lm-eval's ``hf`` backend does, but never with random weights in place of missing ones.
 
     Args:
@@ -113,7 +116,7 @@ def load_checkpoint(model_args: Mapping[str, Any], *, batch_size: int | str = 1,
     """
     if all(model_args.get(name) for name in ADDED):
         raise UserError("peft and delta cannot be used together. Give one of them.", "setting", "peft")
-    others = {"batch_size": batch_size, "max_batch_size": None, "device": device or _default_device()}
+    others = {"batch_size": batch_size or 1, "max_batch_size": None, "device": device or _default_device()}
     own = {name: value for name, value in model_args.items() if name not in ADDED}
     install()  # also for tasks of lm-eval alone
     with quiet(), no_random_weights():
@@ -148,7 +151,7 @@ def evaluate_loaded(
     model_args: Mapping[str, Any],
     prepared: Prepared,
     *,
-    batch_size: int | str = 1,
+    batch_size: int | str | None = None,
     device: str | None = None,
     limit: float | None = None,
     log_samples: bool = False,
@@ -161,12 +164,12 @@ def evaluate_loaded(
         tasks report of their data, as ``problems``. Empty on other than the first process.
     """
     tracker = EvaluationTracker()
-    with quiet(), smaller_chunks(chunk_divisor):
+    with quiet(), smaller_chunks(chunk_divisor), nullcontext() if batch_size else automatic_batches():
         results: dict[str, Any] | None = simple_evaluate(
             model=lm,
             model_args=dict(model_args),
             tasks=prepared.specs,
-            batch_size=batch_size,
+            batch_size=batch_size or "auto",  # recorded; a loaded model has its own
             device=device or _default_device(),
             limit=limit,
             log_samples=log_samples,
@@ -187,6 +190,14 @@ def evaluate_loaded(
         | asdict(tracker.general_config_tracker)
         | {"problems": list(_problems_of_tasks(prepared.specs))}
     )
+
+
+def results_of(results: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return what an evaluation of one of several tasks alone would have returned."""
+    return {
+        key: {task: value[task]} if isinstance(value, Mapping) and task in value else value
+        for key, value in results.items()
+    }
 
 
 def problems(results: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -47,7 +49,21 @@ METRICS = {
     MISALIGNMENT: measure.PAIR_METRICS,
 }  # by task; the matrices have no gaps of their own
 
-AUTO_BATCH_TOKENS = 16_384  # with --batch_size auto: as many documents per forward as make this many tokens
+AUTO_BATCH_TOKENS = 16_384  # with batch size auto: as many documents per forward as make this many tokens
+_is_automatic = ContextVar("is_automatic", default=False)
+
+
+@contextmanager
+def automatic_batches() -> Iterator[None]:
+    """Choose the batch size of documents automatically while the context is open, whatever the model's is.
+
+    The model's own counts for tasks of lm-eval, which with "auto" would try out batches of its greatest length.
+    """
+    token = _is_automatic.set(True)
+    try:
+        yield
+    finally:
+        _is_automatic.reset(token)
 
 
 @dataclass(frozen=True)
@@ -198,9 +214,9 @@ def _known_passes(model: nn.Module, lengths: Sequence[int]) -> str | None:
 
 
 def _batches(lm: Any, indices: list[int], num_tokens: int) -> Iterator[list[int]]:
-    """Split documents of equal length by lm-eval's batch size."""
+    """Split documents of equal length by the batch size."""
     size = lm.batch_size
-    if not isinstance(size, int):  # "auto"
+    if _is_automatic.get() or not isinstance(size, int):  # "auto"
         size = max(1, min(lm.max_batch_size, AUTO_BATCH_TOKENS // num_tokens))
     for start in range(0, len(indices), size):
         yield indices[start : start + size]

@@ -93,6 +93,7 @@ class DocumentTask(LongShortTask):
             for metric, gap in answer.gaps.items():
                 gaps[metric, gap].append(self.documents[index].name)
         passes = sorted({answer.passes for answer in self._measured.values() if answer.passes})
+        batch_sizes = {answer.batch_size for answer in self._measured.values()}
         return {
             "source": self.corpus.source,
             "revision": self.corpus.revision,
@@ -104,6 +105,7 @@ class DocumentTask(LongShortTask):
                 {"metric": metric, "kind": gap.kind, "reason": gap.reason, "count": len(names), "names": names}
                 for (metric, gap), names in gaps.items()
             ],
+            "batch_sizes": sorted(batch_sizes, reverse=True),  # documents that were read together
             "longshort": longshort.__version__,
         } | ({"passes": " and ".join(passes)} if passes else {})
 

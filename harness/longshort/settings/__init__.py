@@ -123,7 +123,11 @@ class Checkpoint(EvalSettings):
     limit: Annotated[
         Positive | None, "Maximum number of documents to evaluate per task; below 1, the fraction of them."
     ] = None
-    batch_size: Annotated[BatchSize, "Documents per forward pass, or auto.", Role.RUN] = 1
+    batch_size: Annotated[
+        BatchSize | None,
+        "Documents per forward pass, or auto. Default: auto for longshort's tasks that read documents, 1 for others.",
+        Role.RUN,
+    ] = None
     resources: Annotated[Resources, "What a worker needs.", Role.RUN, Mark.MANIFEST_ONLY] = field(
         default_factory=Resources
     )

@@ -73,19 +73,27 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
         ({}, {"lengths": (32,)}, (PERPLEXITY, MISALIGNMENT), 0),
         ({}, {"model_args": {"max_length": 40}}, (PERPLEXITY, MISALIGNMENT), 0),
         ({"model_type": "gpt2", "n_positions": 32}, {}, (PERPLEXITY, MISALIGNMENT), 0),
-        # Dynamic NTK: a pass per length, and one token before each: the document's 6 and the LM head's 1.
+        # Dynamic NTK: a pass per length, and one token before each: the document's 5 and the LM head's 1.
         (
             {"rope_parameters": DYNAMIC, "max_position_embeddings": 32},
             {"limit": 1},
             (PERPLEXITY,),
-            7,
+            6,
         ),
+        # With the misalignment 3 more.
+        (
+            {"rope_parameters": DYNAMIC, "max_position_embeddings": 32},
+            {"limit": 1},
+            (PERPLEXITY, MISALIGNMENT),
+            9,
+        ),
+        ({}, {"draws": 2, "batch_size": 4}, (PERPLEXITY, MISALIGNMENT), 0),
     ],
 )
 def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, model, settings, tasks, resets):
     """What is counted, and the probes of a loaded model.
 
-    The end of the positions is probed once for all and once for each task, causality with two sequences, the LM head
+    The end of the positions is probed once for all and once for the request, causality with two sequences, the LM head
     with three.
     """
     path = save_checkpoint(tmp_path / "model", **model)
@@ -108,16 +116,16 @@ def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, mo
         device="cpu",
     )
     num_layers = 2
-    probes = (1 + len(tasks)) * positions.PROBE_TOKENS + 2 * causality.PROBE_TOKENS + 3 * lm_head.PROBE_TOKENS
+    probes = 2 * positions.PROBE_TOKENS + 2 * causality.PROBE_TOKENS + 3 * lm_head.PROBE_TOKENS
     assert sum(seen) / num_layers == cost_of(checkpoint, tasks, A100).forward_tokens + probes + resets
 
 
 def test_tokens_by_hand(tmp_path):
     checkpoint = replace(folder(tmp_path, LLAMA_2_7B), lengths=(1024, 2048), num_docs=10)
     found = cost_of(checkpoint, [PERPLEXITY], A100)
-    assert found.forward_tokens == 10 * (2048 + 1024 + 2048) + 1024
-    pairs = (10 * (2048**2 + 1024**2 + 2048**2) + 1024**2) / 2
-    scored = 10 * (2047 + 2 * 512) + 1023
+    assert found.forward_tokens == 10 * (1024 + 2048) + 1024
+    pairs = (10 * (1024**2 + 2048**2) + 1024**2) / 2
+    scored = 10 * (2048 + 2 * 512) + 1023
     body = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     assert found.flops == pytest.approx(
         2 * body * found.forward_tokens + 4 * 32 * 4096 * pairs + 2 * 4096 * 32000 * scored, rel=1e-12
@@ -207,7 +215,7 @@ def test_activations_hold_what_a_forward_allocates(kind, tmp_path):
         held += event.nbytes()
         peak = max(peak, held)
     config.save_pretrained(tmp_path)
-    checkpoint = Checkpoint(str(tmp_path), lengths=(2048,), dtype="float32")
+    checkpoint = Checkpoint(str(tmp_path), lengths=(2048,), dtype="float32", batch_size=1)
     estimate = cost_of(checkpoint, [PERPLEXITY], A100).activation_bytes - 2048 * 16 * 6
     assert peak < estimate < 1.5 * peak
 

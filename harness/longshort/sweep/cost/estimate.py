@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from longshort.devices import Gpu
 from longshort.settings import Checkpoint
 from longshort.sweep.cost.shape import USUAL_PARAMETERS, Shape, named_parameters, read_config, shape_of
-from longshort.sweep.cost.tokens import Work, usable_lengths, work_of
+from longshort.sweep.cost.tokens import usable_lengths, work_of
 
 UTILISATION = 0.4  # of the peak; what well-tuned code reaches on long passes
 FLOAT32_SHARE = 1 / 16  # of the bf16 peak: 19.5 of the A100's 312 TFLOP/s, 67 of the H100's 989; TF32 is off in torch
@@ -16,6 +16,7 @@ LOAD_BYTES_PER_SECOND = 1e9  # weights from a disk or a file server into the GPU
 START_UP = 30.0  # seconds: a new process, its imports, the tokenizer
 STEP_SECONDS_PER_LAYER = 5e-4  # of one generated token: the launch of a layer's kernels, where that takes longest
 ATTENTION_WIDTHS = 13  # hidden states' worth alive; in transformers 5 12.1 to 12.8 for Llama and GPT-NeoX
+AUTO_BATCH_TOKENS = 16_384  # longshort.lmeval.requests.AUTO_BATCH_TOKENS, without its imports
 HEAD_BYTES = 2**30  # float32 logits alive at once: longshort.scoring.chunks.CHUNK_BYTES_DEVICE
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per parameter
 USUAL_BYTES = 2
@@ -40,7 +41,7 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     a loaded model is probed. FLOPs: 2 · backbone · tokens + 4 · layers · hidden · pairs + 2 · hidden · vocabulary ·
     scored positions, where a pass over T tokens attends T²/2 pairs (sliding windows are not considered).
 
-    Activations: the longest forward pass, of T tokens, at batch size 1, without a cache of keys and values, and a
+    Activations: the longest forward pass, of T tokens in all its documents, without a cache of keys and values, and a
     chunk of the LM head after it: T · max(13 · hidden, 2 · hidden + 3 · intermediate) · bytes per number, the maximum
     of attention and MLP in one layer, since other layers keep nothing and attention never holds a T² matrix;
     and min(1 GiB, T · vocabulary · 4) · (1 + bytes / 4), the logits in float32 and in the model's own dtype.
@@ -58,12 +59,9 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     """
     config = read_config(checkpoint)
     shape = shape_of(checkpoint, config)
-    assumed = [] if shape.known else [_guess(checkpoint)]
-    work = Work()
-    for task in dict.fromkeys(tasks):
-        of_task, assumptions = work_of(task, checkpoint, config)
-        work += of_task
-        assumed += assumptions
+    work, assumed = work_of(tasks, checkpoint, config)
+    if not shape.known:
+        assumed.insert(0, _guess(checkpoint))
 
     size = _bytes_per_number(checkpoint, str(config.get("dtype") or config.get("torch_dtype") or ""))
     weight_bytes = int(shape.parameters * _bytes_per_weight(checkpoint, size))
@@ -73,15 +71,17 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
         + 2.0 * shape.hidden * shape.vocabulary * work.scored
     )
     step = max(weight_bytes / gpu.bandwidth, shape.layers * STEP_SECONDS_PER_LAYER)
-    batch = checkpoint.batch_size if isinstance(checkpoint.batch_size, int) else 1
+    given = checkpoint.batch_size if isinstance(checkpoint.batch_size, int) else None
+    longest = max(usable_lengths(checkpoint, config), default=0)
+    together = given or AUTO_BATCH_TOKENS // max(1, longest)
     rate = gpu.flops_per_second * UTILISATION * (FLOAT32_SHARE if size == BYTES["float32"] else 1)
     load = START_UP + weight_bytes / LOAD_BYTES_PER_SECOND
     return Cost(
         forward_tokens=work.tokens,
         flops=flops,
         weight_bytes=weight_bytes,
-        activation_bytes=_activation_bytes(shape, max(usable_lengths(checkpoint, config), default=0), size),
-        hours=(load + flops / rate + work.steps / batch * step) / 3600,
+        activation_bytes=_activation_bytes(shape, longest * max(1, min(together, checkpoint.num_docs)), size),
+        hours=(load + flops / rate + work.steps / (given or 1) * step) / 3600,
         assumed=tuple(assumed),
     )
 
@@ -108,7 +108,7 @@ def _bytes_per_weight(checkpoint: Checkpoint, size: int) -> float:
     return 1 if checkpoint.model_args.get("load_in_8bit") else size
 
 
-def _activation_bytes(shape: Shape, longest: int, size: int) -> int:
+def _activation_bytes(shape: Shape, tokens: int, size: int) -> int:
     """See `cost_of`."""
-    forward = longest * max(ATTENTION_WIDTHS * shape.hidden, 2 * shape.hidden + 3 * shape.intermediate) * size
-    return int(forward + min(HEAD_BYTES, longest * shape.vocabulary * 4) * (1 + size / 4))
+    forward = tokens * max(ATTENTION_WIDTHS * shape.hidden, 2 * shape.hidden + 3 * shape.intermediate) * size
+    return int(forward + min(HEAD_BYTES, tokens * shape.vocabulary * 4) * (1 + size / 4))

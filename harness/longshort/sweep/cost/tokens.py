@@ -12,9 +12,10 @@ from longshort.errors import UserError
 from longshort.longbench.prompts import prompt_limit
 from longshort.longbench.scores import DATASETS, LONGBENCH, task_of
 from longshort.scoring.offsets import draw_offsets
-from longshort.settings import Checkpoint, EvalSettings, settings_from
+from longshort.settings import Checkpoint, settings_from
 from longshort.sweep.cost.shape import WINDOW, is_read_per_length, longest_addressable, whole
 
+PERPLEXITY, MISALIGNMENT = "longshort_perplexity", "longshort_misalignment"
 BYTES_PER_TOKEN = 4  # of English text and code
 
 
@@ -39,20 +40,28 @@ class Work:
         return Work(self.tokens * times, self.pairs * times, self.scored * times, self.steps * times)
 
 
-def work_of(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Work, list[str]]:
-    """Return the work of one task on documents that are long enough, and the assumptions, a sentence each.
+def work_of(
+    tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, Any]
+) -> tuple[Work, list[str]]:
+    """Return the work of tasks on documents that are long enough, and the assumptions, a sentence each.
 
     The tens of tokens with which a loaded model is probed are not counted.
 
     Raises:
         UserError: settings are out of range; a manifest rejects them earlier.
     """
-    settings = settings_from(checkpoint.metadata())
-    documents = _count(checkpoint, settings.num_docs)
-    if task == "longshort_perplexity":
-        return _perplexity(documents, usable_lengths(checkpoint, config), settings.num_targets, config), []
-    if task == "longshort_misalignment":
-        return _misalignment(settings, documents, usable_lengths(checkpoint, config)), []
+    work, assumed = Work(), []
+    if not {PERPLEXITY, MISALIGNMENT}.isdisjoint(tasks):
+        work += _windows(tasks, checkpoint, config)
+    for task in dict.fromkeys(tasks):
+        if task not in (PERPLEXITY, MISALIGNMENT):
+            of_task, assumptions = _other(task, checkpoint, config)
+            work += of_task
+            assumed += assumptions
+    return work, assumed
+
+
+def _other(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Work, list[str]]:
     datasets = _datasets(task)
     if not datasets:
         return Work(), [f"{task}: its cost is not known and counts as 0"]
@@ -82,35 +91,43 @@ def _pass(length: int, scored: int) -> Work:
     return Work(length, length * length / 2, scored)
 
 
-def _perplexity(documents: int, lengths: Sequence[int], tail: int, config: Mapping[str, Any]) -> Work:
-    """Of each document the longest prefix, which includes the shorter ones; then the fixed targets at each length."""
+def _windows(tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, Any]) -> Work:
+    """Of each document the windows that `longshort.lmeval.reading` reads, each once for all tasks.
+
+    The window of each length; with the misalignment its shorter contexts, an offset that is drawn twice once; with the
+    perplexity the prefixes that are no such window.
+    """
+    settings = settings_from(checkpoint.metadata())
+    documents, lengths = _count(checkpoint, settings.num_docs), usable_lengths(checkpoint, config)
     if not lengths or not documents:
         return Work()
-    per_length = len(lengths) > 1 and is_read_per_length(config, lengths[-1])
-    prefixes = lengths if per_length else lengths[-1:]
-    document = sum((_pass(length, length - 1) for length in prefixes), Work())
-    document = sum((_pass(length, tail) for length in lengths), document)
-    # Whether one pass can serve all lengths is tested once, on the first document.
-    trial = Work() if per_length or len(lengths) == 1 else _pass(lengths[0], lengths[0] - 1)
-    return document * documents + trial
-
-
-def _misalignment(settings: EvalSettings, documents: int, lengths: Sequence[int]) -> Work:
-    """Of each document, length and drawn offset two contexts; an offset that is drawn twice is read once."""
     work = Work()
-    for length, second in _drawn(settings.seed, documents, tuple(lengths), settings.num_draws):
-        work += _pass(length, second) + _pass(second, second)
-    return work
+    if MISALIGNMENT in tasks:
+        for length, *seconds in _drawn(settings.seed, documents, lengths, settings.num_draws):
+            work += sum((_pass(second, second) for second in seconds), _pass(length, max(seconds)))
+    else:
+        work += sum((_pass(length, 0) for length in lengths), Work()) * documents
+    if PERPLEXITY not in tasks:
+        return work
+    longest = lengths[-1]
+    work += Work(scored=len(lengths) * settings.num_targets) * documents
+    per_length = len(lengths) > 1 and is_read_per_length(config, longest)
+    apart = [*(lengths[:-1] if per_length else ()), *([longest] if longest < settings.lengths[-1] else ())]
+    work += sum((_pass(length, length - 1) for length in apart), Work()) * documents
+    if longest == settings.lengths[-1]:  # of this window all positions are scored
+        drawn = _drawn(settings.seed, documents, (longest,), settings.num_draws) if MISALIGNMENT in tasks else ()
+        work += Work(scored=longest * documents - sum(max(seconds) for _, *seconds in drawn))
+    # Whether one pass can serve all lengths is tested once, on the first document.
+    return work if per_length or len(lengths) == 1 else work + _pass(lengths[0], lengths[0] - 1)
 
 
 @lru_cache(maxsize=64)
-def _drawn(seed: int, documents: int, lengths: tuple[int, ...], draws: int) -> tuple[tuple[int, int], ...]:
-    """Pairs of lengths, of every document."""
+def _drawn(seed: int, documents: int, lengths: tuple[int, ...], draws: int) -> tuple[tuple[int, ...], ...]:
+    """A length and its shorter contexts, of every document and length."""
     return tuple(
-        (length, length - offset)
+        (length, *(length - offset for offset in sorted(set(draw_offsets(seed, document, length, draws)))))
         for document in range(documents)
         for length in lengths
-        for offset in sorted(set(draw_offsets(seed, document, length, draws)))
     )
 
 

@@ -20,7 +20,7 @@ class Job:
     metadata: dict[str, Any] = field(default_factory=dict)  # settings of longshort's tasks
     revision: str = "main"  # the name that the results record in place of the commit
     limit: float | None = None  # documents per task
-    batch_size: int | str = 1  # documents per forward pass
+    batch_size: int | str | None = None  # documents per forward pass; by default as in `longshort eval`
     memory: Memory = "usual"  # see `longshort.sweep.run.retry.Attempt`
     versions: dict[str, str] = field(default_factory=dict)  # of the driver's libraries; others give other numbers
 

@@ -1,4 +1,4 @@
-"""One checkpoint in a process of its own: loaded once, evaluated task by task.
+"""One checkpoint in a process of its own: loaded once, evaluated task by task, or several tasks at once.
 
 ``python -m longshort.sweep.run.worker`` reads a job as one line of JSON on its standard input and answers with
 events, one line of JSON each, on its standard output; what libraries print goes to standard error. Its input
@@ -13,10 +13,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from longshort.settings import DEFAULT_TASKS
 from longshort.sweep.run.events import Event, Failed, Loaded, Loading, Result, Started, to_line
 from longshort.sweep.run.failures import classify, gap_reasons, why_empty
 from longshort.sweep.run.job import Job, job_from
@@ -49,18 +50,37 @@ def evaluate(job: Job, report: Report) -> None:
         report(_failed(error))
         return
     report(Loaded(round(time.monotonic() - start, 3), round(imports, 3)))
-    for task in job.tasks:
-        start = time.monotonic()
+    for tasks in _together(job.tasks):
+        if not _evaluate_tasks(lm, arguments, job, tasks, report):
+            return
+
+
+def _together(tasks: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Tasks that are evaluated at once: those of documents share their forward passes."""
+    shared = tuple(task for task in tasks if task in DEFAULT_TASKS)
+    if shared:
+        yield shared
+    yield from ((task,) for task in tasks if task not in shared)
+
+
+def _evaluate_tasks(lm: Any, arguments: dict[str, Any], job: Job, tasks: tuple[str, ...], report: Report) -> bool:
+    """Evaluate tasks at once; return False if no others can follow in this process."""
+    from longshort.lmeval.evaluate import results_of
+
+    start = time.monotonic()
+    for task in tasks:
         report(Started(task))
-        try:
-            results = _measure(lm, arguments, job, task)
-        except Exception as error:  # the other tasks are still evaluated
-            failed = _failed(error, task)
-            report(failed)
-            if failed.kind == "out_of_memory":
-                return  # a new process continues, with less
-            continue
-        report(_outcome(results, job, task, time.monotonic() - start))
+    try:
+        results = _measure(lm, arguments, job, tasks)
+    except Exception as error:  # the other tasks are still evaluated
+        failed = [_failed(error, task) for task in tasks]
+        for each in failed:
+            report(each)
+        return failed[0].kind != "out_of_memory"  # a new process continues, with less
+    seconds = (time.monotonic() - start) / len(tasks)
+    for task in tasks:
+        report(_outcome(results_of(results, task), job, task, seconds))
+    return True
 
 
 def _load(job: Job) -> tuple[Any, dict[str, Any]]:
@@ -72,10 +92,10 @@ def _load(job: Job) -> tuple[Any, dict[str, Any]]:
     return lmeval.load_checkpoint(arguments, batch_size=job.batch_size), arguments
 
 
-def _measure(lm: Any, arguments: dict[str, Any], job: Job, task: str) -> dict[str, Any]:
+def _measure(lm: Any, arguments: dict[str, Any], job: Job, tasks: tuple[str, ...]) -> dict[str, Any]:
     from longshort.lmeval import evaluate as lmeval
 
-    prepared = lmeval.prepare_tasks([task], dict(arguments) | job.metadata)
+    prepared = lmeval.prepare_tasks(tasks, dict(arguments) | job.metadata)
     divisor = 1 if job.memory == "usual" else SMALLER_CHUNKS
     return lmeval.evaluate_loaded(
         lm, arguments, prepared, batch_size=job.batch_size, limit=job.limit, chunk_divisor=divisor
