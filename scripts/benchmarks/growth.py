@@ -68,7 +68,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     from benchmarks.scoring import random_llama, timed
     from longshort.lmeval.documents import EncodedDocument
-    from longshort.lmeval.measure import SINGLE_PASS, measure_pairs, measure_prefixes
+    from longshort.lmeval.measure import SINGLE_PASS
+    from longshort.lmeval.reading import Wanted, measure_documents
+    from longshort.settings import settings_from
 
     case = USUAL | {options.side: options.value}
     length = case["tokens"]
@@ -89,9 +91,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for _ in range(count):
             tokens = torch.randint(case["vocabulary"], (size + 1,), generator=generator)
             document = EncodedDocument("text", tokens, np.arange(1.0, size + 2))
-            (measured,) = measure_prefixes(model, [document], [size // 2, size], [], SINGLE_PASS)
-            total -= measured.values[f"ppl@{size}"]
-            total += measure_pairs(model, tokens, size, [size * 3 // 4], []).values[f"sce@{size}"]
+            settings = settings_from({"lengths": [size]})
+            wanted = Wanted(settings, [size], seconds=[{size: [size * 3 // 4]}], passes=SINGLE_PASS)
+            (measured,) = measure_documents(model, [document], [], wanted)
+            total += measured.values[f"sce@{size}"] - measured.values[f"ppl@{size}"]
         return total
 
     score(1, 64)  # warm

@@ -29,7 +29,9 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
     import numpy as np
 
     from longshort.lmeval.documents import EncodedDocument
-    from longshort.lmeval.measure import PASS_PER_LENGTH, SINGLE_PASS, measure_prefixes
+    from longshort.lmeval.measure import PASS_PER_LENGTH, SINGLE_PASS
+    from longshort.lmeval.reading import Wanted, measure_documents
+    from longshort.settings import settings_from
 
     length = tokens.shape[1] - 1
     lengths = [length // 16, length // 8, length // 4, length // 2, length]
@@ -37,7 +39,9 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
 
     def read(lengths: list[int], passes: str | None) -> float:
         for _ in range(DOCUMENTS):
-            (measured,) = measure_prefixes(model, [document], lengths, [], passes)
+            # One token too few for the fixed targets, which are left out.
+            wanted = Wanted(settings_from({"lengths": [*lengths, length + 1]}), lengths, passes=passes)
+            (measured,) = measure_documents(model, [document], [], wanted)
             passes = measured.passes
         return -measured.values[f"ppl@{length}"]
 

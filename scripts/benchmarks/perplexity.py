@@ -60,8 +60,9 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
         return -float(log_likelihood) / length
 
     def ours() -> float:
-        job = requests.Job(Document("text", text), 0, settings_from({"lengths": [length], "num_docs": 1}))
-        (answer,) = requests.answer_perplexity(lm, [Instance(requests.PERPLEXITY, {}, ("text", job), 0)])
+        settings = settings_from({"lengths": [length], "num_docs": 1})
+        job = requests.Job(Document("text", text), 0, settings, requests.PERPLEXITY)
+        (answer,) = requests.answer(lm, [Instance(requests.REQUEST, {}, ("text", job), 0)])
         return -answer.values[f"ppl@{length}"]
 
     def floor() -> float:

@@ -52,8 +52,8 @@ def test_lm_eval_calls_the_method_named_like_the_request_type(
     task: str, llama: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert values(run(llama, [task], settings(corpus)), task)
-    monkeypatch.delattr(LM, task)
-    with pytest.raises(AttributeError, match=task):
+    monkeypatch.delattr(LM, requests.REQUEST)
+    with pytest.raises(AttributeError, match=requests.REQUEST):
         run(llama, [task], settings(corpus))
 
 
@@ -415,11 +415,11 @@ from lm_eval.models.huggingface import HFLM
 before = HFLM.generate_until
 import longshort.lmeval.evaluate, longshort.lmeval.tasks, longshort.longbench.tasks
 from longshort.lmeval.compat import install
-assert HFLM.generate_until is before and not hasattr(LM, "longshort_perplexity")
+assert HFLM.generate_until is before and not hasattr(LM, "longshort_windows")
 install()
 once = HFLM.generate_until
 install()
-assert HFLM.generate_until is once is not before and hasattr(LM, "longshort_perplexity")
+assert HFLM.generate_until is once is not before and hasattr(LM, "longshort_windows")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from longshort.lmeval.measure import measure_pairs
+from longshort.lmeval.documents import EncodedDocument
+from longshort.lmeval.reading import Wanted, measure_documents
 from longshort.scoring.offsets import draw_offsets
+from longshort.settings import settings_from
 from tests.models import random_tokens, tiny_model
 
 L = 16
@@ -89,10 +91,14 @@ def test_a_document_is_measured_as_the_mean_over_its_offsets(
     model: nn.Module, documents: Tensor, pairs: dict[int, dict[str, Values]], metric: str
 ) -> None:
     for document, offsets in ((0, [1]), (1, [5]), (2, [2, 2, 7])):
-        measured = measure_pairs(model, documents[document], L, [L - offset for offset in offsets], [])
+        seconds = [L - offset for offset in offsets]
+        encoded = EncodedDocument("document", documents[document], np.arange(1.0, L + 2))
+        settings = settings_from({"lengths": [L]})
+        wanted = Wanted(settings, [L], perplexity=False, seconds=[{L: seconds}])
+        (measured,) = measure_documents(model, [encoded], [], wanted)
         expected = np.mean([pairs[offset][metric][:, document].mean() for offset in offsets])
         assert measured.values[f"{metric}@{L}"] == pytest.approx(expected, rel=1e-4)
-        assert measured.second_lengths == {L: [L - offset for offset in offsets]}
+        assert measured.second_lengths == {L: seconds}
 
 
 @pytest.mark.parametrize("draws", [1, 3])
