@@ -48,6 +48,12 @@ class Reference:
         nll = [-float(log_p[length - targets + k, tokens[longest + 1 - targets + k]]) for k in range(targets)]
         return sum(nll) / targets, sum(nll) / math.log(2) / self.count_bytes(tokens[-targets:])
 
+    def accuracy(self, text: str, length: int, longest: int, targets: int) -> float:
+        """Share of the last `targets` tokens of a document that are the most probable ones with such a context."""
+        tokens, log_p = self.tokens(text, longest), self.log_p(self.window(text, length, longest))
+        places = range(length - targets, length)
+        return sum(int(log_p[j].argmax()) == tokens[longest + 1 - length + j] for j in places) / targets
+
     def between(self, text: str, first: int, second: int, longest: int, targets: int) -> tuple[float, float]:
         """SCE and Jeffreys divergence of contexts of `first` and `second` tokens, mean over the tail's targets."""
         p, q = (self.log_p(self.window(text, size, longest))[-targets:] for size in (first, second))

@@ -48,6 +48,8 @@ def test_every_metric_equals_the_dense_reference(checkpoint: str, corpus: Path, 
             mean_nll = sum(nll for nll, _ in pairs) / len(texts)
             assert measured[f"ppl{name}@{length}"] == pytest.approx(math.exp(mean_nll), **CLOSE)
             assert measured[f"bpb{name}@{length}"] == pytest.approx(sum(b for _, b in pairs) / len(texts), **CLOSE)
+        accuracy = sum(reference.accuracy(text, length, LENGTHS[-1], 5) for text in texts) / len(texts)
+        assert measured[f"accuracy_tail@{length}"] == pytest.approx(accuracy)
     measured = values(results, "longshort_misalignment")
     for length in LENGTHS:
         rows = [
@@ -83,6 +85,27 @@ def test_the_matrices_between_lengths_equal_the_dense_reference(
         entropies = sum(measured[f"sce_between@{one}-{one}"] for one in (LENGTHS[0], length)) / 2
         assert measured[f"sce_between@{pair}"] == pytest.approx(entropies + measured[f"jeffreys_between@{pair}"])
         assert measured[f"jeffreys_between@{pair}"] > 0.01
+
+
+def test_fixed_targets_that_are_most_probable(corpus: Path, tmp_path: Path) -> None:
+    """A model that expects the most frequent byte, a space, everywhere: the share is that of spaces."""
+    folder = save_checkpoint(tmp_path / "frequent")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = [tokenizer.encode(document.text, add_special_tokens=False)[:65] for document in documents(corpus)]
+    counts = torch.bincount(torch.tensor([row[-8:] for row in texts]).flatten())
+    expected = int(counts.argmax())
+    with torch.no_grad():
+        model.model.norm.weight.zero_()
+        model.lm_head = torch.nn.Linear(model.lm_head.in_features, model.lm_head.out_features)
+        model.lm_head.weight.zero_()
+        model.lm_head.bias.zero_()
+        model.lm_head.bias[expected] = 5.0
+    lm = HFLM(model, tokenizer=tokenizer, device="cpu")
+    measured = values(run(lm, BOTH[:1], metadata(corpus)), BOTH[0])
+    share = float(counts.max() / counts.sum())
+    assert 0 < share < 1
+    assert all(measured[f"accuracy_tail@{length}"] == pytest.approx(share) for length in LENGTHS)
 
 
 def test_sce_is_entropy_plus_jeffreys_and_js_is_bounded(llama: Path, corpus: Path) -> None:

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longshort.scoring import chunks, prefix, score_prefix, score_suffixes
 from longshort.scoring.chunks import smaller_chunks
-from longshort.scoring.lm_head import lm_head_of
 from longshort.scoring.divergences import top_token
+from longshort.scoring.lm_head import lm_head_of
 from tests.models import CONFIGS, LLAMA_LIKE, VOCAB, dense_log_probabilities, random_tokens, tiny_model
 
 LENGTHS = [9, 24, 17]

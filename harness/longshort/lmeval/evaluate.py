@@ -105,7 +105,9 @@ def prepare_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> Prepared
     return Prepared(manager, [built.get(name, name) for name in matching])  # a tag has no object of its own
 
 
-def load_checkpoint(model_args: Mapping[str, Any], *, batch_size: int | str | None = None, device: str | None = None) -> LM:
+def load_checkpoint(
+    model_args: Mapping[str, Any], *, batch_size: int | str | None = None, device: str | None = None
+) -> LM:
     """Load a checkpoint as lm-eval's ``hf`` backend does, but never with random weights in place of missing ones.
 
     Args:

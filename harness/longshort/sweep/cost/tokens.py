@@ -40,9 +40,7 @@ class Work:
         return Work(self.tokens * times, self.pairs * times, self.scored * times, self.steps * times)
 
 
-def work_of(
-    tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, Any]
-) -> tuple[Work, list[str]]:
+def work_of(tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Work, list[str]]:
     """Return the work of tasks on documents that are long enough, and the assumptions, a sentence each.
 
     The tens of tokens with which a loaded model is probed are not counted.
