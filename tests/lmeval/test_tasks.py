@@ -14,6 +14,7 @@ import torch
 import transformers
 from lm_eval.api.metrics import mean_stderr
 from lm_eval.models.huggingface import HFLM
+from tokenizers.processors import TemplateProcessing
 
 from longshort.corpora import Document, fingerprint, open_corpus, select
 from longshort.lmeval import requests
@@ -390,6 +391,16 @@ def test_wrong_settings_are_refused(
     (name,) = wrong
     with user_error("setting", name, *facts, field=name):
         run(llama, BOTH[:1], metadata(corpus) | wrong)
+
+
+def test_more_special_tokens_than_half_of_a_context_are_refused(llama_bos: Path, corpus: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(llama_bos)
+    bos = tokenizer.convert_ids_to_tokens(1)
+    template = TemplateProcessing(single=" ".join([bos] * 4) + " $A", special_tokens=[(bos, 1)])
+    tokenizer.backend_tokenizer.post_processor = template
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama_bos)
+    with user_error("unsupported", 4, "special tokens"):
+        run(HFLM(model, tokenizer=tokenizer, device="cpu"), BOTH, metadata(corpus))
 
 
 def test_a_corpus_that_does_not_exist_is_refused(llama: Path) -> None:

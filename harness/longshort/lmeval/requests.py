@@ -38,6 +38,7 @@ from longshort.scoring.causality import causal_length
 from longshort.scoring.offsets import draw_offsets
 from longshort.scoring.positions import addressable_length
 from longshort.settings import EvalSettings
+from longshort.settings.types import MIN_LENGTH
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,13 @@ def _backend(lm: Any, tasks: str) -> Backend:
     require_adapter_in_model(model)
     require_weights_as_trained(lm)
     require_decoder_only(model, getattr(lm, "backend", None))
+    special = special_tokens(lm)
+    if 2 * len(special) >= MIN_LENGTH:
+        raise UserError(
+            f"the tokenizer puts {len(special)} special tokens before a text, which leave nothing of a context of "
+            f"{MIN_LENGTH // 2} tokens. Use model argument add_bos_token=False, or another tokenizer.",
+            "unsupported",
+        )
     known = (
         (addressable_length(model), "beyond the {} positions the model can address"),
         (causal_length(model), "beyond the {} tokens to which the model is causal"),
@@ -172,7 +180,7 @@ def _backend(lm: Any, tasks: str) -> Backend:
         (getattr(lm, "_max_length", None), "beyond max_length={}"),
     )
     limits = {int(limit): Gap("length", reason.format(limit)) for limit, reason in known if limit}
-    return Backend(lm, model, special_tokens(lm), limits)
+    return Backend(lm, model, special, limits)
 
 
 def _measure(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocument]]) -> list[Measured]:
