@@ -11,9 +11,9 @@ from longshort.lmeval import table
 from longshort.lmeval.table import GroupLabels, label_group, results_table
 
 
-def shown(results: dict[str, dict[str, object]], groups: dict[str, list[str]] | None = None) -> str:
+def shown(results: dict[str, dict[str, object]], groups: dict[str, list[str]] | None = None, width: int = 80) -> str:
     screen = io.StringIO()
-    results_table({"results": results, "group_subtasks": groups or {}}, Console(file=screen, width=80))
+    results_table({"results": results, "group_subtasks": groups or {}}, Console(file=screen, width=width))
     return screen.getvalue()
 
 
@@ -75,3 +75,49 @@ def test_a_group_is_shown_under_its_labels(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_group_without_values_has_no_table() -> None:
     assert shown({"whole": {"alias": "whole"}}, {"whole": []}) == ""
+
+
+LENGTHS = (512, 1024, 2048, 4096)
+
+
+def half_precision(jeffreys: tuple[float, ...], floors: tuple[float, ...]) -> dict[str, object]:
+    """Values of the misalignment task as a run in half precision has them, floors last."""
+    values: dict[str, object] = {"alias": "longshort_misalignment"}
+    for name, row in (("sce", (3.512345,) * 4), ("jeffreys", jeffreys), ("js", (0.001,) * 4)):
+        values |= {f"{name}@{length},none": value for length, value in zip(LENGTHS, row, strict=True)}
+        values |= {f"{name}@{length}_stderr,none": value / 12.3 for length, value in zip(LENGTHS, row, strict=True)}
+    for name, row in (("jeffreys_floor", floors), ("js_floor", (0.0001,) * 4)):
+        values |= {f"{name}@{length},none": value for length, value in zip(LENGTHS, row, strict=True)}
+        values |= {f"{name}@{length}_stderr,none": value / 12.3 for length, value in zip(LENGTHS, row, strict=True)}
+    return values
+
+
+def cells_of(text: str, row: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"│{row} "))
+    return [cell.strip() for cell in line.strip("│").split("│")][1:]
+
+
+def test_divergences_below_three_floors_are_marked_and_explained() -> None:
+    """0.0026 / 0.001 is 2.6 floors, 0.0031 / 0.001 is 3.1."""
+    values = half_precision((0.0726, 0.0026, 0.0031, 0.003), (0.02, 0.001, 0.001, 0.001))
+    text = shown({"longshort_misalignment": values}, width=100)
+    assert cells_of(text, "jeffreys") == ["0.0726 ±0.0059", "0.0026‡ ±0.00021", "0.0031 ±0.00025", "0.003 ±0.00024"]
+    assert cells_of(text, "jeffreys_floor") == ["0.02", "0.001", "0.001", "0.001"]  # compact: two digits, no error
+    assert not any("‡" in cell for row in ("sce", "js") for cell in cells_of(text, row))
+    rows = [line[1:].split()[0] for line in text.splitlines() if line.startswith("│")]
+    assert rows == ["sce", "jeffreys", "jeffreys_floor", "js", "js_floor"]
+    narrow = shown({"longshort_misalignment": values}).splitlines()
+    (explanation,) = [line for line in narrow if line.startswith("‡")]
+    assert "3 ×" in explanation
+    assert max(map(len, narrow)) <= 80
+
+
+def test_without_a_value_below_three_floors_nothing_is_explained() -> None:
+    text = shown({"longshort_misalignment": half_precision((0.0726,) * 4, (0.02,) * 4)})
+    assert "‡" not in text
+
+
+@pytest.mark.parametrize("floor", ["N/A", None, float("nan"), 0.0])
+def test_a_floor_that_was_not_measured_flags_nothing(floor: object) -> None:
+    values = half_precision((0.0,) * 4, (1.0,) * 4) | {f"jeffreys_floor@{length},none": floor for length in LENGTHS}
+    assert "‡" not in shown({"longshort_misalignment": values})

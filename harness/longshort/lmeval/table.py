@@ -10,7 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from longshort.results.floors import FLOOR_METRICS, FLOORS, MARK, floor_of, limit
+
 Rows = dict[str, dict[str, str]]  # row → column → text
+FLAGGED = f"{MARK} Below {FLOORS} × its numerical floor: rounding in half precision may explain it."
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ def label_group(group: str, labels: GroupLabels) -> None:
 
 def results_table(results: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a result of lm-eval: a table per task, and one for a group with all its members.
+
+    A divergence below three of its numerical floors is marked, and a line below the table says so.
 
     Args:
         results: ``results`` and, where there are groups, ``group_subtasks`` of lm-eval's results.
@@ -67,10 +72,22 @@ def _cells(values: Mapping[str, Any]) -> Rows:
         if not comma or name.endswith("_stderr") or "_between@" in name or not isinstance(value, int | float):
             continue
         metric, _, column = name.partition("@")
-        stderr = values.get(f"{name}_stderr,{filter_name}")
+        stderr, floor = (values.get(f"{other},{filter_name}") for other in (f"{name}_stderr", floor_of(name)))
         error = f" ±{stderr:.2g}" if isinstance(stderr, int | float) else ""
-        cells.setdefault(metric, {})[column] = f"{value:.4g}{error}"
-    return cells
+        mark = MARK if isinstance(floor, int | float) and value < limit(floor) else ""
+        text = f"{value:.2g}" if metric in FLOOR_METRICS else f"{value:.4g}{mark}{error}"
+        cells.setdefault(metric, {})[column] = text
+    return _with_floors_below(cells)
+
+
+def _with_floors_below(cells: Rows) -> Rows:
+    """The rows in their order, with that of a floor below that of its metric."""
+    order = list(cells)
+    for floor, metric in FLOOR_METRICS.items():
+        if {floor, metric} <= cells.keys():
+            order.remove(floor)
+            order.insert(order.index(metric) + 1, floor)
+    return {metric: cells[metric] for metric in order}
 
 
 def _rows_in_group(task: str, group: str, values: Mapping[str, Any], cells: Rows) -> Rows:
@@ -94,6 +111,8 @@ def _print_table(console: Console, title: str, first: str, rows: Rows) -> None:
     for name, row in rows.items():
         table.add_row(name, *(row.get(column, "–") for column in columns))
     console.print(table)
+    if any(MARK in text for row in rows.values() for text in row.values()):
+        console.print(FLAGGED, highlight=False)
 
 
 def _numeric(column: str) -> tuple[float, str]:

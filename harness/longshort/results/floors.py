@@ -1,0 +1,22 @@
+"""The numerical floor of a divergence in half precision, and the values that are too close to it."""
+
+from __future__ import annotations
+
+FLOOR_METRICS = {"jeffreys_floor": "jeffreys", "js_floor": "js"}  # and the metrics that they are floors of
+FLOORS = 3  # a value below this many floors is flagged
+MARK = "‡"  # at a flagged value
+
+
+def floor_of(name: str) -> str:
+    """Return the name of a metric's floor: ``jeffreys@1024`` → ``jeffreys_floor@1024``."""
+    metric, at, length = name.partition("@")
+    return f"{metric}_floor{at}{length}"
+
+
+def limit(floor: float) -> float:
+    """Return the value below which a divergence is flagged: three times its floor.
+
+    The floor is the divergence between two readings that are mathematically equal and differ only in rounding, so
+    that rounding alone may explain a divergence of its size.
+    """
+    return FLOORS * floor
