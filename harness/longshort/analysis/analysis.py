@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -20,3 +20,6 @@ class Analysis:
     # hashes, corpora with theirs, versions
     settings: dict[str, Any]
     notes: list[str]  # what was skipped or corrected, one line each
+    # half precision next to float32, of `longshort.analysis.precisions.precision_table`; without rows where no
+    # checkpoint was measured in both
+    precisions: pd.DataFrame = field(default_factory=pd.DataFrame)

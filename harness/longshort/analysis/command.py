@@ -105,7 +105,16 @@ def show_headline(analysis: Analysis, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from longshort.analysis.paper import ADJUSTED, SIGNIFICANT, families, interval, number, short_label
+    from longshort.analysis.paper import (
+        ADJUSTED,
+        SIGNIFICANT,
+        checkpoints,
+        families,
+        interval,
+        legend_of_floors,
+        number,
+        short_label,
+    )
     from longshort.analysis.tables import axis_label
     from longshort.analysis.write import main_pairs
 
@@ -127,7 +136,7 @@ def show_headline(analysis: Analysis, console: Console) -> None:
                     Text(f"{number(row.pearson)}{star} {interval(row, 'pearson')}"),
                     number(row.spearman),
                     Text(f"{number(row.partial)} {interval(row, 'partial')}"),
-                    f"{row.n} ({families(row)})",
+                    f"{checkpoints(row)} ({families(row)})",
                 )
         say(f"Correlation with {' '.join(axis_label(outcome).split())}")
         console.print(grid)
@@ -142,5 +151,7 @@ def show_headline(analysis: Analysis, console: Console) -> None:
         f"families (by {settings['group_by']}); * {ADJUSTED[settings['adjust']]}-adjusted p of r below {SIGNIFICANT}, "
         f"over all {len(table)} pairs; figures are of {len(pairs)}, report.html shows all."
     )
+    if floors := legend_of_floors(table):
+        say(floors)
     if "naive" in set(table["interval"]):
         say("† Naive: fewer than 4 families, checkpoints taken for independent; the intervals are too narrow.")

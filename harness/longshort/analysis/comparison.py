@@ -12,7 +12,7 @@ import pandas as pd
 from longshort.analysis import coefficients
 from longshort.analysis.correlation import MIN_FAMILIES, MIN_POINTS
 from longshort.analysis.intervals import delete_one, jackknife
-from longshort.analysis.points import Points, is_constant, numbered, points_of
+from longshort.analysis.points import Points, is_constant, note_on_floors, numbered, points_of
 
 STATISTICS = ["jackknife_lo", "jackknife_hi", "p"]
 COLUMNS = [
@@ -91,7 +91,7 @@ def _row(points: Points, predictor: str, other: str, outcome: str) -> dict[str, 
     if constant:
         return row | {"note": f"no coefficient: {' and '.join(constant)} does not vary"}
 
-    notes = []
+    notes = note_on_floors(points, (predictor, other, outcome), np.asarray(all_three))
     row["interval"] = "families"
     if count < MIN_FAMILIES:
         row["interval"], families, count = "naive", np.arange(len(x)), len(x)

@@ -16,11 +16,10 @@ from longshort.analysis.adjustment import benjamini_hochberg, holm
 from longshort.analysis.attenuation import corrected, reliability
 from longshort.analysis.controls import usable_controls
 from longshort.analysis.intervals import delete_one, jackknife_of_correlation, naive
-from longshort.analysis.points import Points, is_constant, numbered, points_of
+from longshort.analysis.points import Mask, Points, is_constant, note_on_floors, numbered, points_of
 from longshort.errors import UserError
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 Adjust = Literal["holm", "bh"]
 
 COLUMNS = [
@@ -35,6 +34,8 @@ COLUMNS = [
     "reliability_predictor", "reliability_outcome", "pearson_corrected",
     "interval", "note",
 ]  # fmt: skip
+
+BELOW_FLOOR = "n_below_floor"  # a further column, where there are numerical floors
 
 MIN_POINTS = 5
 MIN_FAMILIES = 4
@@ -70,6 +71,8 @@ def correlations(
             share of variance that is no measurement error, and r corrected for it (`longshort.analysis.
             attenuation`, with what to beware of). NaN where a standard error is missing or errors are as great
             as the differences. The corrected r is no correlation of the data, and may be greater than 1.
+        n_below_floor: how many of the n checkpoints have a value below three numerical floors (half precision); they
+            are part of every coefficient. Only where `wide` has floors of one of the columns.
 
     Args:
         wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
@@ -105,7 +108,7 @@ def correlations(
         raise UserError(f"Unknown adjustment '{adjust}'. Choose {' or '.join(ADJUST)}.", "setting", "adjust")
     points = points_of(wide, [*predictors, *outcomes, *controls], group)
     rows = [_row(points, predictor, outcome, controls) for predictor, outcome in product(predictors, outcomes)]
-    table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
+    table: pd.DataFrame = pd.DataFrame(rows, columns=[*COLUMNS, *([BELOW_FLOOR] if points.below_floor else [])])
     table["p_adjusted"] = ADJUST[adjust](table["pearson_p"].to_numpy(np.float64))
     return table
 
@@ -119,7 +122,9 @@ def _row(points: Points, predictor: str, outcome: str, controls: Sequence[str]) 
     row: dict[str, Any] = dict.fromkeys(COLUMNS, np.nan)
     row |= {"predictor": predictor, "outcome": outcome, "n": len(x), "n_families": count}
     row |= {"controls": "", "interval": "", "note": ""}
-    notes = _left_out(sides, both)
+    flags = [points.below_floor[name] for name in sides if name in points.below_floor]
+    row[BELOW_FLOOR] = int(np.logical_or.reduce([np.zeros_like(both), *flags])[both].sum())
+    notes = [*_left_out(sides, both), *note_on_floors(points, sides, both)]
     if len(x) < MIN_POINTS:
         return row | {"note": "; ".join([f"no coefficient: fewer than {MIN_POINTS} checkpoints have both", *notes])}
     constant = [name for name, values in sides.items() if is_constant(values[both])]

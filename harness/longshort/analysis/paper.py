@@ -10,6 +10,7 @@ import pandas as pd
 
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.tables import axis_label
+from longshort.results.floors import FLOORS, MARK
 
 SHORT = {
     "sce": "SCE",
@@ -28,7 +29,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "–": "--", "ρ": r"$\rho$", "τ": r"$\tau$",
-    "†": r"$^\dagger$", "\n": " ",
+    "†": r"$^\dagger$", "‡": r"$^\ddagger$", "\n": " ",
 }  # fmt: skip
 
 
@@ -56,6 +57,21 @@ def families(row: Any) -> str:
     return f"{row.n_families}{'†' if row.interval == 'naive' else ''}"
 
 
+def checkpoints(row: Any) -> str:
+    """The number of checkpoints; ‡ where values below three numerical floors are among theirs."""
+    return f"{row.n}{MARK if getattr(row, 'n_below_floor', 0) else ''}"
+
+
+def legend_of_floors(table: pd.DataFrame) -> str:
+    """What ‡ means, where a row of the correlations has it."""
+    if "n_below_floor" not in table or not table["n_below_floor"].any():
+        return ""
+    return (
+        f"{MARK} Includes values below {FLOORS} numerical floors, which rounding in half precision may explain; the "
+        "notes of correlations.csv count them."
+    )
+
+
 def p_value(p: float) -> str:
     """Three decimals; * below 0.05."""
     if not np.isfinite(p):
@@ -71,8 +87,9 @@ def legend(analysis: Analysis) -> str:
     return (
         f"n checkpoints of F families ({settings['group_by']}); Pearson's r, Spearman's ρ and partial r{fixed}, each "
         f"with its 95 % interval (jackknife by family); Kendall's τ-b; {adjusted}, * below {SIGNIFICANT}. † Naive "
-        "interval and p: fewer than 4 families, checkpoints taken for independent, which is too narrow."
-    )
+        "interval and p: fewer than 4 families, checkpoints taken for independent, which is too narrow. "
+        f"{legend_of_floors(analysis.correlations)}"
+    ).strip()
 
 
 def markdown(analysis: Analysis) -> str:
@@ -83,7 +100,7 @@ def markdown(analysis: Analysis) -> str:
         lines = ["| predictor | n | F | Pearson r | Spearman ρ | Kendall τ | partial r | adjusted p |"]
         lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
         for row in rows:
-            cells = [_plain(short_label(row.predictor)), str(row.n), families(row)]
+            cells = [_plain(short_label(row.predictor)), checkpoints(row), families(row)]
             cells += [_with_interval(row, "pearson"), _with_interval(row, "spearman"), number(row.kendall)]
             cells += [_with_interval(row, "partial"), p_value(row.p_adjusted).replace("<", "&lt;").replace("*", r"\*")]
             lines.append(f"| {' | '.join(cells)} |")
@@ -106,7 +123,7 @@ def latex(analysis: Analysis) -> str:
             f"{' & '.join(head)} \\\\\n\\midrule",
         ]
         for row in rows:
-            upper = [short_label(row.predictor), str(row.n)]
+            upper = [short_label(row.predictor), checkpoints(row)]
             upper += [number(getattr(row, name)) for name in ("pearson", "spearman", "kendall", "partial")]
             lower = ["", f"({families(row)})", *(interval(row, name) for name in ("pearson", "spearman"))]
             lower += ["", interval(row, "partial"), ""]

@@ -15,6 +15,8 @@ from longshort.analysis import tables
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.comparison import compare
 from longshort.analysis.correlation import Adjust, correlations
+from longshort.analysis.floors import notes_on_floors
+from longshort.analysis.precisions import one_point_each, precision_table, summary
 from longshort.analysis.selection import check_columns, check_group, keep_where, main_outcomes
 from longshort.errors import listed
 from longshort.results import Reading, read
@@ -60,14 +62,16 @@ def analyze(
     """
     reading = read(folder, strict=strict, every_task=True)
     everything = tables.wide_table(reading.table, corpus)
-    wide = keep_where(everything, where) if where else everything
+    kept = keep_where(everything, where) if where else everything
+    wide, left_out = one_point_each(kept, reading.variants, [*tables.predictors(kept), *tables.outcomes(kept)])
     check_group(group_by, wide)
     for what, names in (("predictor", predictors), ("outcome", outcomes), ("control", controls)):
         check_columns(what, names or (), wide)
     chosen = list(dict.fromkeys(predictors or tables.predictors(wide)))
     aims = list(dict.fromkeys(outcomes or [name for name in tables.outcomes(wide) if "_tail" not in name]))
     fixed = list(dict.fromkeys([*_default_controls(wide), *controls]))
-    tidy = _of_checkpoints(reading.table, wide, corpus)
+    tidy = _of_checkpoints(reading.table, kept, corpus)
+    precisions = precision_table(reading.precisions, tidy)
     return Analysis(
         tidy=tidy,
         wide=wide,
@@ -89,7 +93,14 @@ def analyze(
             | {name: version(name) for name in LIBRARIES},
             "results files, SHA-256": reading.files,
         },
-        notes=[*reading.notes, *_doubts(reading, tidy, wide, everything, chosen, aims)],
+        notes=[
+            *reading.notes,
+            *left_out,
+            *([f"{summary(precisions)} precisions.csv lists them."] if len(precisions) else []),
+            *notes_on_floors(wide, tidy, chosen),
+            *_doubts(reading, tidy, wide, everything, chosen, aims),
+        ],
+        precisions=precisions,
     )
 
 

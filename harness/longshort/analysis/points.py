@@ -10,9 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from longshort.errors import UserError
+from longshort.results.floors import FLOORS
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.intp]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Points:
 
     # [n] floats by name, NaN where a value is missing; ``NAME_stderr`` is NaN where there is none
     columns: dict[str, Array]
+    below_floor: dict[str, Mask]  # [n] by name: whether a value is below three numerical floors
     families: Integers  # [n] the family of each, numbered in the order of their names
 
 
@@ -32,13 +35,15 @@ def points_of(wide: pd.DataFrame, names: Iterable[str], group: str) -> Points:
     Raises:
         UserError: there is no such column, or one of `names` does not hold numbers (kind ``setting``).
     """
-    columns = {}
+    columns, below_floor = {}, {}
     for name in dict.fromkeys(names):
         columns[name] = _numbers(wide, name)
         stderr = f"{name}_stderr"
         columns[stderr] = _numbers(wide, stderr) if stderr in wide else np.full(len(wide), np.nan)
+        if f"{name}_below_floor" in wide:
+            below_floor[name] = wide[f"{name}_below_floor"].to_numpy(bool)
     _check(wide, group)
-    return Points(columns, numbered(np.array(wide[group].astype(str), dtype=str))[0])
+    return Points(columns, below_floor, numbered(np.array(wide[group].astype(str), dtype=str))[0])
 
 
 def numbered(families: NDArray[np.str_] | Integers) -> tuple[Integers, int]:
@@ -50,6 +55,16 @@ def numbered(families: NDArray[np.str_] | Integers) -> tuple[Integers, int]:
 def is_constant(values: Array) -> bool:
     """Whether all values [n] are one, but for rounding."""
     return len(values) == 0 or bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
+
+
+def note_on_floors(points: Points, names: Iterable[str], used: Mask) -> list[str]:
+    """A line for each of the columns that has values below three numerical floors among the checkpoints used, [n]."""
+    counts = {name: int(points.below_floor[name][used].sum()) for name in names if name in points.below_floor}
+    return [
+        f"{count} of {int(used.sum())} checkpoints have {name} below {FLOORS} numerical floors (half precision)"
+        for name, count in counts.items()
+        if count
+    ]
 
 
 def _numbers(wide: pd.DataFrame, name: str) -> Array:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from longshort.analysis.floors import FLOOR_COLUMNS
 from longshort.analysis.tables import IDENTITY, LONGBENCH_OUTCOMES
 from longshort.errors import UserError, listed
 
@@ -113,6 +114,7 @@ def _is_measured(wide: pd.DataFrame, name: str) -> bool:
     column = wide[name]
     return (
         name not in IDENTITY
+        and name not in FLOOR_COLUMNS
         and not name.endswith("_stderr")
         and is_numeric_dtype(column.dtype)
         and bool(column.notna().any())

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from longshort.analysis.floors import flag_columns
 from longshort.errors import UserError
+from longshort.results.floors import FLOOR_METRICS, floor_of
 
 PERPLEXITY, MISALIGNMENT, LONGBENCH = "longshort_perplexity", "longshort_misalignment", "longshort_longbench_e"
 IDENTITY = ["checkpoint", "revision"]
@@ -57,6 +59,8 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         log_ppl_tail@L, log_ppl_tail_increase@L, effective_length_tail: from the fixed-target view.
         TASK:METRIC, TASK:METRIC@L: any metric of any other task, as ``longshort_longbench_e:score@8k+`` or
             ``babilong_qa1:acc``.
+        jeffreys_floor, js_floor, …_beyond_floor: the numerical floors of half precision, where they were measured;
+            jeffreys_below_floor and so on: whether the value is below three of them, False where there is none.
         NAME_stderr: standard error of NAME over documents, for the columns that are a single measurement.
 
     Args:
@@ -86,9 +90,9 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         row = {"checkpoint": checkpoint, "revision": revision, **about}
         row["log_params"] = np.nan if pd.isna(about["params"]) else float(np.log(about["params"]))
         for metric in MISALIGNMENT_METRICS:
-            _put(row, metric, values.get((metric, train_length)))
+            _put_misalignment(row, metric, values, metric, train_length)
         for metric in MISALIGNMENT_METRICS:
-            _put(row, f"{metric}_beyond", values.get((metric, beyond.get((metric, train_length)))))
+            _put_misalignment(row, f"{metric}_beyond", values, metric, beyond.get((metric, train_length)))
         _put(row, "nll", _log_perplexity(values, "ppl", train_length))
         for metric, view in VIEWS.items():
             _put_outcomes(row, view, train_length, {n: _log_perplexity(values, metric, n) for n in lengths})
@@ -99,6 +103,7 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
     always = {*IDENTITY, *ABOUT, "log_params", *PREDICTORS}
     empty = [name for name in wide if name not in always and wide[name].isna().all()]
     kept: pd.DataFrame = wide.drop(columns=empty)
+    flag_columns(kept)
     return kept
 
 
@@ -167,6 +172,12 @@ def _is_ours(tidy: pd.DataFrame) -> pd.Series[bool]:
 
 def _put(row: dict[str, Any], name: str, measurement: Measurement | None) -> None:
     row[name], row[f"{name}_stderr"] = measurement or MISSING
+
+
+def _put_misalignment(row: dict[str, Any], name: str, values: Measurements, metric: str, length: int | None) -> None:
+    _put(row, name, values.get((metric, length)))
+    if metric in FLOOR_METRICS.values():
+        row[f"{name}_floor"], _ = values.get((floor_of(metric), length), MISSING)
 
 
 def _put_outcomes(row: dict[str, Any], view: str, train_length: int | None, curve: dict[int, Measurement]) -> None:

@@ -13,10 +13,12 @@ from tempfile import TemporaryDirectory
 
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.figures import forest, misalignment_curve, misalignment_matrix, perplexity_by_length, scatter
+from longshort.analysis.floors import with_floors
 from longshort.analysis.paper import latex, markdown
 from longshort.analysis.selection import main_outcomes, main_predictors
 from longshort.results import remove_left_over, write_atomically
 
+PRECISIONS = "precisions.csv"  # where a checkpoint was measured in float32 and in half precision
 Drawing = Callable[[], list[Path]]  # draws one figure, and returns its files
 
 
@@ -46,9 +48,13 @@ def write_analysis(analysis: Analysis, folder: str | Path, pool: Executor | None
         "correlations.md": markdown(analysis),
         "correlations.tex": latex(analysis),
         "comparisons.csv": analysis.comparisons.to_csv(index=False),
-        "measurements.csv": analysis.tidy.to_csv(index=False),
+        "measurements.csv": with_floors(analysis.tidy).to_csv(index=False),
         "checkpoints.csv": analysis.wide.to_csv(index=False),
     }
+    if len(analysis.precisions):
+        content[PRECISIONS] = analysis.precisions.to_csv(index=False)
+    else:
+        (folder / PRECISIONS).unlink(missing_ok=True)  # of an earlier analysis
     for name, text in content.items():
         write_atomically(folder / name, text)
     drawings = list(_drawings(analysis, folder / "figures"))

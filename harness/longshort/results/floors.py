@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Numbers = TypeVar("Numbers", float, "pd.Series[float]")
+
 FLOOR_METRICS = {"jeffreys_floor": "jeffreys", "js_floor": "js"}  # and the metrics that they are floors of
 FLOORS = 3  # a value below this many floors is flagged
 MARK = "‡"  # at a flagged value
@@ -13,7 +20,7 @@ def floor_of(name: str) -> str:
     return f"{metric}_floor{at}{length}"
 
 
-def limit(floor: float) -> float:
+def limit(floor: Numbers) -> Numbers:
     """Return the value below which a divergence is flagged: three times its floor.
 
     The floor is the divergence between two readings that are mathematically equal and differ only in rounding, so

@@ -45,6 +45,7 @@ class Row:
     settings: dict[str, str]  # how it was measured, for the note on values that were measured again
     has_family: bool  # whether the family was given
     date: float  # in seconds; 0 before lm-eval 0.4.3, which did not record it
+    origin: dict[str, str]  # version of the task and SHA-256 of its documents, where they are recorded
 
 
 @dataclass
@@ -113,8 +114,12 @@ def rows_of(source: Source, task: str, reader: Reader) -> Iterator[Row]:
     settings = _settings(data, task, arguments, metadata)
     saved_dtype = "" if "dtype" in precision else plain_dtype(as_text(config.get("model_dtype")))
     date = reader.number(data.get("date"), "date") or 0
+    origin = {
+        "task version": as_text((data.get("versions") or {}).get(task)),
+        "documents": as_text((metadata.get("scored") or {}).get("sha256")),
+    }
     for values in _metrics(data, task, metadata, reader, base):
-        yield Row(about | values, base, precision, saved_dtype, settings, bool(metadata.get("family")), date)
+        yield Row(about | values, base, precision, saved_dtype, settings, bool(metadata.get("family")), date, origin)
 
 
 def metadata_of(data: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longshort.errors import UserError
+from longshort.results.precisions import precision_pairs
 from longshort.results.rows import Reader, Row, is_ours, rows_of
 from longshort.results.source import Source, find_files, load, not_results
-from longshort.results.variants import IDENTITY, name_precisions, notes_on
+from longshort.results.variants import IDENTITY, Variant, name_precisions, notes_on
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +51,9 @@ class Reading:
     corpora: dict[str, list[dict[str, Any]]]
     versions: dict[str, list[str]]  # of tasks, lm-eval and transformers, as the files record them
     notes: list[str]  # what was skipped or measured more than once, one line each
+    # the checkpoints that were measured in several dtypes, by their name in `table` and revision
+    variants: dict[tuple[str, str], Variant] = field(default_factory=dict)
+    precisions: pd.DataFrame | None = None  # of `precision_pairs`; None where no checkpoint has several dtypes
 
 
 def read_results(
@@ -125,13 +129,16 @@ def read(
             "data" if damaged else "not_found",
         )
     reading.notes[:0] = [f"{problem} Skipped." for problem in damaged]
-    name_precisions(rows)
+    variants = name_precisions(rows)
     reading.notes.extend([*_note_on_others(others), *notes_on(rows)])
+    precisions, unlike = precision_pairs(rows, variants) if variants else (None, [])
+    reading.notes.extend(unlike)
     rows.sort(key=lambda row: row.date)
     table = pd.DataFrame([row.columns for row in rows])[list(COLUMNS)].astype(COLUMNS)
     identity = list(IDENTITY)
     newest = table.drop_duplicates(identity, keep="last").sort_values(identity, ignore_index=True)
-    return replace(reading, table=newest, notes=[" ".join(note.splitlines()) for note in reading.notes])
+    notes = [" ".join(note.splitlines()) for note in reading.notes]
+    return replace(reading, table=newest, notes=notes, variants=variants, precisions=precisions)
 
 
 def _read_one(name: str, source: Source, every_task: bool, reading: Reading) -> list[Row]:

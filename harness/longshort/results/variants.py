@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from longshort.results.model_args import variant_suffix
@@ -13,22 +14,43 @@ SHOWN = 3
 IDENTITY = ("checkpoint", "revision", "task", "corpus", "metric", "length")
 
 
-def name_precisions(rows: Iterable[Row]) -> None:
-    """Append dtype and attention implementation to the names of checkpoints that were measured in several."""
+@dataclass(frozen=True)
+class Variant:
+    """A checkpoint in one of the dtypes that it was measured in."""
+
+    base: str  # its name without the dtype, which its variants share
+    dtype: str  # empty where it is not recorded, or not the same in all of its results
+
+
+def name_precisions(rows: Iterable[Row]) -> dict[tuple[str, str], Variant]:
+    """Append dtype and attention implementation to the names of checkpoints that were measured in several.
+
+    Returns:
+        The variants in dtype, by their new name and revision.
+    """
+    bases: dict[tuple[str, str], str] = {}
+    known: dict[tuple[str, str], set[str]] = defaultdict(set)
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.columns["checkpoint"], row.columns["revision"]].append(row)
     for members in groups.values():
         saved = {row.saved_dtype for row in members} - {""}
+        dtypes = [row.precision.get("dtype") or row.saved_dtype for row in members]
         for row in members:
             if len(saved) == 1 and row.precision.get("dtype") in saved:
                 del row.precision["dtype"]  # the saved dtype, which the others got by dtype=auto
         differing = {
             name for name in ("attn_implementation", "dtype") if len({row.precision.get(name) for row in members}) > 1
         }
-        for row in members:
+        for row, dtype in zip(members, dtypes, strict=True):
             shown = {name: value for name, value in row.precision.items() if name in differing}
-            row.columns["checkpoint"] += variant_suffix(shown)
+            checkpoint, revision = row.columns["checkpoint"], row.columns["revision"]
+            row.columns["checkpoint"] = variant = checkpoint + variant_suffix(shown)
+            if "dtype" in differing:
+                shown.pop("dtype", None)
+                bases[variant, revision] = checkpoint + variant_suffix(shown)
+                known[variant, revision] |= {dtype} - {""}
+    return {key: Variant(base, known[key].pop() if len(known[key]) == 1 else "") for key, base in bases.items()}
 
 
 def notes_on(rows: Sequence[Row]) -> list[str]:

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from longshort.analysis.figures.style import style
+from longshort.analysis.paper import checkpoints
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
 from longshort.plotting import COLOURS, new_figure, save_figure
+from longshort.results.floors import FLOORS, MARK
 
 LABELS = {"pearson": "Pearson's r", "spearman": "Spearman's ρ", "kendall": "Kendall's τ", "partial": "partial r"}
 
@@ -19,7 +21,8 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
     """Draw each predictor's coefficient with its 95 % interval, outcome by outcome (a forest plot).
 
     A hollow point has a naive interval: it takes checkpoints for independent and is too narrow. n counts
-    checkpoints, F families. A pair without a coefficient keeps its row, empty.
+    checkpoints, F families; ‡ is at the n of a pair with values below three numerical floors. A pair without a
+    coefficient keeps its row, empty.
 
     Args:
         correlations: the table of `longshort.analysis.correlations`.
@@ -51,11 +54,11 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
             headings.append(len(left))
             left.append(axis_label(str(outcome)).replace("\n", " "))
             right.append("")
-            for _, row in block.iterrows():
+            for row in block.itertuples():
                 places.append(len(left))
-                left.append(str(row["predictor"]))
-                found = np.isfinite(row[coefficient])
-                right.append(f"n = {row['n']}, F = {row['n_families']}" + ("" if found else ", none"))
+                left.append(str(row.predictor))
+                found = np.isfinite(getattr(row, coefficient))
+                right.append(f"n = {checkpoints(row)}, F = {row.n_families}" + ("" if found else ", none"))
         table = pd.concat([block for _, block in blocks]).assign(place=places)
         for is_naive, points in table.groupby(naive.loc[table.index]):
             value, low, high = (points[name].to_numpy(float) for name in (coefficient, *ends))
@@ -85,5 +88,7 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
             axes.text(1, row, text, fontsize=8, transform=place, verticalalignment=up, horizontalalignment=across)
         axes.grid(axis="y", visible=False)
         kinds = " (hollow: naive interval, too narrow)" if naive.any() else ""
+        if any(MARK in text for text in right):
+            kinds += f"\n{MARK}: with values below {FLOORS} numerical floors, half precision"
         axes.set_xlabel(f"{LABELS[coefficient]}, 95 % interval{kinds}")
         return save_figure(figure, path)

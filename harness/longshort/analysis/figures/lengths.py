@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from longshort.analysis.figures.style import (
+    HOLLOW,
     LINE_STYLES,
     MARKERS,
     MAX_LEGEND,
@@ -19,6 +20,7 @@ from longshort.analysis.figures.style import (
     shortened,
     style,
 )
+from longshort.analysis.floors import below_floors
 from longshort.analysis.tables import MISALIGNMENT_METRICS, of_corpus
 from longshort.errors import UserError
 from longshort.plotting import COLOURS, new_figure, save_figure
@@ -60,7 +62,7 @@ def misalignment_curve(
     """Draw misalignment over length, within the train length and where the model extrapolates.
 
     Lines, arguments and result are those of `perplexity_by_length`, but `metric` is one of
-    `longshort.analysis.tables.MISALIGNMENT_METRICS`.
+    `longshort.analysis.tables.MISALIGNMENT_METRICS`. A hollow point is below three numerical floors.
     """
     up = f"{MISALIGNMENT_METRICS[metric]} ({'share' if metric == 'agreement' else 'nats'})"
     return _by_length(tidy, path, metric, corpus, "length L of the longer context (tokens)", up, lambda axes: None)
@@ -76,7 +78,7 @@ def _by_length(
     scale: Callable[[Axes], None],
 ) -> list[Path]:
     """Draw one metric over length; `scale` sets the vertical axis once the lines are there."""
-    tidy = of_corpus(tidy, corpus)
+    tidy = of_corpus(tidy.assign(below_floor=below_floors(tidy)), corpus)
     values = tidy[tidy["metric"] == metric].sort_values("length")
     if values.empty:
         raise UserError(f"The results have no {metric}@L, so there is nothing to draw.", "data")
@@ -100,9 +102,10 @@ def _by_length(
         if crowded:
             colours = [COLOURS[families.index(family) % len(COLOURS)] for (family, *_), _ in checkpoints]
             _crowd(axes, [line for _, line in checkpoints], colours)
+            _hollow(axes, values, "#444444", "o", 3)
         length_axis(axes, "x", sorted(values["length"].unique()))
         scale(axes)
-        axes.set_xlabel(across)
+        axes.set_xlabel(f"{across}\n{HOLLOW}" if values["below_floor"].any() else across)
         axes.set_ylabel(up)
         for trained in sorted(values["train_length"].dropna().unique()):
             axes.axvline(trained, color="#777777", linewidth=1.2, linestyle="--", zorder=1)
@@ -133,7 +136,17 @@ def _line(axes: Axes, line: pd.DataFrame, colour: str, member: int) -> Line2D:
         elinewidth=1,
         capsize=2,
     )
+    _hollow(axes, line, colour, MARKERS[member % len(MARKERS)], 5)
     return drawn.lines[0]
+
+
+def _hollow(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, size: float) -> None:
+    """White markers over the values below three numerical floors."""
+    flagged = rows[rows["below_floor"]]
+    if len(flagged):
+        places = flagged[["length", "value"]].to_numpy(float).T
+        edge: dict[str, Any] = {"markeredgecolor": colour, "markersize": size, "zorder": 3}
+        axes.plot(*places, linestyle="none", marker=marker, markerfacecolor="white", **edge)
 
 
 def _in_crowd(colour: str) -> Line2D:

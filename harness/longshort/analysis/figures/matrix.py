@@ -10,9 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from longshort.analysis.figures.style import short_names, style
+from longshort.analysis.floors import below_floors
 from longshort.analysis.tables import of_corpus
 from longshort.errors import UserError
 from longshort.plotting import new_figure, save_figure
+from longshort.results.floors import FLOORS, MARK
 
 LABELS = {
     "sce_between": "SCE between two context lengths",
@@ -28,8 +30,9 @@ def misalignment_matrix(
 ) -> list[Path]:
     """Draw misalignment between all pairs of context lengths, a heat map per checkpoint, on one colour scale.
 
-    The diagonal of ``sce_between`` is twice the entropy; a pair that was not measured stays blank. Of more than
-    12 checkpoints 12 are drawn, taken from the families in turn, and the figure says so.
+    The diagonal of ``sce_between`` is twice the entropy; a pair that was not measured stays blank. ‡ is at values
+    below three numerical floors. Of more than 12 checkpoints 12 are drawn, taken from the families in turn, and the
+    figure says so.
 
     Arguments and result are those of `longshort.analysis.perplexity_by_length`, but `metric` is ``sce_between`` or
     ``jeffreys_between``, in nats, which the table has as ``METRIC@L1-L2``.
@@ -38,11 +41,13 @@ def misalignment_matrix(
     if pairs.empty:
         raise UserError(f"The results have no {metric}@L1-L2, so there is nothing to draw.", "data")
     # These metrics name their lengths themselves, and have none of their own.
-    values = of_corpus(tidy.loc[pairs.index].assign(length=0), corpus).join(pairs)
+    flags = below_floors(tidy).loc[pairs.index]
+    values = of_corpus(tidy.loc[pairs.index].assign(length=0, flag=flags), corpus).join(pairs)
     lengths = sorted({*values["one"], *values["other"]})
     checkpoints = [rows for _, rows in values.groupby(["family", "checkpoint", "revision"], dropna=False)]
     shown = _from_all_families(checkpoints)
-    matrices = [_matrix(rows, lengths) for rows in shown]
+    matrices = [_matrix(rows, lengths, "value") for rows in shown]
+    flagged = [_matrix(rows, lengths, "flag") == 1 for rows in shown]
     low, high = np.nanmin(matrices), np.nanmax(matrices)
     numbered = len(lengths) <= MAX_NUMBERED
     columns = min(COLUMNS, len(shown))
@@ -56,31 +61,34 @@ def misalignment_matrix(
         ticks = range(len(lengths)) if numbered else range(0, len(lengths), ceil(len(lengths) / MAX_NUMBERED))
         for axis in (panels[0].xaxis, panels[0].yaxis):  # which all panels share
             axis.set_ticks(ticks, [str(lengths[tick]) for tick in ticks])
-        for index, (axes, rows, matrix) in enumerate(zip(panels, shown, matrices, strict=False)):
+        for index, (axes, rows, matrix, marked) in enumerate(zip(panels, shown, matrices, flagged, strict=False)):
             image = axes.imshow(matrix, cmap="cividis", vmin=low, vmax=high)
             axes.set_title(short_names(rows)[0], fontsize=8)
             axes.grid(False)
             axes.tick_params(labelsize=8, labelbottom=index + columns >= len(shown))
             axes.tick_params(axis="x", labelrotation=90)
-            for (row, column), value in np.ndenumerate(matrix) if numbered else ():
-                if np.isfinite(value):
+            for (row, column), value in np.ndenumerate(matrix) if numbered or marked.any() else ():
+                mark = MARK if marked[row, column] else ""
+                if np.isfinite(value) and (numbered or mark):
+                    text = f"{value:.2f}{mark}" if numbered else mark
                     pale = value > (low + high) / 2
                     cell = axes.text(
-                        column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="k" if pale else "w"
+                        column, row, text, ha="center", va="center", fontsize=7, color="k" if pale else "w"
                     )
                     cell.set_in_layout(False)  # it is inside its panel, and measuring it takes time
         figure.supxlabel("context (tokens)", fontsize=10)
         figure.supylabel("context (tokens)", fontsize=10)
-        figure.colorbar(image, ax=panels[: len(shown)].tolist(), label=f"{LABELS[metric]} (nats)", aspect=30)
+        meaning = f"\n{MARK}: below {FLOORS} numerical floors, half precision" if np.any(flagged) else ""
+        figure.colorbar(image, ax=panels[: len(shown)].tolist(), label=f"{LABELS[metric]} (nats){meaning}", aspect=30)
         if len(shown) < len(checkpoints):
             figure.suptitle(f"{len(shown)} of {len(checkpoints)} checkpoints", fontsize=10)
         return save_figure(figure, path)
 
 
-def _matrix(rows: pd.DataFrame, lengths: list[int]) -> NDArray[np.float64]:
-    """The values between all lengths, symmetric: [M, M], NaN where there is none."""
+def _matrix(rows: pd.DataFrame, lengths: list[int], column: str) -> NDArray[np.float64]:
+    """One column's values between all lengths, symmetric: [M, M], NaN where there is none."""
     matrix = np.full((len(lengths), len(lengths)), np.nan)
-    for one, other, value in rows[["one", "other", "value"]].itertuples(index=False):
+    for one, other, value in rows[["one", "other", column]].itertuples(index=False):
         i, j = lengths.index(one), lengths.index(other)
         matrix[i, j] = matrix[j, i] = value
     return matrix

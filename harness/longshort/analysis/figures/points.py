@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from longshort.analysis.figures.style import MARKERS, MAX_LEGEND, length_axis, short_names, shortened, style
+from longshort.analysis.figures.style import HOLLOW, MARKERS, MAX_LEGEND, length_axis, short_names, shortened, style
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
 from longshort.plotting import COLOURS, label_points, new_figure, save_figure
@@ -23,7 +23,8 @@ MAX_LABELS = 15  # points with their names beside them
 def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) -> list[Path]:
     """Draw a predictor against an outcome, a point per checkpoint, a colour and marker per family.
 
-    Bars are ± one standard error over documents, where the table has it. Up to 15 points are named.
+    Bars are ± one standard error over documents, where the table has it. Up to 15 points are named. A hollow point has
+    a value below three numerical floors, where the table says so.
 
     Args:
         wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
@@ -46,21 +47,25 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
         lines: list[Line2D] = []
         for index, family in enumerate(families):
             group = points[points["family"] == family]
-            drawn = axes.errorbar(
-                group[predictor].to_numpy(float),
-                group[outcome].to_numpy(float),
-                xerr=_stderr(group, predictor),
-                yerr=_stderr(group, outcome),
-                linestyle="none",
-                color=COLOURS[index % len(COLOURS)],
-                marker=MARKERS[index % len(MARKERS)],
-                markersize=7,
-                markeredgecolor="white",
-                elinewidth=1,
-            )
-            lines.append(drawn.lines[0])
-        axes.set_xlabel(axis_label(predictor))
-        axes.set_ylabel(axis_label(outcome))
+            colour = COLOURS[index % len(COLOURS)]
+            for is_hollow, part in group.groupby(_below_floor(group, predictor, outcome)):
+                drawn = axes.errorbar(
+                    part[predictor].to_numpy(float),
+                    part[outcome].to_numpy(float),
+                    xerr=_stderr(part, predictor),
+                    yerr=_stderr(part, outcome),
+                    linestyle="none",
+                    color=colour,
+                    marker=MARKERS[index % len(MARKERS)],
+                    markersize=7,
+                    markerfacecolor="white" if is_hollow else colour,
+                    markeredgecolor=colour if is_hollow else "white",
+                    elinewidth=1,
+                )
+                if len(lines) == index:  # the first of the family's parts, the filled points
+                    lines.append(drawn.lines[0])
+        for set_label, name in ((axes.set_xlabel, predictor), (axes.set_ylabel, outcome)):
+            set_label(f"{axis_label(name)}\n{HOLLOW}" if _below_floor(points, name).any() else axis_label(name))
         axes.margins(0.15)
         if outcome.startswith("effective_length"):
             length_axis(axes, "y", sorted(points[outcome].unique()))
@@ -72,6 +77,14 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
             places = points[[predictor, outcome]].to_numpy(float)
             label_points(figure, axes, places, np.stack(bars, 1), short_names(points), colours)
         return save_figure(figure, path)
+
+
+def _below_floor(rows: pd.DataFrame, *names: str) -> pd.Series[bool]:
+    """Whether one of these columns is below three numerical floors."""
+    flags: pd.Series[bool] = rows[[f"{name}_below_floor" for name in names if f"{name}_below_floor" in rows]].any(
+        axis=1
+    )
+    return flags
 
 
 def _stderr(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from longshort import plotting
+from longshort.results.floors import FLOORS
 from longshort.results.model_args import short_name
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINE_STYLES = ("-", "--", ":", "-.")
 MAX_LEGEND = 24
+HOLLOW = f"(hollow: below {FLOORS} numerical floors, half precision)"
 
 
 def style() -> Any:

@@ -18,12 +18,15 @@ from jinja2 import Environment, StrictUndefined
 
 from longshort.analysis import figures
 from longshort.analysis.analysis import Analysis
+from longshort.analysis.floors import below_floors
+from longshort.analysis.precisions import summary
 from longshort.analysis.report.findings import caution, findings, headline_outcomes
 from longshort.analysis.report.reported import METHODS_TABLE, SOURCE, beside_reported, measured_checkpoints
 from longshort.analysis.selection import main_predictors
 from longshort.analysis.tables import axis_label, outcomes, predictors
 from longshort.errors import UserError
 from longshort.results import write_atomically
+from longshort.results.floors import FLOORS, MARK
 
 MAX_FOREST = 60  # rows of the forest plot
 LABELS = {
@@ -41,6 +44,7 @@ LABELS = {
     "abs_spearman": "|ρ|",
     "abs_spearman_other": "|ρ| of the other",
     "difference": "difference of |r|",
+    "n_below_floor": f"of n, below {FLOORS} floors",
     "spearman_difference": "difference of |ρ|",
 }
 RANGES = {"_loo": "{} without one family", "_jackknife": "{}, jackknife"}  # no value of their own, two ends
@@ -52,7 +56,7 @@ CAPTIONS = {
     "misalignment_matrix_sce": "Misalignment between all lengths",
 }
 # What has room on paper; of a table that has none of these, the first columns.
-PRINTED = {"predictor", "outcome", "n", "n_families", "pearson", "spearman", "partial", "p_adjusted"}
+PRINTED = {"predictor", "outcome", "n", "n_families", "pearson", "spearman", "partial", "p_adjusted", "n_below_floor"}
 MAX_PRINTED = 9
 
 
@@ -85,6 +89,10 @@ def write_report(analysis: Analysis, path: str | Path, drawn: Iterable[Path] = (
         caution=caution(analysis),
         findings=findings(analysis),
         pairs=len(analysis.correlations),
+        flagged=analysis.wide.filter(like="_below_floor").any(axis=None),
+        floors=FLOORS,
+        mark=MARK,
+        precisions=summary(analysis.precisions) if len(analysis.precisions) else "",
         intervals=sorted({*analysis.correlations.get("interval", pd.Series(dtype=str)).dropna()} - {""}),
         figures=shown,
         beside=beside_reported(analysis),
@@ -128,8 +136,15 @@ def _data(analysis: Analysis) -> dict[str, Any]:
         "labels": {name: axis_label(name).replace("\n", " ") for name in names},
         "tables": {
             name: {"columns": _columns(frame), "values": {key: _values(frame[key]) for key in frame}}
-            for name, frame in (("correlations", table), ("comparisons", analysis.comparisons), ("checkpoints", wide))
+            for name, frame in (
+                ("correlations", table),
+                ("comparisons", analysis.comparisons),
+                ("checkpoints", wide),
+                ("precisions", analysis.precisions),
+            )
+            if name != "precisions" or len(frame)
         },
+        "mark": MARK,
     }
 
 
@@ -140,11 +155,11 @@ def _group(analysis: Analysis) -> str:
 
 
 def _columns(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The table's columns as shown: a value, its interval or its standard error in one."""
+    """The table's columns as shown: a value, its interval, its standard error or its floor in one."""
     columns: list[dict[str, Any]] = []
-    companions = ("stderr",) if "checkpoint" in frame else ("lo", "hi")
+    companions = ("stderr", "floor") if "checkpoint" in frame else ("lo", "hi")
     for key in map(str, frame):
-        base, _, end = key.rpartition("_")
+        base, _, end = key.replace("_below_floor", "_floor").rpartition("_")
         kind = next((kind for kind in RANGES if base.endswith(kind)), None) if end in companions else None
         if end in companions and base in frame:
             continue
@@ -210,5 +225,13 @@ def _figures(analysis: Analysis, drawn: Iterable[Path]) -> tuple[list[dict[str, 
                 missing.append(f"Figure “{caption}”: {error}")
             else:
                 source = f"data:image/svg+xml;base64,{base64.b64encode(file.read_bytes()).decode()}"
-                shown.append({"caption": caption, "source": source})
+                shown.append({"caption": caption + _hollow(name, analysis.tidy), "source": source})
     return shown, missing
+
+
+def _hollow(figure: str, tidy: pd.DataFrame) -> str:
+    """What hollow points are in the figure of a metric over length, if it has any."""
+    metric = figure.removeprefix("misalignment_curve_")
+    if metric == figure or not below_floors(tidy)[tidy["metric"] == metric].any():
+        return ""
+    return f"; hollow points are below {FLOORS} numerical floors, which rounding in half precision may explain"

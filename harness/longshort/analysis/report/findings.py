@@ -11,6 +11,7 @@ import pandas as pd
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.selection import main_outcomes, main_predictors
 from longshort.analysis.tables import LONGBENCH_OUTCOMES, axis_label
+from longshort.results.floors import FLOORS
 
 FEW_FAMILIES = 10
 
@@ -87,6 +88,8 @@ def _about_pair(row: pd.Series[Any]) -> str:
         return f"{predictor}: no coefficient ({counts}): {row.get('note') or 'not defined'}."
     naive = row.get("interval") == "naive"
     text = f"{predictor}: r = {coefficient(value, low, high)}, {counts}{', naive interval' if naive else ''}. "
+    if affected := row.get("n_below_floor", 0):
+        text += f"{affected} of the {row['n']} values are below {FLOORS} numerical floors. "
     if pd.isna(low) or pd.isna(high):
         text += "No interval could be computed, so nothing is shown."
     elif low <= 0 <= high:

@@ -39,7 +39,9 @@
     if (kind === "coefficient") {
       return decimals(number) + (low === null || high === null ? "" : ` [${decimals(low)}, ${decimals(high)}]`);
     }
-    return value(number) + (error === null ? "" : ` ± ${value(error, 2)}`);
+    const floor = at(`${key}_floor`);
+    const flagged = at(`${key}_below_floor`) ? ` ${report.mark}` : "";
+    return value(number) + (error === null ? "" : ` ± ${value(error, 2)}`) + (floor === null ? "" : `, floor ${value(floor, 2)}${flagged}`);
   };
 
   // Tables that sort by a column: up, then down; what is missing stays last.
@@ -200,7 +202,9 @@
       const [x_error, y_error] = [predictor, outcome].map((name) => checkpoints[`${name}_stderr`]?.[row] ?? 0);
       if (x_error) svg(element, "line", { x1: x_of(x_value - x_error), x2: x_of(x_value + x_error), y1: y, y2: y, class: colour });
       if (y_error) svg(element, "line", { x1: x, x2: x, y1: y_of(y_value - y_error), y2: y_of(y_value + y_error), class: colour });
-      mark(element, group[row]).setAttribute("transform", `translate(${x},${y})`);
+      const shape = mark(element, group[row]);
+      shape.setAttribute("transform", `translate(${x},${y})`);
+      if ([predictor, outcome].some((name) => checkpoints[`${name}_below_floor`]?.[row])) shape.classList.add("hollow");
       element.addEventListener("focus", () => show(index));
       element.addEventListener("blur", hide);
       return { row, x, y, element };

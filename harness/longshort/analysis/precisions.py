@@ -1,0 +1,89 @@
+"""Checkpoints that were measured in several dtypes: one point of each, and half precision next to float32."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from longshort.analysis.floors import floors_of
+from longshort.errors import listed
+from longshort.results.floors import FLOOR_METRICS
+from longshort.results.variants import Variant
+
+Variants = Mapping[tuple[str, str], Variant]  # by checkpoint and revision
+
+
+def one_point_each(wide: pd.DataFrame, variants: Variants, names: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Keep one row of each checkpoint that was measured in several dtypes, and say which were left out.
+
+    Two dtypes of one checkpoint are the same weights, and no independent points. The variant with the most values
+    counts; of those with as many, the one in float32.
+
+    Args:
+        wide: one row per checkpoint.
+        variants: the checkpoints that have several dtypes.
+        names: the columns whose values are counted, usually predictors and outcomes.
+    """
+    rows: dict[tuple[str, str], list[tuple[bool, int, str]]] = defaultdict(list)
+    for index, (checkpoint, revision) in enumerate(zip(wide["checkpoint"], wide["revision"], strict=True)):
+        if variant := variants.get((checkpoint, revision)):
+            rows[variant.base, revision].append((variant.dtype != "float32", index, checkpoint))
+    counts = wide[list(names)].notna().sum(axis=1).tolist() if rows else []
+    left_out: dict[int, str] = {}
+    for members in rows.values():
+        best, *others = sorted(members, key=lambda member: (-counts[member[1]], member))
+        left_out |= {index: f"{checkpoint} ({best[2]} counts)" for _, index, checkpoint in others}
+    if not left_out:
+        return wide, []
+    note = (
+        f"{listed(list(left_out.values()))}: left out of the correlations, which take one dtype of each checkpoint: "
+        "the one with the most values, float32 where they have as many. Choose another with --where."
+    )
+    kept: pd.DataFrame = wide.drop(index=wide.index[list(left_out)]).reset_index(drop=True)
+    return kept, [note]
+
+
+def precision_table(pairs: pd.DataFrame | None, tidy: pd.DataFrame) -> pd.DataFrame:
+    """Half precision next to float32, a row for each checkpoint, metric and length.
+
+    Columns:
+        checkpoint: without its dtype. dtype: of the half precision.
+        value_float32, value_half, difference: the second less the first, in the metric's unit.
+        floor: the numerical floor of the value in half precision, where there is one.
+        within_floor: whether the difference, up or down, is no more than the floor; missing without a floor.
+        n: documents.
+
+    Args:
+        pairs: of `longshort.results.read`; None where no checkpoint has several dtypes.
+        tidy: the measurements to compare.
+    """
+    if pairs is None:
+        nothing: pd.DataFrame = pd.DataFrame()
+        return nothing
+    keys = ["checkpoint", "revision", "task", "corpus", "metric", "length"]
+    half = tidy.assign(floor=floors_of(tidy))[[*keys, "floor"]].rename(columns={"checkpoint": "half_checkpoint"})
+    table: pd.DataFrame = pairs[~pairs["metric"].isin(list(FLOOR_METRICS))].merge(
+        half, on=["half_checkpoint", *keys[1:]]
+    )
+    difference = table["value_half"] - table["value_float32"]
+    within = (difference.abs() <= table["floor"]).astype("boolean").mask(table["floor"].isna())
+    table = table.assign(difference=difference, within_floor=within)
+    values = ["value_float32", "value_half", "difference", "floor", "within_floor", "n"]
+    shown: pd.DataFrame = table[["checkpoint", "revision", "dtype", *keys[2:], *values]]
+    return shown
+
+
+def summary(table: pd.DataFrame) -> str:
+    """One sentence on a `precision_table` that has rows."""
+    of_floor = table["within_floor"].dropna()
+    checkpoints = len(table[["checkpoint", "revision"]].drop_duplicates())
+    measured = (
+        f"{len(table)} values of {checkpoints} {'checkpoint' if checkpoints == 1 else 'checkpoints'} were measured "
+        f"both in float32 and in {' or '.join(sorted(set(table['dtype'])))}."
+    )
+    if of_floor.empty:
+        return f"{measured} None of them has a numerical floor."
+    within = int(of_floor.sum())
+    return f"{measured} Of the n = {len(of_floor)} with a numerical floor, {within} differ by no more than it."
