@@ -76,8 +76,8 @@ def notes_on_floors(wide: pd.DataFrame, tidy: pd.DataFrame, predictors: Iterable
     if not number:
         return []
     notes = [
-        f"{number} of the {int(floors.notna().sum())} divergences with a numerical floor are below {FLOORS} of them, so "
-        "rounding in half precision may explain them (below_floor in measurements.csv)."
+        f"{number} of the {int(floors.notna().sum())} divergences with a numerical floor are below {FLOORS} of them, "
+        "so rounding in half precision may explain them (below_floor in measurements.csv)."
     ]
     for name in predictors:
         flagged = wide[wide[f"{name}_below_floor"]] if f"{name}_below_floor" in wide else wide[:0]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from longshort.analysis.floors import floors_of
 from longshort.errors import listed
-from longshort.results.floors import FLOOR_METRICS
+from longshort.results.floors import FLOOR_METRICS, limit
 from longshort.results.variants import Variant
 
 Variants = Mapping[tuple[str, str], Variant]  # by checkpoint and revision
@@ -53,6 +53,7 @@ def precision_table(pairs: pd.DataFrame | None, tidy: pd.DataFrame) -> pd.DataFr
         value_float32, value_half, difference: the second less the first, in the metric's unit.
         floor: the numerical floor of the value in half precision, where there is one.
         within_floor: whether the difference, up or down, is no more than the floor; missing without a floor.
+        below_floor: whether the value in half precision is below three floors.
         n: documents.
 
     Args:
@@ -69,9 +70,10 @@ def precision_table(pairs: pd.DataFrame | None, tidy: pd.DataFrame) -> pd.DataFr
     )
     difference = table["value_half"] - table["value_float32"]
     within = (difference.abs() <= table["floor"]).astype("boolean").mask(table["floor"].isna())
-    table = table.assign(difference=difference, within_floor=within)
-    values = ["value_float32", "value_half", "difference", "floor", "within_floor", "n"]
-    shown: pd.DataFrame = table[["checkpoint", "revision", "dtype", *keys[2:], *values]]
+    below = table["value_half"] < limit(table["floor"])
+    table = table.assign(difference=difference, within_floor=within, below_floor=below)
+    values = ["value_float32", "value_half", "difference", "floor", "within_floor", "below_floor", "n"]
+    shown: pd.DataFrame = table[["checkpoint", "dtype", "metric", "length", *values, "revision", "task", "corpus"]]
     return shown
 
 

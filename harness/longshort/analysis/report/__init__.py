@@ -140,7 +140,7 @@ def _data(analysis: Analysis) -> dict[str, Any]:
                 ("correlations", table),
                 ("comparisons", analysis.comparisons),
                 ("checkpoints", wide),
-                ("precisions", analysis.precisions),
+                ("precisions", analysis.precisions.drop(columns=["task", "corpus"], errors="ignore")),
             )
             if name != "precisions" or len(frame)
         },
