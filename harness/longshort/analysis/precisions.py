@@ -58,16 +58,16 @@ def precision_table(pairs: pd.DataFrame | None, tidy: pd.DataFrame) -> pd.DataFr
 
     Args:
         pairs: of `longshort.results.read`; None where no checkpoint has several dtypes.
-        tidy: the measurements to compare.
+        tidy: the measurements of the chosen checkpoints; a pair is of two of them.
     """
     if pairs is None:
         nothing: pd.DataFrame = pd.DataFrame()
         return nothing
     keys = ["checkpoint", "revision", "task", "corpus", "metric", "length"]
-    half = tidy.assign(floor=floors_of(tidy))[[*keys, "floor"]].rename(columns={"checkpoint": "half_checkpoint"})
-    table: pd.DataFrame = pairs[~pairs["metric"].isin(list(FLOOR_METRICS))].merge(
-        half, on=["half_checkpoint", *keys[1:]]
-    )
+    measured = tidy.assign(floor=floors_of(tidy))[[*keys, "floor"]]
+    half = measured.rename(columns={"checkpoint": "half_checkpoint"})
+    is_pair = ~pairs["metric"].isin(list(FLOOR_METRICS)) & pairs["float32_checkpoint"].isin(tidy["checkpoint"])
+    table: pd.DataFrame = pairs[is_pair].merge(half, on=["half_checkpoint", *keys[1:]])
     difference = table["value_half"] - table["value_float32"]
     within = (difference.abs() <= table["floor"]).astype("boolean").mask(table["floor"].isna())
     below = table["value_half"] < limit(table["floor"])

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HALF = ("bfloat16", "float16")
-# half_checkpoint: the name of the variant in half precision; checkpoint: the name without the dtype
+# float32_checkpoint, half_checkpoint: the names of both variants; checkpoint: the name without the dtype
 COLUMNS = (
     "checkpoint", "revision", "dtype", "task", "corpus", "metric", "length", "value_float32", "value_half", "n",
-    "half_checkpoint",
+    "float32_checkpoint", "half_checkpoint",
 )  # fmt: skip
 OF_FIXED_TARGETS = ("_tail", "_between@")
 
@@ -54,7 +54,9 @@ def precision_pairs(rows: Sequence[Row], variants: Mapping[tuple[str, str], Vari
                 else:
                     pairs.append(
                         half.columns
-                        | {"checkpoint": base, "dtype": dtype, "half_checkpoint": half.columns["checkpoint"]}
+                        | {"checkpoint": base, "dtype": dtype}
+                        | {"float32_checkpoint": single.columns["checkpoint"]}
+                        | {"half_checkpoint": half.columns["checkpoint"]}
                         | {"value_float32": single.columns["value"], "value_half": half.columns["value"]}
                     )
     notes = [
