@@ -127,6 +127,23 @@ def test_controls_change_plot_and_coefficients(open_page, made):
     assert "8192" in page.locator("#outcome-label").inner_text()
 
 
+def test_values_below_three_floors_are_hollow(open_page, made, tmp_path):
+    """Of 12 checkpoints the first two have floors of 0.4 and 0.3 times their values: one is below three, one is not."""
+    factors = np.array([0.4, 0.3, *[np.nan] * 10])
+    wide = made.wide.assign(jeffreys_floor=made.wide["jeffreys"] * factors, jeffreys_below_floor=factors > 1 / 3)
+    page = open_page(write_report(replace(made, wide=wide), tmp_path / "report.html").as_uri())
+    assert page.locator(".hollow").count() == 0  # the first predictor is SCE
+    page.select_option("#predictor", "jeffreys")
+    (flagged,) = page.locator(".point:has(.hollow)").all()
+    assert wide["checkpoint"][0] in flagged.get_attribute("aria-label")
+    assert "‡" in flagged.get_attribute("aria-label")
+    white = page.evaluate("getComputedStyle(document.querySelector('.hollow')).fill")
+    assert white != page.evaluate("getComputedStyle(document.querySelector('.mark:not(.hollow)')).fill")
+    cells = page.locator("#checkpoints td").all_inner_texts()
+    assert sum("‡" in cell for cell in cells) == 1
+    assert sum("floor" in cell for cell in cells) == 2
+
+
 def test_families_are_filtered_and_it_is_told(open_page):
     page = open_page()
     assert page.locator("#shown").inner_text() == "12 of 12 checkpoints shown."

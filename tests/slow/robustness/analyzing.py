@@ -107,6 +107,7 @@ def _row(name: str, *facts: str, **fields: Any) -> Case:
 
 OPTIONS = [
     _option("--predictor scee", "predictor 'scee' sce"),
+    _option("--predictor jeffreys_floor", "predictor 'jeffreys_floor' jeffreys"),
     _option("--outcome longbench", "outcome 'longbench' longshort_longbench_e:score"),
     _option("--control nothing", "control 'nothing' params"),
     _option("--group-by nothing", "'nothing' family"),

@@ -41,19 +41,23 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
     if points.empty:
         raise UserError(f"No checkpoint has both {predictor} and {outcome}, so there is nothing to draw.", "data")
     families = sorted(points["family"].unique())
+    hollow = _below_floor(points, predictor, outcome)
     with style():
         figure = new_figure()
         axes = figure.subplots()
         lines: list[Line2D] = []
         for index, family in enumerate(families):
-            group = points[points["family"] == family]
+            of_family = points["family"] == family
             colour = COLOURS[index % len(COLOURS)]
-            for is_hollow, part in group.groupby(_below_floor(group, predictor, outcome)):
+            for is_hollow in (False, True) if hollow.any() else (False,):
+                group = points[of_family & (hollow == is_hollow)]
+                if group.empty:
+                    continue
                 drawn = axes.errorbar(
-                    part[predictor].to_numpy(float),
-                    part[outcome].to_numpy(float),
-                    xerr=_stderr(part, predictor),
-                    yerr=_stderr(part, outcome),
+                    group[predictor].to_numpy(float),
+                    group[outcome].to_numpy(float),
+                    xerr=_stderr(group, predictor),
+                    yerr=_stderr(group, outcome),
                     linestyle="none",
                     color=colour,
                     marker=MARKERS[index % len(MARKERS)],
@@ -62,7 +66,7 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
                     markeredgecolor=colour if is_hollow else "white",
                     elinewidth=1,
                 )
-                if len(lines) == index:  # the first of the family's parts, the filled points
+                if len(lines) == index:  # the legend shows the family's filled points, if it has any
                     lines.append(drawn.lines[0])
         for set_label, name in ((axes.set_xlabel, predictor), (axes.set_ylabel, outcome)):
             set_label(f"{axis_label(name)}\n{HOLLOW}" if _below_floor(points, name).any() else axis_label(name))
