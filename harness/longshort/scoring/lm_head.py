@@ -2,7 +2,8 @@
 
 The backbone (everything below the LM head) runs once. For each chunk the backbone is made to return that slice of its
 hidden states and the model is called again, so that its own LM head and whatever follows it run: tanh soft caps, logit
-scales, divisors, norms before the head. Logits [T × V] are never held.
+scales, divisors, norms before the head. Logits [T × V] are never held. Those of half-precision models are float32 from
+the product with the LM head's matrix on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeGuard
 
 import torch
@@ -26,6 +28,7 @@ from longshort.scoring.backbone import (
     with_hidden,
 )
 from longshort.scoring.forward import evaluating, forward, input_device, without_wrappers
+from longshort.scoring.half_precision import HALF, Float32Logits, half_linear_into
 from longshort.scoring.probe import model_state, probe_tokens
 from longshort.scoring.rope import rope_parameters
 
@@ -45,6 +48,11 @@ FULL_LOGITS = (
     "are the same, but every token of a window needs another %.1f MiB of memory. If memory runs out, use shorter "
     "lengths, or remove hooks and changes from the model's forward."
 )
+ROUNDED_LOGITS = (
+    "%s: its logits are rounded to half precision, because its LM head is not an ordinary matrix (it may be quantized, "
+    "distributed or compiled), or because the model itself rounds them afterwards. Divergences between similar "
+    "predictions contain this rounding. With --dtype float32 they do not."
+)
 
 
 class LMHead:
@@ -58,6 +66,7 @@ class LMHead:
     vocab_size: int  # width of the logits
     backbone: nn.Module | None  # the module whose output the LM head reads, or None: the hidden states are full logits
     problem: str | None = None  # why there is no backbone
+    rounds: bool = False  # whether the logits of a half-precision model are not float32 throughout
 
     def __init__(self, model: nn.Module, call: Callable[..., Any] | None = None) -> None:
         self.model = model
@@ -65,6 +74,7 @@ class LMHead:
         # A graph that `model.compile()` recorded would neither see hooks nor another forward of the backbone.
         self._call = call or (model._call_impl if compiled else model)
         self._linear: nn.Linear | None = None
+        self._in_float32 = False  # whether the model's own LM head runs with float32 products of half-precision weights
         self._output: Any = None  # what the backbone returns, a template to put other hidden states into
         # transformers' dynamic RoPE keeps the frequencies of the longest sequence so far; one token resets them.
         kinds = rope_parameters(getattr(model, "config", None))
@@ -77,13 +87,15 @@ class LMHead:
             problems: list[str] = []
             for backbone, output in backbones(model, self._call, tokens):
                 self.backbone, self._output = backbone, output
-                problem = self._probe(tokens, expected, tolerance)
+                problem = self._probe_in_float32(tokens, expected, tolerance)
                 if problem is None:
                     self._linear = self._plain_linear(tolerance)
+                    self.rounds &= self._linear is None
                     break
                 problems.append(problem)
             else:
                 self.backbone = None
+                self.rounds = expected.dtype in HALF
                 self.problem = problems[0] if problems else NO_BACKBONE  # the first module is the likeliest backbone
                 if self.problem != getattr(model.__dict__.get(LM_HEAD), "problem", None):  # not for every document
                     logger.warning(FULL_LOGITS, type(model).__name__, self.problem, self.vocab_size * 4 / 2**20)
@@ -95,15 +107,18 @@ class LMHead:
 
     @property
     def linear(self) -> nn.Linear | None:
-        """The LM head if it is one float32 matrix with nothing after it, and still the one that was probed."""
+        """The LM head if it is one matrix with nothing after it, and still the one that was probed.
+
+        Its weights are float32, bfloat16 or float16; `linear_into` takes them all.
+        """
         known = self._linear
-        if known is None or known.weight.dtype != torch.float32:
+        if known is None or known.weight.dtype not in (torch.float32, *HALF):
             return None
         return known if known is output_embedding(self.model) else None
 
     @property
     def copies(self) -> int:
-        """Tensors as large as a chunk's logits that the LM head holds at once: caps, scales, half precision."""
+        """Tensors as large as a chunk's logits that the LM head holds at once: caps, scales, rounded logits."""
         return 1 if self.linear is not None else 2
 
     def hidden_states(self, tokens: Tensor, keep: int, **inputs: Any) -> Tensor:
@@ -142,12 +157,15 @@ class LMHead:
                 a CPU, allocating memory for every chunk costs more than a pass over it.
 
         Returns:
-            Logits, [B, C, V], float32 whatever the model's dtype.
+            Logits, [B, C, V], float32 whatever the model's dtype. Those of a half-precision model have not been
+            rounded to it, unless `rounds` is true.
         """
         linear = self.linear
-        if linear is None or buffer is None:
-            return self.model_logits(hidden_states).to(torch.float32, copy=self.backbone is None)
+        if linear is None or (buffer is None and linear.weight.dtype not in HALF):
+            return self._logits_of_head(hidden_states).to(torch.float32, copy=self.backbone is None)
         shape = (*hidden_states.shape[:2], self.vocab_size)
+        if buffer is None:
+            buffer = torch.empty(math.prod(shape), device=hidden_states.device)
         out = buffer[: math.prod(shape)].view(-1, self.vocab_size)  # [B·C, V]
         return linear_into(out, hidden_states.flatten(0, 1), linear.weight, linear.bias).view(shape)
 
@@ -160,6 +178,11 @@ class LMHead:
             logits: Tensor = forward(self._call, placeholder).logits
         return logits
 
+    def _logits_of_head(self, hidden_states: Tensor) -> Tensor:
+        """As `model_logits`, with float32 products where the weights are in half precision and allow it."""
+        with Float32Logits(self.vocab_size) if self._in_float32 else nullcontext():
+            return self.model_logits(hidden_states)
+
     @torch.no_grad()
     def _plain_linear(self, tolerance: float) -> nn.Linear | None:
         """The output embedding if the LM head is nothing else, for small and large hidden states.
@@ -167,27 +190,40 @@ class LMHead:
         Caps and scales after it show at large logits if not at those of the probe.
         """
         linear = output_embedding(self.model)
-        if not is_plain_linear(linear) or linear.weight.dtype != torch.float32:
+        if not is_plain_linear(linear) or linear.weight.dtype not in (torch.float32, *HALF):
             return None
         if linear.weight.is_meta or hasattr(linear, "_hf_hook") or linear._forward_hooks or linear._forward_pre_hooks:
             return None  # offloaded or spread over devices: its own forward moves the tensors
         weight = linear.weight
+        product: Callable[..., Tensor] = functional.linear
+        if weight.dtype in HALF:  # both sides are float32 here, and differ by the order of summation only
+            product, tolerance = _float32_product, PROBE_TOLERANCE[torch.float32]
         generator = torch.Generator().manual_seed(0)
         direction = torch.randn(1, PROBE_TOKENS, weight.shape[1], generator=generator).to(weight)  # [1, P, H]
-        size = functional.linear(direction, weight).abs().max().float().clamp_min(1e-30)
+        size = product(direction, weight, None).abs().max().float().clamp_min(1e-30)
         for magnitude in PROBE_MAGNITUDES:
             hidden_states = direction * (magnitude / size).to(weight)
             try:
-                expected = self.model_logits(hidden_states)
+                expected = self._logits_of_head(hidden_states)
             except (IndexError, RuntimeError, TypeError, ValueError):
                 return None
-            plain = functional.linear(hidden_states, weight, linear.bias)
+            plain = product(hidden_states, weight, linear.bias)
             if plain.shape != expected.shape or not torch.isfinite(expected).all():
                 return None
             scale = expected.abs().max().float().clamp_min(1e-30)
             if float((plain - expected).abs().max().float() / scale) > tolerance:
                 return None
         return linear
+
+    def _probe_in_float32(self, tokens: Tensor, expected: Tensor, tolerance: float) -> str | None:
+        """As `_probe`, for half precision with float32 products first and without them where those fail."""
+        in_half = expected.dtype in HALF or hidden_of(self._output).dtype in HALF
+        problem = None
+        for self._in_float32 in (True, False) if in_half else (False,):
+            problem = self._probe(tokens, expected, tolerance)
+            if problem is None:
+                break
+        return problem
 
     def _probe(self, tokens: Tensor, expected: Tensor, tolerance: float) -> str | None:
         """What is wrong with logits in unequal chunks, compared with the model's own; None if nothing is."""
@@ -198,9 +234,13 @@ class LMHead:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # A backbone or LM head of unexpected form: full logits are always right.
             return f"its LM head cannot be run on a few positions alone ({first_line(error)})"
-        finite = torch.isfinite(expected)
-        if actual.shape != expected.shape or not torch.equal(finite, torch.isfinite(actual)):
+        finite, known = torch.isfinite(expected), torch.isfinite(actual)
+        if self._in_float32 and actual.shape == expected.shape:
+            known &= finite  # float32 holds logits that are infinite in float16
+        if actual.shape != expected.shape or not torch.equal(finite, known):
             return "its LM head on a few positions returns logits of another shape, or infinite ones"
+        half = next((dtype for dtype in (expected.dtype, hidden_states.dtype) if dtype in HALF), None)
+        self.rounds = half is not None and torch.equal(actual.nan_to_num(), actual.to(half).float().nan_to_num())
         if not finite.any():  # a broken checkpoint: nothing to compare, its scores will be reported as non-finite
             return None
         expected, actual = expected[finite].double(), actual[finite].double()
@@ -215,8 +255,11 @@ def lm_head_of(model: nn.Module) -> LMHead:
     inner = without_wrappers(model)
     known: LMHead | None = inner.__dict__.get(LM_HEAD)
     if known is None or known.model is not inner or not known.is_current():
+        already_said = known is not None and known.rounds
         with evaluating(inner):
             known = LMHead(inner)
+        if known.rounds and not already_said:
+            logger.warning(ROUNDED_LOGITS, type(inner).__name__)
         inner.__dict__[LM_HEAD] = known
     return known
 
@@ -229,7 +272,18 @@ def is_plain_linear(module: Any) -> TypeGuard[nn.Linear]:
 
 
 def linear_into(out: Tensor, hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer that writes its result into `out`.  [N, H], [V, H], [V] → [N, V]."""
+    """A linear layer that writes its result into `out`.  [N, H], [V, H], [V] → [N, V].
+
+    `out` has the dtype of the weights, but float32 where they are bfloat16 or float16: nothing is rounded to these.
+    """
+    if weight.dtype in HALF:
+        return half_linear_into(out, hidden_states, weight, bias)
     if bias is None:
         return torch.mm(hidden_states, weight.T, out=out)
     return torch.addmm(bias, hidden_states, weight.T, out=out)
+
+
+def _float32_product(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The float32 product of half-precision operands.  [1, N, H], [V, H], [V] → [1, N, V]."""
+    out = torch.empty(hidden_states.shape[1], len(weight), device=weight.device)
+    return half_linear_into(out, hidden_states[0], weight, bias)[None]
