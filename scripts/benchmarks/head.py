@@ -3,12 +3,16 @@
 Of N positions: their negative log-likelihood; entropies, cross-entropies, jeffreys, js and agreement of N/2 pairs;
 the matrix of five contexts at N/5 positions. The body of the model is left out. A pair cannot do without the softmax of
 both rows and the logarithm of their mean: `pair floor` is the product with these alone.
+
+With --dtype bfloat16 or float16 another question is asked: what logits and likelihoods cost that are float32 from the
+product on, against the model's own head, whose rounded logits are turned into float32.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.scoring import Benchmark, head_product
@@ -17,11 +21,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PRODUCT, LIKELIHOOD, PAIR, PAIR_FLOOR, MATRIX = SIDES = "product", "likelihood", "pair", "pair floor", "matrix of 5"
+LOGITS, ROUNDED_LOGITS, ROUNDED_LIKELIHOOD = "logits", "rounded logits", "rounded likelihood"
 
 
 def main(arguments: list[str]) -> None:
     """Measure, print the table, write the JSON."""
-    BENCHMARK.main(arguments)
+    chosen = argparse.ArgumentParser(add_help=False)
+    chosen.add_argument("--dtype", default="float32")
+    dtype = chosen.parse_known_args(arguments)[0].dtype
+    (BENCHMARK if dtype == "float32" else replace(HALF_BENCHMARK, name=f"head_{dtype}")).main(arguments)
 
 
 def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Mapping[str, Callable[[], float]]:
@@ -62,6 +70,57 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
     }
 
 
+def half_actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Mapping[str, Callable[[], float]]:
+    """The same positions through a half-precision head: the model's own product and ours, logits alone and the NLL."""
+    import torch
+
+    from longshort.scoring import score_prefix
+    from longshort.scoring.chunks import chunk_positions
+    from longshort.scoring.lm_head import lm_head_of
+
+    length, vocabulary = tokens.shape[1] - 1, options.vocabulary
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, length + 1, options.hidden, generator=generator).to(model.lm_head.weight)
+    head = lm_head_of(model)
+    head.hidden_states = lambda tokens, keep, **inputs: states[:, -keep:]  # type: ignore[method-assign]  # the body is not measured
+
+    def logits() -> float:
+        size = min(length, chunk_positions(head.copies, vocabulary, states.device))
+        buffer = torch.empty(size * vocabulary, device=states.device)
+        return sum(float(head.logits(part, buffer)[0, 0, 0]) for part in states[:, :-1].split(size, 1))
+
+    def rounded(start: int, size: int) -> Tensor:
+        return head.model_logits(states[:, start : start + size]).float()  # [1, size, V]
+
+    def rounded_logits() -> float:
+        size = chunk_positions(2, vocabulary, states.device)
+        return sum(float(rounded(start, min(size, length - start))[0, 0, 0]) for start in range(0, length, size))
+
+    def rounded_likelihood() -> float:
+        size, nll = chunk_positions(2, vocabulary, states.device), torch.empty(length)
+        for start in range(0, length, size):
+            part = rounded(start, min(size, length - start))[0]
+            top = part.amax(-1, keepdim=True)
+            target = part.gather(-1, tokens[0, start + 1 : start + 1 + len(part), None]) - top
+            nll[start : start + size] = (part.sub_(top).exp_().sum(-1, keepdim=True).log() - target)[:, 0]
+        return float(nll.mean())
+
+    return {
+        ROUNDED_LOGITS: rounded_logits,
+        LOGITS: logits,
+        ROUNDED_LIKELIHOOD: rounded_likelihood,
+        LIKELIHOOD: lambda: float(score_prefix(model, tokens).mean()),
+    }
+
+
+HALF_BENCHMARK = Benchmark(
+    "head",
+    __doc__,
+    (ROUNDED_LOGITS, LOGITS, ROUNDED_LIKELIHOOD, LIKELIHOOD),
+    {LOGITS: (ROUNDED_LOGITS,), LIKELIHOOD: (ROUNDED_LIKELIHOOD,)},
+    half_actions,
+    ("576x1:4096", "2048x1:1024"),
+)
 BENCHMARK = Benchmark(
     "head",
     __doc__,

@@ -27,7 +27,7 @@ def half_linear_into(out: Tensor, hidden_states: Tensor, weight: Tensor, bias: T
 
     Args:
         out: float32, [N, V].
-        hidden_states: [N, H].
+        hidden_states: of the weights' dtype, or float32 numbers that it represents, [N, H].
         weight: bfloat16 or float16, [V, H].
         bias: [V].
 
@@ -96,5 +96,6 @@ class Float32Logits(TorchFunctionMode):
         if not ordinary or weight.dtype not in HALF or len(weight) != self.vocab_size:
             return functional.linear(input, weight, bias)
         out = torch.empty(*input.shape[:-1], len(weight), device=input.device)  # [..., V]
-        half_linear_into(out.view(-1, len(weight)), input.reshape(-1, input.shape[-1]), weight, bias)
+        rows = input.reshape(-1, input.shape[-1]).to(weight.dtype)  # autocast would round float32 here too
+        half_linear_into(out.view(-1, len(weight)), rows, weight, bias)
         return out

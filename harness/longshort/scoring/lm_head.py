@@ -167,7 +167,8 @@ class LMHead:
         if buffer is None:
             buffer = torch.empty(math.prod(shape), device=hidden_states.device)
         out = buffer[: math.prod(shape)].view(-1, self.vocab_size)  # [B·C, V]
-        return linear_into(out, hidden_states.flatten(0, 1), linear.weight, linear.bias).view(shape)
+        rows = hidden_states.flatten(0, 1).to(linear.weight.dtype)  # some backbones end in float32: Mamba's
+        return linear_into(out, rows, linear.weight, linear.bias).view(shape)
 
     def model_logits(self, hidden_states: Tensor) -> Tensor:
         """As `logits`, in the model's own dtype; not to be overwritten.  [B, C, H] → [B, C, V]."""

@@ -84,7 +84,7 @@ def _streamed(linear: nn.Linear, hidden_states: Tensor, targets: Tensor, block: 
     The sum of exponentials is kept relative to the greatest logit so far, as in online softmax (Milakov and
     Gimelshein, 2018).  [n, H], [n] → [n].
     """
-    hidden_states = hidden_states.float()  # once, not for every block
+    hidden_states = hidden_states.to(linear.weight.dtype).float()  # once, not for every block
     rows = len(hidden_states)
     top = hidden_states.new_full((rows, 1), torch.finfo(hidden_states.dtype).min)  # not -inf, which may be a logit
     mass = hidden_states.new_zeros(rows, 1)
