@@ -116,7 +116,8 @@ def test_scores_equal_dense_ones_of_the_same_hidden_states(name: str, device: st
     scores = score_suffixes(model, tokens, [12, 30], 6, pairs=[(0, 1)])
     short, long = (exact_logits(model, tokens[:, 30 - n : 30], after)[0, -6:].log_softmax(-1) for n in (12, 30))
     for index, log_q in enumerate((short, long)):  # [6, V]
-        torch.testing.assert_close(scores.nll[0, index].double(), -log_q.gather(-1, tokens[0, -6:, None])[:, 0], **close)
+        nll = -log_q.gather(-1, tokens[0, -6:, None])[:, 0]
+        torch.testing.assert_close(scores.nll[0, index].double(), nll, **close)
         torch.testing.assert_close(scores.entropy[0, index].double(), -(log_q.exp() * log_q).sum(-1), **close)
     cross_entropy = -(short.exp() * long).sum(-1)
     torch.testing.assert_close(scores.cross_entropy[0, 0, 1].double(), cross_entropy, **close)

@@ -83,6 +83,8 @@ class LMHead:
         with torch.no_grad():
             expected = forward(self._call, tokens).logits  # [1, P, V]
             self.vocab_size = int(expected.shape[-1])
+            dtypes = (expected.dtype, *(parameter.dtype for parameter in model.parameters()))
+            self._half = next((dtype for dtype in dtypes if dtype in HALF), None)  # Mamba's logits alone do not show it
             tolerance = PROBE_TOLERANCE.get(expected.dtype, PROBE_TOLERANCE_HALF)
             problems: list[str] = []
             for backbone, output in backbones(model, self._call, tokens):
@@ -218,9 +220,8 @@ class LMHead:
 
     def _probe_in_float32(self, tokens: Tensor, expected: Tensor, tolerance: float) -> str | None:
         """As `_probe`, for half precision with float32 products first and without them where those fail."""
-        in_half = expected.dtype in HALF or hidden_of(self._output).dtype in HALF
         problem = None
-        for self._in_float32 in (True, False) if in_half else (False,):
+        for self._in_float32 in (False,) if self._half is None else (True, False):
             problem = self._probe(tokens, expected, tolerance)
             if problem is None:
                 break
@@ -240,8 +241,9 @@ class LMHead:
             known &= finite  # float32 holds logits that are infinite in float16
         if actual.shape != expected.shape or not torch.equal(finite, known):
             return "its LM head on a few positions returns logits of another shape, or infinite ones"
-        half = next((dtype for dtype in (expected.dtype, hidden_states.dtype) if dtype in HALF), None)
-        self.rounds = half is not None and torch.equal(actual.nan_to_num(), actual.to(half).float().nan_to_num())
+        if self._half is not None:
+            rounded = actual.to(self._half).float()
+            self.rounds = torch.equal(actual.nan_to_num(), rounded.nan_to_num())
         if not finite.any():  # a broken checkpoint: nothing to compare, its scores will be reported as non-finite
             return None
         expected, actual = expected[finite].double(), actual[finite].double()
