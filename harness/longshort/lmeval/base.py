@@ -12,6 +12,8 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
 from typing_extensions import override
 
+from longshort.lmeval.token_values import TaskValues
+
 
 class LongShortTask(Task):
     """A task without few-shot examples and with one request per document.
@@ -86,6 +88,10 @@ class LongShortTask(Task):
     def scored(self) -> dict[str, Any]:
         """Return what was scored; called once, after all documents were."""
         raise NotImplementedError
+
+    def token_values(self) -> TaskValues | None:
+        """Return what was measured of each token, with the setting `save_tokens`; called after all documents were."""
+        return None
 
     @property
     def problems(self) -> list[str]:

@@ -16,17 +16,22 @@ import subprocess
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from functools import cache, partial, wraps
 from importlib.metadata import distributions
-from types import ModuleType
+from inspect import signature
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import lm_eval.api.metrics
 import lm_eval.evaluator_utils
+import lm_eval.loggers.evaluation_tracker
 import tqdm
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from torch.utils import collect_env
 from transformers import PreTrainedModel
@@ -34,9 +39,15 @@ from transformers import PreTrainedModel
 from longshort.errors import UserError, one_line_for_user_errors
 from longshort.lmeval import requests
 from longshort.lmeval.adapters import has_trained_in_full
+from longshort.lmeval.base import LongShortTask
 from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
 from longshort.lmeval.model_checks import require_weights_as_trained
+from longshort.lmeval.output import date_in_names
 from longshort.lmeval.parallel import SharedGeneration, share
+from longshort.lmeval.token_files import token_file
+from longshort.results.tokens import RECORD, write_tokens
+
+logger = logging.getLogger(__name__)
 
 Statistic = Callable[[Sequence[float]], float]
 
@@ -49,6 +60,8 @@ def install() -> None:
     _let_processes_lack_metrics()
     _share_generation()
     _let_tokenizers_lack_special_tokens()
+    _collect_tokens()
+    _save_tokens()
     _complete_adapters()
     one_line_for_user_errors()  # the stock lm_eval command lets exceptions through to the interpreter
 
@@ -180,6 +193,56 @@ def _complete_adapters() -> None:
         return original(*arguments, **options)
 
     evaluator.evaluate = evaluate
+
+
+def _collect_tokens() -> None:
+    """Add a file of per-token values to an evaluation's results, if a task has `save_tokens`.
+
+    Versions: lm-eval 0.4.13.
+    Why: tasks do not know the model and its tokenizer, and `evaluator.evaluate` returns only metrics and samples.
+    """
+    original = evaluator.evaluate
+
+    @wraps(original)
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        results = original(*arguments, **options)
+        if results is not None:  # on the first process
+            given = signature(original).bind(*arguments, **options).arguments
+            tasks = given["task_dict"].get("tasks", given["task_dict"]).values()
+            found = [task.token_values() for task in tasks if isinstance(task, LongShortTask)]
+            if values := [of_task for of_task in found if of_task]:
+                results[RECORD] = token_file(given["lm"], values)
+        return results
+
+    evaluator.evaluate = evaluate
+
+
+def _save_tokens() -> None:
+    """Let lm-eval's tracker also write the file of per-token values, and record it in the results.
+
+    Versions: lm-eval 0.4.13.
+    Why: it writes results and samples, and would write the file's name in memory to the results.
+    """
+    original = EvaluationTracker.save_results_aggregated
+
+    @wraps(original)
+    def save_results_aggregated(self: Any, results: dict[str, Any], samples: Any = None) -> None:
+        tokens, path = results.pop(RECORD, None), self.output_path and Path(self.output_path)
+        if tokens and not path:
+            logger.warning("save_tokens has no effect without --output_path: the per-token values are not saved.")
+        if not tokens or not path:
+            return original(self, results, samples)  # type: ignore[no-any-return]  # lm-eval has no types here
+        date = datetime.now()
+        folder = path.parent if path.suffix == ".json" else path / str(self.general_config_tracker.model_name_sanitized)
+        record, problem = write_tokens(tokens, folder / f"tokens_{date_in_names(date)}.parquet")
+        with _replaced(lm_eval.loggers.evaluation_tracker, datetime=SimpleNamespace(now=lambda: date)):
+            original(self, results | ({RECORD: record} if record else {}), samples)
+        if problem:
+            for task, rows in (samples or {}).items():  # lm-eval's command line would write them next
+                self.save_results_samples(task, rows)
+            raise problem
+
+    EvaluationTracker.save_results_aggregated = save_results_aggregated
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from lm_eval.utils import handle_non_serializable, sanitize_list
 
 from longshort.errors import UserError
 from longshort.results import write_atomically
+from longshort.results.tokens import RECORD, write_tokens
 
-NOT_IN_RESULTS_FILE = ("samples", "problems")  # the first has files of its own, the second is printed
+NOT_IN_RESULTS_FILE = ("samples", "problems", RECORD)  # the second is printed, the others have files of their own
 
 
 def require_writable(folder: Path) -> None:
@@ -33,24 +34,33 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"output folder {folder} is not writable. Choose another with -o.", "unwritable")
 
 
-def to_json(results: Mapping[str, Any]) -> str:
-    """Return the text of a results file, as lm-eval writes it."""
+def to_json(results: Mapping[str, Any], token_record: Mapping[str, Any] | None = None) -> str:
+    """Return the text of a results file, as lm-eval writes it, with what it records of its token file."""
     written = {key: value for key, value in results.items() if key not in NOT_IN_RESULTS_FILE}
+    written |= {RECORD: token_record} if token_record else {}
     return json.dumps(written, indent=2, default=handle_non_serializable, ensure_ascii=False)
 
 
 def write_results(results: Mapping[str, Any], output: Path) -> None:
-    """Write ``<output>/<model name>/results_<time>.json``, and next to it the samples of each task if there are any.
+    """Write ``<output>/<model name>/results_<time>.json``, and next to it samples and per-token values, if there are.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written. If it is that of per-token values, the others have been.
     """
-    date = datetime.now().isoformat().replace(":", "-")
+    date = date_in_names(datetime.now())
     folder = output / str(results["model_name_sanitized"])
     require_writable(folder)
-    write_atomically(folder / f"results_{date}.json", to_json(results))
+    record, problem = write_tokens(results.get(RECORD), folder / f"tokens_{date}.parquet")
+    write_atomically(folder / f"results_{date}.json", to_json(results, record))
     for task, rows in (results.get("samples") or {}).items():
         write_atomically(folder / f"samples_{task}_{date}.jsonl", "".join(map(_sample_line, rows)))
+    if problem:
+        raise problem
+
+
+def date_in_names(date: datetime) -> str:
+    """Return a time as lm-eval writes it in names of files."""
+    return date.isoformat().replace(":", "-")
 
 
 def _sample_line(row: Mapping[str, Any]) -> str:

@@ -16,9 +16,12 @@ from longshort.lmeval import compat, measure, requests
 from longshort.lmeval.base import LongShortTask
 from longshort.lmeval.bootstrap import perplexity
 from longshort.lmeval.measure import Gap, Measured
+from longshort.lmeval.token_values import TaskValues
 from longshort.settings import settings_from
 
 logger = logging.getLogger(__name__)
+
+MODEL = ("pretrained", "revision", "dtype", "peft", "delta", "tokenizer")  # arguments that token files record
 
 
 @lru_cache(maxsize=4)
@@ -94,11 +97,7 @@ class DocumentTask(LongShortTask):
                 gaps[metric, gap].append(self.documents[index].name)
         passes = sorted({answer.passes for answer in self._measured.values() if answer.passes})
         batch_sizes = {answer.batch_size for answer in self._measured.values()}
-        return {
-            "source": self.corpus.source,
-            "revision": self.corpus.revision,
-            "split": self.corpus.split,
-            "sha256": fingerprint(scored),
+        return self._corpus_of(scored) | {
             "names": [document.name for document in scored],
             "documents": {metric: counts[metric] for metric in self.metrics() if metric in counts},
             "left_out": [
@@ -108,6 +107,28 @@ class DocumentTask(LongShortTask):
             "batch_sizes": sorted(batch_sizes, reverse=True),  # documents that were read together
             "longshort": longshort.__version__,
         } | ({"passes": " and ".join(passes)} if passes else {})
+
+    def _corpus_of(self, documents: list[Document]) -> dict[str, Any]:
+        source = {"source": self.corpus.source, "revision": self.corpus.revision, "split": self.corpus.split}
+        return source | {"sha256": fingerprint(documents)}
+
+    def token_values(self) -> TaskValues | None:
+        """Return what was measured of each token of the documents."""
+        if not self.settings.save_tokens:
+            return None
+        windows = {index: answer.windows for index, answer in sorted(self._measured.items()) if answer.windows}
+        documents = {index: self.documents[index] for index in windows}
+        passes = sorted({answer.passes for answer in self._measured.values() if answer.passes})
+        metadata = self.config.metadata or {}
+        return TaskValues(
+            task=self.TASK,
+            settings=self.settings,
+            model={name: metadata[name] for name in MODEL if name in metadata},
+            corpus=self._corpus_of(list(documents.values())),
+            passes=" and ".join(passes) or None,
+            documents=documents,
+            windows=windows,
+        )
 
 
 class PerplexityTask(DocumentTask):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longshort.corpora import Document
 from longshort.scoring.compare import Comparison
 from longshort.scoring.windows import WindowScores
+from longshort.settings import EvalSettings
 
 Values = NDArray[np.float32]
 
@@ -112,3 +115,16 @@ def with_fixed_targets(
             known[length] = window
         known[length] = replace(known[length], between=between[index])
     return [*others, *known.values()]
+
+
+@dataclass(frozen=True)
+class TaskValues:
+    """What a task has measured of the tokens of its documents."""
+
+    task: str
+    settings: EvalSettings
+    model: Mapping[str, Any]  # its arguments, as far as the task knows them
+    corpus: Mapping[str, Any]  # source, revision, split and SHA-256 of the documents
+    passes: str | None  # how prefixes were read
+    documents: Mapping[int, Document]  # by index, those with a value
+    windows: Mapping[int, Sequence[WindowValues]]  # by index of the document, of all tasks that read it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import signal
@@ -14,8 +15,21 @@ from typing import Any
 from huggingface_hub import constants
 
 from longshort.errors import UserError
+from longshort.results.tokens import TokenFile
 from longshort.sweep.run.engines import Engine, Request
-from longshort.sweep.run.events import Event, Exit, Failed, Loaded, Loading, Log, Note, Result, Started, Starting
+from longshort.sweep.run.events import (
+    Event,
+    Exit,
+    Failed,
+    Loaded,
+    Loading,
+    Log,
+    Note,
+    Result,
+    Started,
+    Starting,
+    TokenPart,
+)
 from longshort.sweep.run.failures import classify
 from longshort.sweep.run.job import job_for
 from longshort.sweep.run.progress import CheckpointRun, Progress, TaskState, Watch, progress_of
@@ -109,7 +123,10 @@ class _Driver:
                 self._set(run, run.unfinished, "loading")
             case Loaded(seconds, imports):
                 self._record(run, "loaded", seconds=seconds, imports=imports)
+            case TokenPart(data):
+                run.token_parts.append(base64.b64decode(data))
             case Started(task):
+                run.token_parts.clear()  # of a worker that ended before their result
                 self._record(run, "started", task=task)
                 self._set(run, [task], "running")
             case Result():
@@ -134,7 +151,7 @@ class _Driver:
         if inputs["identity"] is None:  # the hub did not answer when the sweep was planned
             inputs = inputs | {"identity": data["config"].get("model_sha") or None}
         try:
-            self.folder.save(checkpoint, task, inputs, data)
+            self.folder.save(checkpoint, task, inputs, data, _tokens(run, result))
         except UserError as error:
             self._fail(run, [task], classify(error))
             return
@@ -180,6 +197,18 @@ class _Driver:
         checkpoint = run.item.checkpoint
         about = {"checkpoint": checkpoint.name, "revision": checkpoint.revision, "id": slug(checkpoint)}
         self.folder.record(event, **about, **values)
+
+
+def _tokens(run: CheckpointRun, result: Result) -> TokenFile | None:
+    """The file of per-token values that a worker has sent before a result."""
+    content = b"".join(run.token_parts)
+    run.token_parts.clear()
+    if result.token_rows is None:
+        return None
+    tokens = TokenFile(content, result.token_rows)
+    if tokens.sha256 != result.token_sha256:
+        raise UserError("The file of per-token values was not received as it was sent. Run the sweep again.", "data")
+    return tokens
 
 
 def _failure_of_exit(event: Exit) -> Failure:

@@ -25,6 +25,7 @@ class CheckpointRun:
     attempt: Attempt = field(default_factory=Attempt)  # the current one
     # A failure of the current attempt, and the task it is of (None: all): what follows is decided when the worker ends.
     undecided: tuple[str | None, Failure] | None = None
+    token_parts: list[bytes] = field(default_factory=list)  # of the file whose result follows
     started: float | None = None  # when the current worker started; None while there is none
     seconds: float | None = None  # how long the last worker took
 

@@ -20,6 +20,7 @@ from typing import Any
 from longshort.errors import UserError
 from longshort.results import read, read_bytes, read_json, remove_left_over, write_atomically
 from longshort.results.model_args import PRECISION, identity_args, variant_suffix
+from longshort.results.tokens import OUTDATED, RECORD, TokenFile, token_file_of, write_tokens
 from longshort.settings import ADDED, Checkpoint, plain_name
 from longshort.sweep.manifest.names import variant_of
 
@@ -137,20 +138,31 @@ class Folder:
                         file.parent.rmdir()
                         former.rmdir()
 
-    def save(self, checkpoint: Checkpoint, task: str, inputs: Mapping[str, Any], data: dict[str, Any]) -> Path:
-        """Write a result and rename the one it replaces.
+    def save(
+        self,
+        checkpoint: Checkpoint,
+        task: str,
+        inputs: Mapping[str, Any],
+        data: dict[str, Any],
+        tokens: TokenFile | None = None,
+    ) -> Path:
+        """Write a result, after its per-token values, and rename those it replaces.
 
         Raises:
-            UserError: the folder cannot be written, or the disk is full (kind "unwritable").
+            UserError: the folder cannot be written, or the disk is full (kind "unwritable"). If the file of per-token
+                values does not fit, the result is written without it.
         """
         folder = self.result_folder(checkpoint, task)
-        file = folder / f"results_{key_of(inputs)}.json"
-        data = data | {MARK: {"inputs": dict(inputs), "saved": now()}}
+        key = key_of(inputs)
+        file = folder / f"results_{key}.json"
+        record, problem = write_tokens(tokens, folder / f"tokens_{key}.parquet")
+        data = data | {MARK: {"inputs": dict(inputs), "saved": now()}} | ({RECORD: record} if record else {})
         write_atomically(file, json.dumps(data, indent=2, ensure_ascii=False))
         for other in folder.glob("results_*.json"):
             if other != file:
-                with contextlib.suppress(OSError):  # the newer one counts in any case
-                    other.rename(other.with_name(other.name.replace("results_", "outdated_", 1)))
+                _set_aside(other)
+        if problem:
+            raise problem
         return file
 
     def write_table(self) -> int:
@@ -211,6 +223,15 @@ class Folder:
             file.parent.mkdir(exist_ok=True)
             with file.open("a", encoding="utf-8") as log:
                 log.write(text)
+
+
+def _set_aside(results: Path) -> None:
+    """Rename results that are outdated, with their per-token values."""
+    with contextlib.suppress(OSError, UserError):  # the newer one counts in any case; it may name none
+        tokens = token_file_of(results)
+        tokens.rename(tokens.with_name(f"{OUTDATED}{tokens.name}"))
+    with contextlib.suppress(OSError):
+        results.rename(results.with_name(results.name.replace("results_", OUTDATED, 1)))
 
 
 def _read(file: Path) -> Saved | None:

@@ -14,7 +14,8 @@ import yaml
 from longshort.errors import UserError
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.results import write_atomically
-from longshort.settings import Checkpoint
+from longshort.results.tokens import RECORD, token_file_of
+from longshort.settings import DEFAULT_TASKS, Checkpoint
 from longshort.settings.definition import Role
 from longshort.sweep.store.failure import Failure
 from longshort.sweep.store.fingerprint import (
@@ -77,6 +78,8 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
         for task in checkpoint.tasks:
             result = _result(saved, checkpoint, task)
             reason = None if result is None else why_invalid(result.inputs, inputs[task])
+            if result is not None and reason is None and checkpoint.save_tokens and task in DEFAULT_TASKS:
+                reason = _why_without_tokens(result, hashes)
             if result is not None and reason is None:
                 item.done.append(task)
             else:
@@ -139,6 +142,17 @@ def why_invalid(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
         else:
             reasons.append(f"{name} was {old}, is {new}")
     return "; ".join(reasons) or None
+
+
+def _why_without_tokens(result: Saved, hashes: Hashes) -> str | None:
+    """Why the per-token values of a valid result are not there, or None if they are."""
+    try:
+        file = token_file_of(result.file)
+        return None if hashes.file(file) == result.data[RECORD].get("sha256") else f"{file.name} was changed"
+    except UserError:
+        return "it was measured without save_tokens"
+    except OSError as error:
+        return f"{file.name} cannot be read ({error.strerror or error})"
 
 
 def _result(saved: Mapping[tuple[str, str], Saved], checkpoint: Checkpoint, task: str) -> Saved | None:
