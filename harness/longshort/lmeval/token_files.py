@@ -42,11 +42,10 @@ def token_file(lm: Any, tasks: Sequence[TaskValues]) -> TokenFile:
     """
     special = special_tokens(lm)
     sink = pa.BufferOutputStream()
-    schema = SCHEMA.with_metadata({METADATA: json.dumps(_metadata(tasks, special)).encode()})
     options: dict[str, Any] = {"compression": "zstd", "use_byte_stream_split": FLOATS}
     options["use_dictionary"] = [name for name in SCHEMA.names if name not in (*FLOATS, "position", "between")]
-    rows = 0
-    with pq.ParquetWriter(sink, schema, **options) as writer:
+    rows, first_texts = 0, {}
+    with pq.ParquetWriter(sink, SCHEMA, **options) as writer:
         for index in sorted({index for task in tasks for index in task.documents}):
             windows = merge_windows([window for task in tasks for window in task.windows.get(index, ())])
             source = next(task.documents[index] for task in tasks if index in task.documents)
@@ -54,6 +53,9 @@ def token_file(lm: Any, tasks: Sequence[TaskValues]) -> TokenFile:
             table = pa.Table.from_batches(list(_batches(document, windows)), SCHEMA)
             writer.write_table(table.combine_chunks(), row_group_size=max(1, len(table)))
             rows += len(table)
+            first_texts[index] = "" if special else document.texts[0].as_py()
+        metadata = _metadata(tasks, special) | {"first_texts": first_texts}
+        writer.add_key_value_metadata({METADATA: json.dumps(metadata).encode()})
     return TokenFile(sink.getvalue().to_pybytes(), rows)
 
 

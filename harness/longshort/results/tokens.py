@@ -62,7 +62,8 @@ class Tokens:
     """A token file."""
 
     frame: pd.DataFrame  # columns as in SCHEMA
-    # format, longshort (its version), tasks, model, special_tokens, settings, corpus, passes
+    # format, longshort (its version), tasks, model, special_tokens, settings, corpus, passes, and by index of the
+    # document first_texts: what its first token adds, which no context precedes; empty where special tokens do.
     metadata: dict[str, Any]
 
     @property
@@ -132,8 +133,8 @@ def read_tokens(
     file = Path(file)
     try:
         with pq.ParquetFile(file) as parquet:
-            schema = parquet.schema_arrow
-        metadata = _metadata(file, schema)
+            schema, content = parquet.schema_arrow, (parquet.metadata.metadata or {}).get(METADATA)
+        metadata = _metadata(file, schema, content or b"null")
         _require_recorded(file, [Path(results)] if results else _results_next_to(file), is_given=bool(results))
         filters = None if document is None else [("document", "=", document)]
         table = pq.read_table(file, columns=columns and list(columns), filters=filters)
@@ -169,10 +170,9 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _metadata(file: Path, schema: pa.Schema) -> dict[str, Any]:
-    content = (schema.metadata or {}).get(METADATA)
+def _metadata(file: Path, schema: pa.Schema, content: bytes) -> dict[str, Any]:
     try:
-        metadata = json.loads(content or b"null")
+        metadata = json.loads(content)
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict) or "format" not in metadata:
