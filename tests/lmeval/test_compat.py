@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import shutil
@@ -21,18 +22,26 @@ from lm_eval import evaluator
 from lm_eval.api import metrics
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from longshort.corpora import Document
 from longshort.errors import UserError
 from longshort.lmeval import compat, requests
+from longshort.lmeval.base import LongShortTask
 from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
 from longshort.lmeval.compat import environment, no_random_weights, quiet
 from longshort.lmeval.parallel import SharedGeneration
+from longshort.lmeval.token_values import TaskValues
+from longshort.results.tokens import RECORD, TokenFile, token_file_of
+from longshort.settings import EvalSettings
 from longshort.testing import save_checkpoint, tiny_tokenizer
-from tests.errors import user_error
+from tests.errors import assert_one, user_error
 from tests.lmeval.conftest import run, values
+from tests.lmeval.test_documents import Model
+from tests.lmeval.windows import random_windows
 
 
 @pytest.fixture(autouse=True)
@@ -411,6 +420,7 @@ def test_a_checkpoint_without_special_tokens_is_evaluated(bare: HFLM, corpus: Pa
 def test_patches_are_installed_once_and_not_by_an_import() -> None:
     program = """
 from lm_eval.api.model import LM
+from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 before = HFLM.generate_until
 import longshort.lmeval.evaluate, longshort.lmeval.tasks, longshort.longbench.tasks
@@ -443,3 +453,100 @@ def test_lm_eval_does_not_load_what_lies_next_to_an_adapter(llama: Path, tmp_pat
 
     assert not seen(evaluator.evaluate.__wrapped__)
     assert seen(evaluator.evaluate)
+
+
+# ---- per-token values
+
+
+class Silent(LongShortTask):
+    """A task that was not asked for per-token values."""
+
+    def __init__(self) -> None:
+        pass
+
+    def construct_requests(self, doc: Any, ctx: str, **_: Any) -> Any:
+        raise NotImplementedError
+
+    def process_results(self, doc: Any, results: Any) -> Any:
+        raise NotImplementedError
+
+
+class OneDocument(Silent):
+    """A task that has measured windows of a document."""
+
+    def token_values(self) -> TaskValues:
+        document = Document("d", "the thin theorem")
+        tokens = tiny_tokenizer()(document.text)["input_ids"]
+        lengths = (8, len(tokens) - 1)
+        windows = {0: random_windows(tokens, lengths, num_targets=2)}
+        run = EvalSettings(lengths=lengths, save_tokens=True)
+        return TaskValues(requests.PERPLEXITY, run, {}, {}, None, {0: document}, windows)
+
+
+def test_lm_eval_does_not_collect_token_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stub(lm: Any, task_dict: Any, **options: Any) -> Any:
+        return options.get("results", {"results": {}})
+
+    monkeypatch.setattr(evaluator, "evaluate", stub)
+    compat._collect_tokens()
+    lm, others = Model(tiny_tokenizer()), {"other": Silent(), "of lm-eval": object()}
+    tasks = {"tasks": {"a": OneDocument()} | others, "groups": {}}
+    assert RECORD not in stub(lm=lm, task_dict=tasks)
+    found = evaluator.evaluate(lm=lm, task_dict=tasks)
+    assert found[RECORD].rows > 8
+    assert evaluator.evaluate(lm, tasks)[RECORD] == evaluator.evaluate(lm, tasks["tasks"])[RECORD] == found[RECORD]
+    assert RECORD not in evaluator.evaluate(lm=lm, task_dict={"tasks": others})
+    assert evaluator.evaluate(lm=lm, task_dict=tasks, results=None) is None  # on other than the first process
+
+
+def saved(output: Path | None, save: Callable[..., None], tokens: TokenFile | None, **samples: Any) -> None:
+    tracker = EvaluationTracker(output_path=str(output) if output else None)
+    tracker.general_config_tracker.log_experiment_args("hf", {"pretrained": "a/model"}, None, None, False)
+    results = {"results": {"t": {"m,none": 1.0}}, "configs": {"t": {}}}
+    save(tracker, results | ({RECORD: tokens} if tokens else {}), samples or None)
+
+
+def test_lm_eval_does_not_write_token_files(tmp_path: Path) -> None:
+    save, tokens = EvaluationTracker.save_results_aggregated, TokenFile(b"content", 7)
+    saved(tmp_path / "before", save.__wrapped__, tokens)
+    (file,) = (tmp_path / "before").rglob("*.*")
+    assert isinstance(json.loads(file.read_text())[RECORD], str)
+
+    for output in (tmp_path / "folder", tmp_path / "other" / "name.json"):
+        saved(output, save, tokens)
+        (results,) = (tmp_path / output.relative_to(tmp_path).parts[0]).rglob("*.json")
+        file = token_file_of(results)
+        assert json.loads(results.read_text())[RECORD] == tokens.record(file.name)
+        assert file.read_bytes() == b"content"
+        assert file.stem.partition("_")[2] == results.stem.partition("_")[2]  # lm-eval's time
+        assert json.loads(results.read_text())["results"] == {"t": {"m,none": 1.0}}
+
+    saved(tmp_path / "without", save, None)
+    (results,) = (tmp_path / "without").rglob("*.*")
+    assert RECORD not in json.loads(results.read_text())
+
+
+def test_lm_eval_without_output_path_loses_token_values_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    saved(None, EvaluationTracker.save_results_aggregated, TokenFile(b"content", 7))
+    assert_one(caplog.messages, "save_tokens", "--output_path")
+    caplog.clear()
+    saved(None, EvaluationTracker.save_results_aggregated, None)
+    assert not caplog.messages
+
+
+def test_token_values_that_lm_eval_cannot_write_leave_results_and_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("longshort.results.tokens.write_atomically", no_space)
+    row = {"arguments": [], "resps": [], "filtered_resps": [], "target": "", "doc_id": 0}
+    row |= dict.fromkeys(("doc_hash", "prompt_hash", "target_hash"), "x")
+    with user_error("unwritable", "No space left on device"):
+        saved(tmp_path, EvaluationTracker.save_results_aggregated, TokenFile(b"content", 7), t=[row])
+    names = sorted(file.name.partition("_")[0] for file in tmp_path.rglob("*.json*"))
+    assert names == ["results", "samples"]
+    (results,) = tmp_path.rglob("results_*.json")
+    assert RECORD not in json.loads(results.read_text())
+
+
+def no_space(path: Path, content: bytes) -> None:
+    raise UserError(f"Cannot write {path}: No space left on device.", "unwritable")

@@ -47,9 +47,7 @@ class Run:
             for d, document in self.documents.items()
         }
         self.windows = {
-            d: random_windows(
-                tokens, LENGTHS, num_targets=TARGETS, num_special=len(self.special), seed=d, **options
-            )
+            d: random_windows(tokens, LENGTHS, num_targets=TARGETS, num_special=len(self.special), seed=d, **options)
             for d, tokens in self.tokens.items()
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import subprocess
@@ -17,10 +18,11 @@ from typer.testing import CliRunner
 
 from longshort.cli import app
 from longshort.errors import UserError
+from longshort.results.tokens import TokenFile
 from longshort.settings import Checkpoint
 from longshort.sweep.manifest.load import load_manifest
 from longshort.sweep.run.driver import run_plan
-from longshort.sweep.run.events import Event, Log, Result
+from longshort.sweep.run.events import Event, Log, Result, TokenPart, TokensSent
 from longshort.sweep.run.progress import Progress
 from longshort.sweep.store.folder import Folder, slug
 from longshort.sweep.store.plan import Item, make_plan
@@ -149,6 +151,28 @@ def test_a_disk_that_fills_up_takes_the_record_and_the_log_too(
     assert not play(items, again, [log, measured()]).failures
     assert [event["checkpoint"] for event in again.events() if event["event"] == "done"] == ["m", "n"]
     assert again.is_complete
+
+
+def test_token_values_that_do_not_fit_are_named_and_the_results_kept(tmp_path: Path, mount: Mount) -> None:
+    manifest, folder = save_manifest(tmp_path), Folder(mount(tmp_path / "disk", "size=256k"))
+    manifest.write_text(manifest.read_text().replace("tasks:", "save_tokens: true, tasks:"))
+    file = TokenFile(bytes(300 * KIB), 9)
+    sent = [TokenPart(base64.b64encode(file.content).decode()), TokensSent(file.rows, file.sha256), measured()]
+    progress = play(planned(manifest, folder), folder, sent, sent)
+    assert [failure.kind for failure in progress.failures.values()] == ["unwritable"] * 2
+    assert all("tokens_" in failure.message for failure in progress.failures.values())
+    assert all("No space left on device" in failure.message for failure in progress.failures.values())
+    assert is_whole(folder.path)
+    assert not list(folder.path.rglob("*.parquet"))
+    assert len(list(folder.path.rglob("results_*.json"))) == 2
+    assert folder.write_table() == 1  # both say that they are x
+
+    mount(folder.path, "size=4m", again=True)
+    items = planned(manifest, folder)
+    assert [len(item.missing) for item in items] == [1, 1]
+    assert not play(items, folder, sent, sent).failures
+    assert len(list(folder.path.rglob("tokens_*.parquet"))) == 2
+    assert not any(item.missing for item in planned(manifest, folder))
 
 
 def completed(tmp_path: Path, mount: Mount) -> tuple[Path, Folder]:

@@ -14,6 +14,7 @@ from lm_eval.api.group import Group
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from lm_eval.loggers import EvaluationTracker
+from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import hash_string
 
@@ -77,6 +78,9 @@ def evaluate_checkpoint(
         require_device(device)
     if output:
         require_writable(output)
+        folder = output / _folder_name(model_args)
+        if folder.exists():
+            require_writable(folder)
     prepared = prepare_tasks(tasks, dict(model_args) | dict(metadata or {}))  # before loading, which takes longer
     lm = load_checkpoint(model_args, batch_size=batch_size, device=device)
     results = evaluate_loaded(
@@ -162,8 +166,9 @@ def evaluate_loaded(
     """Evaluate a loaded checkpoint; logits take 1 / `chunk_divisor` of their usual memory.
 
     Returns:
-        What ``lm_eval run`` writes; with `log_samples` also the per-document values, as ``samples``; and what the
-        tasks report of their data, as ``problems``. Empty on other than the first process.
+        What ``lm_eval run`` writes; with `log_samples` also the per-document values, as ``samples``; with the setting
+        `save_tokens` the per-token values, a `TokenFile` as ``longshort_tokens``; and what the tasks report of their
+        data, as ``problems``. Empty on other than the first process.
     """
     tracker = EvaluationTracker()
     with quiet(), smaller_chunks(chunk_divisor), nullcontext() if batch_size else automatic_batches():
@@ -254,6 +259,13 @@ def require_folders(model_args: Mapping[str, Any]) -> None:
         if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
             what = "checkpoint" if argument == "pretrained" else argument
             raise UserError(f"{what} '{name}': no such folder. Give a folder or a model on the hub.", "not_found")
+
+
+def _folder_name(model_args: Mapping[str, Any]) -> str:
+    """The folder of a model's results, as lm-eval names it."""
+    tracker = GeneralConfigTracker()
+    tracker.log_experiment_args("hf", dict(model_args), None, None, False)
+    return str(tracker.model_name_sanitized)
 
 
 def _default_device() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ import pytest
 from huggingface_hub import constants
 
 from longshort.errors import Kind
+from longshort.results.tokens import RECORD, TokenFile, sha256_of, token_file_of
 from longshort.settings import Checkpoint
 from longshort.sweep.run.driver import run_plan
 from longshort.sweep.run.engines import Request
-from longshort.sweep.run.events import Event, Exit, Failed, Loaded, Result, Started, Starting
+from longshort.sweep.run.events import Event, Exit, Failed, Loaded, Result, Started, Starting, TokenPart, TokensSent
 from longshort.sweep.run.job import Job, job_from
 from longshort.sweep.run.progress import Progress
 from longshort.sweep.store.folder import Folder, slug
@@ -204,3 +206,64 @@ def test_an_unwritable_result_does_not_stop_the_rest(tmp_path: Path, monkeypatch
     progress, _ = play(tmp_path, items, [[[result("a"), EXIT]], [[result("a"), EXIT]]])
     assert [failure.kind for failure in progress.failures.values()] == ["unwritable"]
     assert len(list(tmp_path.rglob("results_*.json"))) == 1
+
+
+# ---- files of per-token values
+
+
+def parts_of(file: TokenFile, size: int = 7) -> list[Event]:
+    return [
+        TokenPart(base64.b64encode(file.content[start : start + size]).decode())
+        for start in range(0, len(file.content), size)
+    ]
+
+
+def with_tokens(task: str, file: TokenFile) -> list[Event]:
+    """What a worker reports of a task."""
+    return [Started(task), *parts_of(file), TokensSent(file.rows, file.sha256), result(task)]
+
+
+def token_files(folder: Path) -> dict[str, bytes]:
+    """By task, with the record in its results checked."""
+    found = {}
+    for results in folder.rglob("results_*.json"):
+        file = token_file_of(results)
+        assert json.loads(results.read_text())[RECORD]["sha256"] == sha256_of(file)
+        found[results.parent.name] = file.read_bytes()
+    return found
+
+
+def test_a_token_file_comes_in_parts_to_its_results(tmp_path: Path) -> None:
+    one, two = TokenFile(bytes(range(256)) * 3, 11), TokenFile(b"two", 12)
+    script = [Loaded(1.0), *with_tokens("a", one), *with_tokens("b", two), EXIT]
+    progress, _ = play(tmp_path, [item("m", "a", "b")], [[script]])
+    assert not progress.failures
+    assert token_files(tmp_path) == {"a": one.content, "b": two.content}
+    rows = [json.loads(file.read_text())[RECORD]["rows"] for file in sorted(tmp_path.rglob("results_*.json"))]
+    assert sorted(rows) == [11, 12]
+
+
+def test_parts_of_a_killed_worker_are_dropped(tmp_path: Path) -> None:
+    file = TokenFile(bytes(100), 5)
+    script = [[*with_tokens("a", file)[:4], KILLED], [*with_tokens("a", file), EXIT]]
+    progress, _ = play(tmp_path, [item("m", "a")], [script])
+    assert not progress.failures
+    assert token_files(tmp_path) == {"a": file.content}
+
+
+def test_results_without_token_file_name_none(tmp_path: Path) -> None:
+    progress, _ = play(tmp_path, [item("m", "a")], [[[Started("a"), result("a"), EXIT]]])
+    assert not progress.failures
+    (file,) = tmp_path.rglob("results_*.json")
+    assert RECORD not in json.loads(file.read_text())
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_token_file_that_lost_a_part_is_not_saved_but_its_results_are(tmp_path: Path) -> None:
+    script = with_tokens("a", TokenFile(bytes(100), 5))
+    del script[3]
+    progress, _ = play(tmp_path, [item("m", "a")], [[[*script, EXIT]]])
+    assert kinds(progress) == {"a": "data"}
+    assert not list(tmp_path.rglob("*.parquet"))
+    (file,) = tmp_path.rglob("results_*.json")
+    assert RECORD not in json.loads(file.read_text())

@@ -7,7 +7,21 @@ from typing import Any
 
 import pytest
 
-from longshort.sweep.run.events import Event, Exit, Failed, Loaded, Loading, Log, Note, Result, Started, parse, to_line
+from longshort.sweep.run.events import (
+    Event,
+    Exit,
+    Failed,
+    Loaded,
+    Loading,
+    Log,
+    Note,
+    Result,
+    Started,
+    TokenPart,
+    TokensSent,
+    parse,
+    to_line,
+)
 
 # As versions before wrote them.
 LINES: list[tuple[dict[str, Any], Event]] = [
@@ -15,6 +29,8 @@ LINES: list[tuple[dict[str, Any], Event]] = [
     ({"event": "loaded", "seconds": 2.5, "imports": 1.5}, Loaded(2.5, 1.5)),
     ({"event": "started", "task": "a"}, Started("a")),
     ({"event": "result", "task": "a", "seconds": 1.5, "text": "{}", "notes": ["n"]}, Result("a", 1.5, "{}", ["n"])),
+    ({"event": "tokenpart", "data": "eA=="}, TokenPart("eA==")),
+    ({"event": "tokenssent", "rows": 3, "sha256": "ab"}, TokensSent(3, "ab")),
     ({"event": "failed", "task": None, "kind": "hub", "message": "m"}, Failed("hub", "m")),
     ({"event": "failed", "task": "a", "kind": "hub", "message": "m"}, Failed("hub", "m", "a")),
     ({"event": "log", "text": "x"}, Log("x")),

@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longshort.errors import UserError
+from longshort.results.tokens import TokenFile, token_file_of
 from longshort.settings import Checkpoint
 from longshort.sweep.manifest.load import load_manifest
 from longshort.sweep.store import plan
@@ -323,3 +324,67 @@ def test_what_a_killed_driver_left_half_written_is_removed(tmp_path: Path) -> No
 
 def test_a_key_does_not_depend_on_the_order_of_settings() -> None:
     assert key_of({"a": {"x": 1, "y": 2}, "b": 0}) == key_of({"b": 0, "a": {"y": 2, "x": 1}})
+
+
+# ---- per-token values
+
+
+def measured_with_tokens(checkpoint: Checkpoint, folder: Folder, content: bytes = b"values") -> Path:
+    (item,) = make_plan([checkpoint], folder)
+    ((task, inputs),) = item.inputs.items()
+    data: dict[str, Any] = {"results": {task: {}}, "configs": {task: {"metadata": {}}}}
+    return folder.save(checkpoint, task, inputs, data, TokenFile(content, 1))
+
+
+def reasons(checkpoint: Checkpoint, folder: Folder) -> list[str | None]:
+    return list(make_plan([checkpoint], folder)[0].missing.values())
+
+
+def test_results_hold_whether_or_not_they_have_token_files(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder, with_tokens = Folder(tmp_path / "out"), replace(checkpoint, save_tokens=True)
+    measured(checkpoint, folder)
+    assert reasons(checkpoint, folder) == []
+    (reason,) = reasons(with_tokens, folder)
+    assert contains(str(reason), "save_tokens")
+    measured_with_tokens(with_tokens, folder)
+    assert reasons(with_tokens, folder) == reasons(checkpoint, folder) == []
+    before, now = (make_plan([each], folder)[0].inputs for each in (checkpoint, with_tokens))
+    assert before == now, "of what decides about results from before there was a setting save_tokens, nothing changes"
+    assert "save_tokens" not in json.dumps(before)
+
+
+def test_a_token_file_that_is_gone_or_changed_is_measured_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder, with_tokens = Folder(tmp_path / "out"), replace(checkpoint, save_tokens=True)
+    file = token_file_of(measured_with_tokens(with_tokens, folder))
+    file.write_bytes(b"other")
+    (reason,) = reasons(with_tokens, folder)
+    assert contains(str(reason), file.name)
+    assert reasons(checkpoint, folder) == []
+    file.unlink()
+    (reason,) = reasons(with_tokens, folder)
+    assert contains(str(reason), file.name, "No such file or directory")
+    measured_with_tokens(with_tokens, folder)
+    assert reasons(with_tokens, folder) == []
+
+
+def test_tasks_without_documents_need_no_token_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    other = replace(checkpoint, tasks=("longshort-longbench-e-lcc",), save_tokens=True)
+    measured(other, folder)
+    assert reasons(other, folder) == []
+
+
+def test_outdated_results_take_their_token_file_along(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    before = measured_with_tokens(checkpoint, folder, b"before")
+    now = measured_with_tokens(replace(checkpoint, seed=1), folder, b"now")
+    names = {path.name for path in now.parent.iterdir()}
+    old_key, key = (file.stem.removeprefix("results_") for file in (before, now))
+    expected = {f"results_{key}.json", f"tokens_{key}.parquet"}
+    assert names == expected | {f"outdated_{old_key}.json", f"outdated_tokens_{old_key}.parquet"}
+    assert token_file_of(now).read_bytes() == b"now"
+    outdated = now.with_name(f"outdated_{old_key}.json")
+    assert token_file_of(outdated).read_bytes() == b"before"
+    again = measured_with_tokens(checkpoint, folder, b"again")  # replaces what was outdated, too
+    assert token_file_of(again).read_bytes() == b"again"
+    assert token_file_of(now.with_name(f"outdated_{key}.json")).read_bytes() == b"now"

@@ -29,6 +29,7 @@ from longshort.sweep.run.events import (
     Started,
     Starting,
     TokenPart,
+    TokensSent,
 )
 from longshort.sweep.run.failures import classify
 from longshort.sweep.run.job import job_for
@@ -124,9 +125,13 @@ class _Driver:
             case Loaded(seconds, imports):
                 self._record(run, "loaded", seconds=seconds, imports=imports)
             case TokenPart(data):
+                if run.tokens_sent:  # of the file before
+                    _forget_tokens(run)
                 run.token_parts.append(base64.b64decode(data))
+            case TokensSent():
+                run.tokens_sent = event
             case Started(task):
-                run.token_parts.clear()  # of a worker that ended before their result
+                _forget_tokens(run)  # of a worker that has ended
                 self._record(run, "started", task=task)
                 self._set(run, [task], "running")
             case Result():
@@ -151,7 +156,10 @@ class _Driver:
         if inputs["identity"] is None:  # the hub did not answer when the sweep was planned
             inputs = inputs | {"identity": data["config"].get("model_sha") or None}
         try:
-            self.folder.save(checkpoint, task, inputs, data, _tokens(run, result))
+            tokens, problem = _tokens(run)
+            self.folder.save(checkpoint, task, inputs, data, tokens)
+            if problem:
+                raise problem
         except UserError as error:
             self._fail(run, [task], classify(error))
             return
@@ -199,16 +207,20 @@ class _Driver:
         self.folder.record(event, **about, **values)
 
 
-def _tokens(run: CheckpointRun, result: Result) -> TokenFile | None:
-    """The file of per-token values that a worker has sent before a result."""
-    content = b"".join(run.token_parts)
+def _forget_tokens(run: CheckpointRun) -> None:
     run.token_parts.clear()
-    if result.token_rows is None:
-        return None
-    tokens = TokenFile(content, result.token_rows)
-    if tokens.sha256 != result.token_sha256:
-        raise UserError("The file of per-token values was not received as it was sent. Run the sweep again.", "data")
-    return tokens
+    run.tokens_sent = None
+
+
+def _tokens(run: CheckpointRun) -> tuple[TokenFile | None, UserError | None]:
+    """The file of per-token values that belongs to a result, or why it is not as it was sent."""
+    if run.tokens_sent is None:
+        return None, None
+    tokens = TokenFile(b"".join(run.token_parts), run.tokens_sent.rows)
+    if tokens.sha256 != run.tokens_sent.sha256:
+        message = "The per-token values were not received as they were sent; the results are saved. Run it again."
+        return None, UserError(message, "data")
+    return tokens, None
 
 
 def _failure_of_exit(event: Exit) -> Failure:

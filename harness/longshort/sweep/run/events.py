@@ -36,9 +36,17 @@ class Started:
 
 @dataclass(frozen=True)
 class TokenPart:
-    """The next part of the file of per-token values, whose result follows."""
+    """The next part of a file of per-token values."""
 
     data: str  # bytes as base64
+
+
+@dataclass(frozen=True)
+class TokensSent:
+    """All parts of the file of per-token values of the next result were sent, if not for the result before it."""
+
+    rows: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,6 @@ class Result:
     seconds: float  # how long it took
     text: str  # the results file, as JSON
     notes: list[str] = field(default_factory=list)  # why values are missing from it
-    token_rows: int | None = None  # of its file of per-token values
-    token_sha256: str | None = None  # of that file
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Exit:
     message: str | None = None  # why the engine lost it
 
 
-Event = Starting | Loading | Loaded | Started | TokenPart | Result | Failed | Log | Note | Exit
+Event = Starting | Loading | Loaded | Started | TokenPart | TokensSent | Result | Failed | Log | Note | Exit
 CLASSES: dict[str, type[Event]] = {event_class.__name__.lower(): event_class for event_class in get_args(Event)}
 
 

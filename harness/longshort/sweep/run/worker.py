@@ -8,6 +8,7 @@ driver. A crash, a leak or a checkpoint's code ends with the process.
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from longshort.settings import DEFAULT_TASKS
-from longshort.sweep.run.events import Event, Failed, Loaded, Loading, Result, Started, to_line
+from longshort.sweep.run.events import Event, Failed, Loaded, Loading, Result, Started, TokenPart, TokensSent, to_line
 from longshort.sweep.run.failures import classify, gap_reasons, why_empty
 from longshort.sweep.run.job import Job, job_from
 from longshort.sweep.store.fingerprint import versions
@@ -26,6 +27,7 @@ from longshort.sweep.store.fingerprint import versions
 Report = Callable[[Event], None]
 
 SMALLER_CHUNKS = 8
+BYTES_OF_PART = 3 * 2**20  # of a file of per-token values in one event; a multiple of 3, as base64 packs them
 SHARE_OF_GPU = 0.5  # for weights, where others are offloaded: the rest is for activations
 
 
@@ -78,9 +80,25 @@ def _evaluate_tasks(lm: Any, arguments: dict[str, Any], job: Job, tasks: tuple[s
             report(each)
         return failed[0].kind != "out_of_memory"  # a new process continues, with less
     seconds = (time.monotonic() - start) / len(tasks)
+    sent: set[str] = set()
     for task in tasks:
-        report(_outcome(results_of(results, task), job, task, seconds))
+        outcome = _outcome(results_of(results, task), job, task, seconds)
+        if isinstance(outcome, Result):
+            _send_tokens(results, sent, report)
+        report(outcome)
     return True
+
+
+def _send_tokens(results: dict[str, Any], sent: set[str], report: Report) -> None:
+    """Report the file of per-token values of the next result; what was sent for another result is only named."""
+    from longshort.results.tokens import RECORD
+
+    if tokens := results.get(RECORD):
+        content = b"" if tokens.sha256 in sent else tokens.content
+        for start in range(0, len(content), BYTES_OF_PART):
+            report(TokenPart(base64.b64encode(content[start : start + BYTES_OF_PART]).decode()))
+        report(TokensSent(tokens.rows, tokens.sha256))
+        sent.add(tokens.sha256)
 
 
 def _load(job: Job) -> tuple[Any, dict[str, Any]]:
