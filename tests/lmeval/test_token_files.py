@@ -6,6 +6,7 @@ import math
 import random
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from longshort.corpora import Document
 from longshort.lmeval.token_files import token_file
-from longshort.lmeval.token_values import TaskValues, WindowValues, merge_windows
+from longshort.lmeval.token_values import TaskValues, WindowValues, with_all_draws
 from longshort.results.tokens import SCHEMA, Tokens, aggregates, read_tokens
 from longshort.settings import EvalSettings
 from longshort.testing import tiny_tokenizer
@@ -65,7 +66,7 @@ class Run:
 
 def expected_rows(run: Run, d: int, window: WindowValues, draw: int) -> Iterator[dict[str, Any]]:
     shorter = window.shorter[draw] if window.shorter else None
-    end, count = window.start + window.length, len(window.targets)
+    end, count = window.first + len(window.targets) - 1, len(window.targets)
     for k in range(count):
         from_end = count - 1 - k
         shared = -1 if shorter is None else len(shorter.jeffreys) - 1 - from_end
@@ -233,17 +234,15 @@ def test_a_document_with_a_value_that_is_not_finite_has_no_aggregate(tmp_path: P
     assert found[MISALIGNMENT]["entropy@16"] != expected[MISALIGNMENT]["entropy@16"]
 
 
-def test_windows_that_two_tasks_measure_are_written_once(tmp_path: Path) -> None:
-    (window,) = random_windows(range(9), (8,), num_targets=3)
-    tail = WindowValues(
-        0, 8, *(getattr(window, name)[-3:] for name in ("targets", "nll", "entropy", "is_top")), (), window.between
-    )
-    pair = WindowValues(0, 8, window.targets, window.nll, window.entropy, window.is_top, window.shorter, None)
-    for both in ([tail, pair], [pair, tail]):
-        (merged,) = merge_windows(both)
-        assert merged.between is window.between
-        assert merged.shorter is window.shorter
-        assert merged.nll is window.nll
+def test_a_context_that_was_drawn_twice_counts_twice() -> None:
+    (window,) = random_windows(range(9), (8,), num_targets=3, draws=3, seed=5)
+    first, second, third = window.shorter
+    assert len({first.length, second.length, third.length}) == 3
+    drawn = [second.length, first.length, second.length]
+    (found,) = with_all_draws([replace(window, shorter=(second, first))], {8: drawn})
+    assert found.shorter == (second, first, second)
+    (found,) = with_all_draws([replace(window, shorter=())], {8: drawn})
+    assert found.shorter == ()
 
 
 def test_the_metadata_describe_the_run_and_values_are_compressed_float32(tmp_path: Path) -> None:

@@ -37,12 +37,14 @@ def random_windows(
     for (start, length), shorter in wanted.items():
         shared = [second - num_special for second in shorter]
         ends_at_last = start + length == last
-        count = length - max(1, num_special) + 1 if start == 0 else max([*shared, num_targets])
+        stop = start + length + ends_at_last  # a prefix alone says nothing of the next token
+        count = stop - max(1, num_special) if start == 0 else max([*shared, num_targets])
         windows.append(
             WindowValues(
                 start=start,
                 length=length,
-                targets=np.array(tokens[start + length + 1 - count : start + length + 1], dtype=np.int64),
+                first=stop - count,
+                targets=np.array(tokens[stop - count : stop], dtype=np.int64),
                 nll=_values(generator, count),
                 entropy=_values(generator, count),
                 is_top=generator.random(count) < 0.5,

@@ -16,7 +16,7 @@ from longshort.lmeval import compat, measure, requests
 from longshort.lmeval.base import LongShortTask
 from longshort.lmeval.bootstrap import perplexity
 from longshort.lmeval.measure import Gap, Measured
-from longshort.lmeval.token_values import TaskValues
+from longshort.lmeval.token_values import TaskValues, with_all_draws
 from longshort.settings import settings_from
 
 logger = logging.getLogger(__name__)
@@ -97,16 +97,20 @@ class DocumentTask(LongShortTask):
                 gaps[metric, gap].append(self.documents[index].name)
         passes = sorted({answer.passes for answer in self._measured.values() if answer.passes})
         batch_sizes = {answer.batch_size for answer in self._measured.values()}
-        return self._corpus_of(scored) | {
-            "names": [document.name for document in scored],
-            "documents": {metric: counts[metric] for metric in self.metrics() if metric in counts},
-            "left_out": [
-                {"metric": metric, "kind": gap.kind, "reason": gap.reason, "count": len(names), "names": names}
-                for (metric, gap), names in gaps.items()
-            ],
-            "batch_sizes": sorted(batch_sizes, reverse=True),  # documents that were read together
-            "longshort": longshort.__version__,
-        } | ({"passes": " and ".join(passes)} if passes else {})
+        return (
+            self._corpus_of(scored)
+            | {
+                "names": [document.name for document in scored],
+                "documents": {metric: counts[metric] for metric in self.metrics() if metric in counts},
+                "left_out": [
+                    {"metric": metric, "kind": gap.kind, "reason": gap.reason, "count": len(names), "names": names}
+                    for (metric, gap), names in gaps.items()
+                ],
+                "batch_sizes": sorted(batch_sizes, reverse=True),  # documents that were read together
+                "longshort": longshort.__version__,
+            }
+            | ({"passes": " and ".join(passes)} if passes else {})
+        )
 
     def _corpus_of(self, documents: list[Document]) -> dict[str, Any]:
         source = {"source": self.corpus.source, "revision": self.corpus.revision, "split": self.corpus.split}
@@ -116,7 +120,11 @@ class DocumentTask(LongShortTask):
         """Return what was measured of each token of the documents."""
         if not self.settings.save_tokens:
             return None
-        windows = {index: answer.windows for index, answer in sorted(self._measured.items()) if answer.windows}
+        windows = {
+            index: with_all_draws(answer.windows, answer.second_lengths)
+            for index, answer in sorted(self._measured.items())
+            if answer.windows
+        }
         documents = {index: self.documents[index] for index in windows}
         passes = sorted({answer.passes for answer in self._measured.values() if answer.passes})
         metadata = self.config.metadata or {}

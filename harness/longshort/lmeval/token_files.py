@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import longshort
 from longshort.corpora import Document
 from longshort.lmeval.documents import encode, pieces, special_tokens
-from longshort.lmeval.token_values import ShorterContext, TaskValues, WindowValues, merge_windows
+from longshort.lmeval.token_values import ShorterContext, TaskValues, WindowValues
 from longshort.results.tokens import FORMAT, METADATA, SCHEMA, TokenFile
 
+BETWEEN = SCHEMA.field("between").type
 FLOATS = [column.name for column in SCHEMA if column.type == pa.float32()]
 
 
@@ -30,6 +31,7 @@ class _Document:
     texts: pa.Array  # [N], of its tokens without special tokens
     num_bytes: Any  # [N]
     num_special: int  # tokens before its text
+    num_lengths: int  # context lengths
 
 
 def token_file(lm: Any, tasks: Sequence[TaskValues]) -> TokenFile:
@@ -47,10 +49,9 @@ def token_file(lm: Any, tasks: Sequence[TaskValues]) -> TokenFile:
     rows, first_texts = 0, {}
     with pq.ParquetWriter(sink, SCHEMA, **options) as writer:
         for index in sorted({index for task in tasks for index in task.documents}):
-            windows = merge_windows([window for task in tasks for window in task.windows.get(index, ())])
-            source = next(task.documents[index] for task in tasks if index in task.documents)
-            document = _read(lm, index, source, tasks[0].settings.lengths[-1] + 1, len(special))
-            table = pa.Table.from_batches(list(_batches(document, windows)), SCHEMA)
+            task = next(task for task in tasks if index in task.documents)  # all have the same windows
+            document = _read(lm, index, task.documents[index], task.settings.lengths, len(special))
+            table = pa.Table.from_batches(list(_batches(document, task.windows[index])), SCHEMA)
             writer.write_table(table.combine_chunks(), row_group_size=max(1, len(table)))
             rows += len(table)
             first_texts[index] = "" if special else document.texts[0].as_py()
@@ -73,15 +74,16 @@ def _metadata(tasks: Sequence[TaskValues], special: list[int]) -> dict[str, Any]
     }
 
 
-def _read(lm: Any, index: int, source: Document, num_tokens: int, num_special: int) -> _Document:
+def _read(lm: Any, index: int, source: Document, lengths: Sequence[int], num_special: int) -> _Document:
+    num_tokens = lengths[-1] + 1
     encoded = encode(lm, source, num_tokens)
     num_bytes = np.diff(encoded.byte_ends, prepend=0.0).astype(np.float32)
     texts = pa.array(pieces(lm.tokenizer, source, num_tokens), pa.string())
-    return _Document(index, source.name, texts, num_bytes, num_special)
+    return _Document(index, source.name, texts, num_bytes, num_special, len(lengths))
 
 
 def _batches(document: _Document, windows: Sequence[WindowValues]) -> Iterator[pa.RecordBatch]:
-    for window in windows:
+    for window in sorted(windows, key=lambda window: (window.length, window.start)):
         for draw in range(max(1, len(window.shorter))):
             yield _batch(document, window, draw)
 
@@ -89,9 +91,8 @@ def _batches(document: _Document, windows: Sequence[WindowValues]) -> Iterator[p
 def _batch(document: _Document, window: WindowValues, draw: int) -> pa.RecordBatch:
     """The rows of a window with one of its shorter contexts; of a further one only those that it shares."""
     shorter = window.shorter[draw] if window.shorter else None
-    end = window.start + window.length + 1  # of the positions of its targets
+    end = window.first + len(window.targets)
     count = len(window.targets) if draw == 0 or shorter is None else len(shorter.jeffreys)
-    count = min(count, end - max(1, document.num_special))  # special tokens are read, never scored
     last = slice(len(window.targets) - count, None)  # of the window's own values
     positions = np.arange(end - count, end, dtype=np.int32)
     text = positions - document.num_special  # indices of the tokens of the text
@@ -109,7 +110,7 @@ def _batch(document: _Document, window: WindowValues, draw: int) -> pa.RecordBat
         "entropy": window.entropy[last],
         "is_top": window.is_top[last],
         "fixed_target": np.arange(count) >= count - num_targets,
-        "between": _between(window, count if draw == 0 else 0, count),
+        "between": _between(window, document.num_lengths, count) if draw == 0 else pa.nulls(count, BETWEEN),
         "draw": _repeated(draw, count, pa.int16()),
     } | _of_shorter(window.length, shorter, count)
     arrays = [pa.array(columns[column.name], type=column.type) for column in SCHEMA]
@@ -137,15 +138,16 @@ def _of_shorter(length: int, shorter: ShorterContext | None, count: int) -> dict
     } | found
 
 
-def _between(window: WindowValues, with_values: int, count: int) -> pa.Array:
-    """The values of each fixed target with every length as a list; null elsewhere."""
-    if window.between is None or not with_values:
-        return pa.nulls(count, pa.list_(pa.float32()))
-    num_lengths, num_targets = window.between.shape
+def _between(window: WindowValues, num_lengths: int, count: int) -> pa.Array:
+    """The values of each fixed target with every length as a list, null for lengths that were not measured."""
+    if window.between is None:
+        return pa.nulls(count, BETWEEN)
+    measured, num_targets = window.between.shape
     before = count - num_targets
+    values = np.pad(window.between, [(0, num_lengths - measured), (0, 0)], constant_values=np.nan)  # [M, num_targets]
     offsets = np.concatenate([np.zeros(before), num_lengths * np.arange(num_targets + 1)]).astype(np.int32)
-    values = pa.array(window.between.T.ravel(), pa.float32())
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(np.arange(count) < before))
+    items = pa.array(values.T.ravel(), pa.float32(), from_pandas=True)
+    return pa.ListArray.from_arrays(pa.array(offsets), items, mask=pa.array(np.arange(count) < before))
 
 
 def _repeated(value: int, count: int, of: pa.DataType) -> pa.Array:

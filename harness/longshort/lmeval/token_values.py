@@ -117,6 +117,20 @@ def with_fixed_targets(
     return [*others, *known.values()]
 
 
+def with_all_draws(windows: Sequence[WindowValues], second_lengths: Mapping[int, Sequence[int]]) -> list[WindowValues]:
+    """Return the windows with their shorter contexts in the order of the draws; one that was drawn twice is read once.
+
+    Args:
+        second_lengths: the draws by length of the window.
+    """
+    found = []
+    for window in windows:
+        by_length = {shorter.length: shorter for shorter in window.shorter}
+        drawn = second_lengths.get(window.length, ()) if window.shorter else ()
+        found.append(replace(window, shorter=tuple(by_length[length] for length in drawn)))
+    return found
+
+
 @dataclass(frozen=True)
 class TaskValues:
     """What a task has measured of the tokens of its documents."""

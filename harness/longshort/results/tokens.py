@@ -247,7 +247,7 @@ def _of_perplexity(frame: pd.DataFrame, tokens: Tokens) -> dict[str, float]:
         one, other = targets[targets["length"] == first], targets[targets["length"] == second]
         entropies = _means(one, one["entropy"]) + _means(other, other["entropy"])
         index = tokens.lengths.index(second)
-        jeffreys = _means(one, one["between"].map(lambda row, index=index: float(row[index])).astype(float))
+        jeffreys = _means(one, one["between"].map(lambda row, index=index: row[index]).astype(float))
         _add(values, f"sce_between@{first}-{second}", entropies + (jeffreys if first != second else 0.0))
         if first != second:
             _add(values, f"jeffreys_between@{first}-{second}", jeffreys)

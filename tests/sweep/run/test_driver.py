@@ -243,6 +243,18 @@ def test_a_token_file_comes_in_parts_to_its_results(tmp_path: Path) -> None:
     assert sorted(rows) == [11, 12]
 
 
+def test_tasks_that_ran_together_share_a_file_that_is_sent_once(tmp_path: Path) -> None:
+    file = TokenFile(bytes(100), 5)
+    sent = TokensSent(file.rows, file.sha256)
+    together = [Started("a"), Started("b"), *parts_of(file), sent, result("a"), sent, result("b")]
+    progress, _ = play(tmp_path, [item("m", "a", "b", "c")], [[[*together, Started("c"), result("c"), EXIT]]])
+    assert not progress.failures
+    (without,) = [path for path in tmp_path.rglob("results_*.json") if path.parent.name == "c"]
+    assert RECORD not in json.loads(without.read_text())
+    without.unlink()
+    assert token_files(tmp_path) == {"a": file.content, "b": file.content}
+
+
 def test_parts_of_a_killed_worker_are_dropped(tmp_path: Path) -> None:
     file = TokenFile(bytes(100), 5)
     script = [[*with_tokens("a", file)[:4], KILLED], [*with_tokens("a", file), EXIT]]

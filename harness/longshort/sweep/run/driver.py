@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import signal
@@ -15,7 +14,6 @@ from typing import Any
 from huggingface_hub import constants
 
 from longshort.errors import UserError
-from longshort.results.tokens import TokenFile
 from longshort.sweep.run.engines import Engine, Request
 from longshort.sweep.run.events import (
     Event,
@@ -34,6 +32,7 @@ from longshort.sweep.run.events import (
 from longshort.sweep.run.failures import classify
 from longshort.sweep.run.job import job_for
 from longshort.sweep.run.progress import CheckpointRun, Progress, TaskState, Watch, progress_of
+from longshort.sweep.run.received import ReceivedTokens
 from longshort.sweep.run.retry import RETRIED, next_attempt
 from longshort.sweep.store.failure import Failure
 from longshort.sweep.store.folder import Folder, key_of, slug
@@ -124,14 +123,10 @@ class _Driver:
                 self._set(run, run.unfinished, "loading")
             case Loaded(seconds, imports):
                 self._record(run, "loaded", seconds=seconds, imports=imports)
-            case TokenPart(data):
-                if run.tokens_sent:  # of the file before
-                    _forget_tokens(run)
-                run.token_parts.append(base64.b64decode(data))
-            case TokensSent():
-                run.tokens_sent = event
+            case TokenPart() | TokensSent():
+                run.tokens.add(event)
             case Started(task):
-                _forget_tokens(run)  # of a worker that has ended
+                run.tokens = ReceivedTokens()  # others are of a worker that has ended
                 self._record(run, "started", task=task)
                 self._set(run, [task], "running")
             case Result():
@@ -156,7 +151,7 @@ class _Driver:
         if inputs["identity"] is None:  # the hub did not answer when the sweep was planned
             inputs = inputs | {"identity": data["config"].get("model_sha") or None}
         try:
-            tokens, problem = _tokens(run)
+            tokens, problem = run.tokens.take()
             self.folder.save(checkpoint, task, inputs, data, tokens)
             if problem:
                 raise problem
@@ -205,22 +200,6 @@ class _Driver:
         checkpoint = run.item.checkpoint
         about = {"checkpoint": checkpoint.name, "revision": checkpoint.revision, "id": slug(checkpoint)}
         self.folder.record(event, **about, **values)
-
-
-def _forget_tokens(run: CheckpointRun) -> None:
-    run.token_parts.clear()
-    run.tokens_sent = None
-
-
-def _tokens(run: CheckpointRun) -> tuple[TokenFile | None, UserError | None]:
-    """The file of per-token values that belongs to a result, or why it is not as it was sent."""
-    if run.tokens_sent is None:
-        return None, None
-    tokens = TokenFile(b"".join(run.token_parts), run.tokens_sent.rows)
-    if tokens.sha256 != run.tokens_sent.sha256:
-        message = "The per-token values were not received as they were sent; the results are saved. Run it again."
-        return None, UserError(message, "data")
-    return tokens, None
 
 
 def _failure_of_exit(event: Exit) -> Failure:

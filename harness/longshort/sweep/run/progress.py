@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from longshort.sweep.run.events import TokensSent
+from longshort.sweep.run.received import ReceivedTokens
 from longshort.sweep.run.retry import Attempt
 from longshort.sweep.store.failure import Failure
 from longshort.sweep.store.plan import Item, to_run
@@ -26,8 +26,7 @@ class CheckpointRun:
     attempt: Attempt = field(default_factory=Attempt)  # the current one
     # A failure of the current attempt, and the task it is of (None: all): what follows is decided when the worker ends.
     undecided: tuple[str | None, Failure] | None = None
-    token_parts: list[bytes] = field(default_factory=list)  # of a file of per-token values, kept for further results
-    tokens_sent: TokensSent | None = None  # what the file of the next result should be
+    tokens: ReceivedTokens = field(default_factory=ReceivedTokens)  # per-token values from the current worker
     started: float | None = None  # when the current worker started; None while there is none
     seconds: float | None = None  # how long the last worker took
 
