@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from lm_eval.models.huggingface import HFLM
 
+from longshort.results.tokens import RECORD
 from tests.lmeval.conftest import run
 
 
@@ -27,6 +28,8 @@ def main() -> None:
         lm.accelerator = accelerator
         lm._rank, lm._world_size = accelerator.process_index, accelerator.num_processes
         found.append(run(lm, case["tasks"], case["metadata"], log_samples=True))
+        if found[-1] and RECORD in found[-1]:
+            file.with_name(f"tokens{len(found) - 1}.parquet").write_bytes(found[-1][RECORD].content)
     if accelerator.is_main_process:
         file.with_name("results.json").write_text(json.dumps(found, default=str))
     torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from longshort.cli import main
 from longshort.lmeval.task_folder import tasks_folder
+from longshort.results.tokens import read_tokens, token_file_of
 from tests.lmeval.conftest import values
 
 BOTH = ["longshort_perplexity", "longshort_misalignment"]
@@ -57,7 +58,7 @@ def only_result(folder: Path) -> dict[str, Any]:
 
 
 def test_longshort_eval_writes_what_stock_lm_eval_writes(llama_bos: Path, corpus: Path, tmp_path: Path) -> None:
-    metadata = {"corpus": str(corpus), "lengths": [16, 32], "num_docs": 4, "train_length": 32}
+    metadata = {"corpus": str(corpus), "lengths": [16, 32], "num_docs": 4, "train_length": 32, "save_tokens": True}
     done = stock(
         "hf",
         *["--model_args", f"pretrained={llama_bos},dtype=float32", "--device", "cpu"],
@@ -69,7 +70,7 @@ def test_longshort_eval_writes_what_stock_lm_eval_writes(llama_bos: Path, corpus
     ours = in_process(
         *["eval", str(llama_bos), "--corpus", str(corpus), "--lengths", "16,32", "--num-docs", "4"],
         *["--train-length", "32", "--dtype", "float32", "--device", "cpu", "-o", str(tmp_path / "ours")],
-        "--log-samples",
+        *["--log-samples", "--save-tokens"],
     )
     assert ours.returncode == 0, ours.stderr[-3000:]
     assert "sce" in ours.stdout
@@ -82,6 +83,9 @@ def test_longshort_eval_writes_what_stock_lm_eval_writes(llama_bos: Path, corpus
         scored = [results["configs"][task]["metadata"]["scored"] for results in (actual, expected)]
         assert scored[0] == scored[1]
     assert actual["task_hashes"] == expected["task_hashes"]
+    files = [token_file_of(next((tmp_path / who).rglob("results_*.json"))) for who in ("ours", "stock")]
+    assert read_tokens(files[0]).frame.equals(read_tokens(files[1]).frame)
+    assert len(read_tokens(files[0]).frame) == expected["longshort_tokens"]["rows"] > 200
     names = [
         sorted(file.name.rpartition("_")[0] for file in (tmp_path / who).rglob("*.json*")) for who in ("ours", "stock")
     ]

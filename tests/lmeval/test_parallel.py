@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from longshort.results.tokens import RECORD, aggregates, read_tokens
 from tests.lmeval.conftest import LENGTHS, run, values
 from tests.longbench.rows import write_rows
 
@@ -29,7 +31,8 @@ def cases(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[st
         corpus = folder / f"corpus{index}.jsonl"
         texts = [" ".join(f"{word * step % 97}" for word in range(size)) for step, size in enumerate(sizes, 3)]
         corpus.write_text("\n".join(json.dumps({"text": text[:size]}) for text, size in zip(texts, sizes, strict=True)))
-        cases.append({"tasks": BOTH, "metadata": {"corpus": str(corpus), "lengths": LENGTHS, "num_docs": 5}})
+        settings = {"corpus": str(corpus), "lengths": LENGTHS, "num_docs": 5, "save_tokens": True}
+        cases.append({"tasks": BOTH, "metadata": settings, "tokens": str(folder / f"tokens{index}.parquet")})
     rows = write_rows(folder / "rows", words=200)
     # Three rows, each of another bucket: each process lacks what the other has.
     metadata = {"longbench_dir": str(rows), "pretrained": str(llama), "max_length": 600}
@@ -51,7 +54,7 @@ def cases(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[st
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_two_processes_equal_one(index: int, llama: Path, cases: list[dict[str, Any]]) -> None:
+def test_two_processes_equal_one(index: int, llama: Path, cases: list[dict[str, Any]], tmp_path: Path) -> None:
     actual = cases[index]["found"]
     expected = run(llama, BOTH, cases[index]["metadata"], log_samples=True)
     for task in BOTH:
@@ -62,6 +65,12 @@ def test_two_processes_equal_one(index: int, llama: Path, cases: list[dict[str, 
         scored, same = (results["configs"][task]["metadata"]["scored"] for results in (actual, expected))
         assert scored == same
         assert [row["doc_id"] for row in actual["samples"][task]] == [0, 1, 2, 3, 4]
+    Path(tmp_path / "one.parquet").write_bytes(expected[RECORD].content)
+    one, two = (read_tokens(file).frame for file in (tmp_path / "one.parquet", cases[index]["tokens"]))
+    pd.testing.assert_frame_equal(one.drop(columns="between"), two.drop(columns="between"), rtol=1e-4, atol=1e-6)
+    assert aggregates(read_tokens(cases[index]["tokens"])) == {
+        task: pytest.approx(values(actual, task), rel=1e-5) for task in BOTH
+    }
 
 
 def test_two_processes_generate_what_one_does(llama: Path, cases: list[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from longshort.lmeval.evaluate import evaluate_checkpoint
+from longshort.results.tokens import aggregates, read_tokens, token_file_of
 from tests.errors import contains
 from tests.sweep.conftest import events, results, sweep, write_manifest
 
@@ -99,6 +100,20 @@ def test_ray_gives_the_same_numbers(run: subprocess.CompletedProcess[str], place
     assert done.returncode == 0, done.stderr[-2000:]
     assert results(place / "ray") == results(place / "local")
     assert not (place / "ray" / "results_ray").exists()
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_token_files_come_to_their_results(engine: str, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jsonl").write_bytes((place / "text.jsonl").read_bytes())
+    write_manifest(tmp_path, f"  - {{pretrained: {place / 'models' / 'llama-1'}, save_tokens: true}}\n")
+    done = sweep(tmp_path, "manifest.yaml", "-o", "out", "--engine", engine)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for task in TASKS:
+        (file,) = (tmp_path / "out").glob(f"results/*/{task}/results_*.json")
+        found = aggregates(read_tokens(token_file_of(file), file))
+        assert found[task] == pytest.approx(_numbers(json.loads(file.read_text()), task), rel=1e-5)
+    again = sweep(tmp_path, "manifest.yaml", "-o", "out")
+    assert "0 new results, 2 existing, 0 failed" in again.stdout
 
 
 def test_a_rerun_does_what_is_missing_and_says_why(
