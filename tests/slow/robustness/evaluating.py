@@ -235,6 +235,11 @@ OUTPUTS = [
     _eval("output", "disk too small for the samples", "--corpus large.jsonl --num-docs 60 --log-samples",
           ("out", NO_SPACE), inputs=("large.jsonl",), steps=(disk("out", "size=72k"),), leaves=("out/*",)),
     _eval("output", "full disk", "", ("out", NO_SPACE), steps=(disk("out", "size=64k", full=True),)),
+    _eval("output", "disk too small for the token values", "--corpus large.jsonl --num-docs 60 --save-tokens",
+          ("out", "tokens_", NO_SPACE), inputs=("large.jsonl",), steps=(disk("out", "size=72k"),), leaves=("out/*",)),
+    _eval("output", "token values, locked", "--save-tokens", "out -o", steps=(make_folder("out"), mode("out", 0o500)),
+          locked=True),
+    _eval("output", "token values, read-only disk", "--save-tokens", "out -o", steps=(disk("out", "ro"),)),
 ]  # fmt: skip
 
 QASPER = "longshort-longbench-e-qasper"
@@ -264,6 +269,7 @@ STOCK = [
     _lm_eval("tail beyond the length", "tail_tokens 99 16", tail_tokens=99),
     _lm_eval("empty corpus", "a.jsonl", write("a.jsonl"), corpus="a.jsonl"),
     _lm_eval("lengths that are a mapping", ("lengths", "{'a': 1}"), lengths={"a": 1}),
+    _lm_eval("save_tokens as text", "save_tokens 'yes'", save_tokens="yes"),
 ]
 
 PIPES = [
