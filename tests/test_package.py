@@ -24,6 +24,7 @@ FOUNDATION = {
     "corpora",
     "results",
     "plotting",
+    "pages",
     "devices",
     "processes",
     "load_errors",
@@ -37,6 +38,7 @@ MAY_IMPORT = {
     "corpora": {"errors"},
     "results": {"errors"},
     "plotting": {"errors", "results"},  # figures are written atomically
+    "pages": {"errors"},
     "devices": {"errors"},
     "processes": {"errors"},
     "load_errors": {"errors"},
@@ -47,6 +49,7 @@ MAY_IMPORT = {
     "sweep": FOUNDATION | {"lmeval", "longbench"},
     "analysis": FOUNDATION - {"scoring"},  # no torch
     "synthetic": FOUNDATION | {"analysis"},
+    "show_tokens": FOUNDATION - {"scoring"},  # no torch
 }
 # Parts of `sweep`, and which other parts each may import: what to evaluate, what it costs, what is done, how it runs.
 SWEEP = {
@@ -119,7 +122,7 @@ def test_no_import_cycle_between_files() -> None:
 
 def test_foundation_needs_no_torch() -> None:
     """The command line does not wait for torch, transformers or pandas."""
-    names = ["corpora", "results", "settings", "options", "load_errors", "testing", "plotting", "scoring.rope"]
+    names = ["corpora", "results", "settings", "options", "load_errors", "testing", "plotting", "pages", "scoring.rope"]
     code = f"import sys\nfor name in {names}:\n    __import__('longshort.' + name)\n"
     code += "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

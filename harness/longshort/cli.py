@@ -14,6 +14,7 @@ from longshort.analysis import command as analysis
 from longshort.lmeval import command as lmeval
 from longshort.longbench import command as longbench
 from longshort.options import run_app
+from longshort.show_tokens import command as show_tokens
 from longshort.sweep import command as sweep
 from longshort.synthetic import command as synthetic
 from longshort.training import command as training
@@ -83,6 +84,7 @@ app.command("import-clex", no_args_is_help=True)(training.import_clex_command)
 app.command("sweep", epilog=sweep.EPILOG, no_args_is_help=True)(sweep.sweep_command)
 app.command("status", no_args_is_help=True)(sweep.status_command)
 app.command("score-longbench", no_args_is_help=True)(longbench.score_longbench_command)
+app.command("show-tokens", epilog=show_tokens.EPILOG, no_args_is_help=True)(show_tokens.show_tokens_command)
 app.command("synthetic", epilog=synthetic.EPILOG)(synthetic.synthetic_command)
 
 

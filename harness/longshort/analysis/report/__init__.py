@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 
 from longshort.analysis import figures
 from longshort.analysis.analysis import Analysis
@@ -25,6 +22,7 @@ from longshort.analysis.report.reported import METHODS_TABLE, SOURCE, beside_rep
 from longshort.analysis.selection import main_predictors
 from longshort.analysis.tables import axis_label, outcomes, predictors
 from longshort.errors import UserError
+from longshort.pages import render_page
 from longshort.results import write_atomically
 from longshort.results.floors import FLOORS, MARK
 
@@ -76,14 +74,9 @@ def write_report(analysis: Analysis, path: str | Path, drawn: Iterable[Path] = (
     """
     path = Path(path)
     shown, missing = _figures(analysis, drawn)
-    style, script = (_part(name) for name in ("style.css", "script.js"))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(_part("template.html")).render(
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        data=_embedded(_data(analysis)),
+    page = render_page(
+        __name__,
+        _data(analysis),
         checkpoints=len(analysis.wide),
         families=analysis.wide[_group(analysis)].nunique(),
         caution=caution(analysis),
@@ -104,21 +97,6 @@ def write_report(analysis: Analysis, path: str | Path, drawn: Iterable[Path] = (
     )
     write_atomically(path, page)
     return path
-
-
-def _part(name: str) -> str:
-    return files(__package__).joinpath(name).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    """As a Content-Security-Policy names an inline script or style."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _embedded(data: dict[str, Any]) -> str:
-    """JSON for a script element: without ``<`` nothing in it can end that element."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
 
 
 def _data(analysis: Analysis) -> dict[str, Any]:
