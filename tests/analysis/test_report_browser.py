@@ -1,7 +1,6 @@
 """The report in a real browser: its controls, its keyboard, its look at any width, and that it asks for nothing."""
 
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,20 +8,9 @@ import pytest
 
 from longshort.analysis import write_report
 from tests.analysis.analyses import EVIL, copies, many, usual
+from tests.browser import contrast
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium installed: apt-get install chromium")
 LONG = "x" * 70
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'longshort[dev]'")
-    with sync_api.sync_playwright() as playwright:
-        # GitHub's and most containers' kernels refuse the sandbox; the page is ours.
-        instance = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield instance
-        instance.close()
 
 
 @pytest.fixture(scope="module")
@@ -33,28 +21,6 @@ def made():
 @pytest.fixture(scope="module")
 def address(made, tmp_path_factory):
     return write_report(made, tmp_path_factory.mktemp("report") / "report.html").as_uri()
-
-
-@pytest.fixture
-def open_page(browser, address):
-    """Opens the report; whatever goes wrong in any page fails the test at its end."""
-    troubles, contexts = [], []
-
-    def open_it(where=address, width=1280, **options):
-        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("dialog", lambda dialog: (troubles.append("dialog"), dialog.dismiss()))
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or troubles.append(request.url))
-        page.goto(where)
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert troubles == []
 
 
 def tip(page):
@@ -290,26 +256,6 @@ def test_no_sideways_scroll_and_enough_contrast(open_page, width, scheme):
         assert contrast(page, selector) >= 4.5, selector
     for index in range(4):
         assert contrast(page, f"#families .c{index}", "fill") >= 3
-
-
-def contrast(page, selector, what="color"):
-    """WCAG's contrast ratio of an element to the background that it stands on."""
-    front, back = page.locator(selector).first.evaluate(
-        """(element, what) => {
-            let under = element;
-            while (getComputedStyle(under).backgroundColor === "rgba(0, 0, 0, 0)") under = under.parentElement;
-            return [getComputedStyle(element)[what], getComputedStyle(under).backgroundColor];
-        }""",
-        what,
-    )
-
-    def luminance(colour):
-        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    high, low = sorted((luminance(front), luminance(back)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_print_has_no_controls_and_whole_tables(open_page):

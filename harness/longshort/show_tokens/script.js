@@ -281,7 +281,8 @@
     choose(event.target.index);
     spans[current].focus({ preventScroll: true });
   });
-  text.addEventListener("pointerover", (event) => event.pointerType === "mouse" && event.target.index !== undefined && tell(event.target.index));
+  // Not pointerover, which also comes when the text scrolls below a pointer at rest.
+  text.addEventListener("pointermove", (event) => event.pointerType !== "touch" && event.target.index !== undefined && tell(event.target.index));
   text.addEventListener("pointerleave", () => tell(current));
   place.addEventListener("input", () => go(Number(place.value)));
 
