@@ -23,3 +23,6 @@ class Analysis:
     # half precision next to float32, of `longshort.analysis.precisions.precision_table`; without rows where no
     # checkpoint was measured in both
     precisions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # NLL by position within the window, of `longshort.analysis.positions.nll_by_position`; without rows where no
+    # per-token values were saved
+    positions: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -17,9 +17,11 @@ from longshort.analysis.comparison import compare
 from longshort.analysis.correlation import Adjust, correlations
 from longshort.analysis.floors import notes_on_floors
 from longshort.analysis.precisions import one_point_each, precision_table, summary
+from longshort.analysis.positions import nll_by_position
 from longshort.analysis.selection import check_columns, check_group, keep_where, main_outcomes
 from longshort.errors import listed
 from longshort.results import Reading, read
+from longshort.results.table import TokenSource
 
 MAX_RATIO_OF_BYTES = 1.05  # of bytes per token between checkpoints; one tokenizer varies less with the model
 LIBRARIES = ("longshort", "numpy", "scipy", "pandas", "matplotlib")
@@ -72,6 +74,7 @@ def analyze(
     fixed = list(dict.fromkeys([*_default_controls(wide), *controls]))
     tidy = _of_checkpoints(reading.table, kept, corpus)
     precisions = precision_table(reading.precisions, tidy)
+    positions, unread = nll_by_position(_with_tokens(reading, tidy), strict=strict)
     return Analysis(
         tidy=tidy,
         wide=wide,
@@ -95,12 +98,14 @@ def analyze(
         },
         notes=[
             *reading.notes,
+            *unread,
             *left_out,
             *([f"{summary(precisions)} precisions.csv lists them."] if len(precisions) else []),
             *notes_on_floors(wide, tidy, chosen),
             *_doubts(reading, tidy, wide, everything, chosen, aims),
         ],
         precisions=precisions,
+        positions=positions,
     )
 
 
@@ -123,6 +128,13 @@ def _of_checkpoints(tidy: pd.DataFrame, wide: pd.DataFrame, corpus: str | None) 
     ours = tidy["task"].isin([tables.PERPLEXITY, tables.MISALIGNMENT])
     kept: pd.DataFrame = tidy[~ours | tidy["corpus"].isin(corpora)].merge(wide[tables.IDENTITY], on=tables.IDENTITY)
     return kept
+
+
+def _with_tokens(reading: Reading, tidy: pd.DataFrame) -> list[TokenSource]:
+    """The token files of the checkpoints and the corpus that were chosen."""
+    names = [*tables.IDENTITY, "corpus"]
+    chosen = set(tidy[names].dropna(subset="corpus").itertuples(index=False, name=None))
+    return [source for source in reading.tokens if tuple(source.row.columns[name] for name in names) in chosen]
 
 
 def _doubts(

@@ -12,13 +12,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from longshort.analysis.analysis import Analysis
-from longshort.analysis.figures import forest, misalignment_curve, misalignment_matrix, perplexity_by_length, scatter
+from longshort.analysis.figures import (
+    forest,
+    misalignment_curve,
+    misalignment_matrix,
+    nll_by_position,
+    perplexity_by_length,
+    scatter,
+)
 from longshort.analysis.floors import with_floors
 from longshort.analysis.paper import latex, markdown
 from longshort.analysis.selection import main_outcomes, main_predictors
 from longshort.results import remove_left_over, write_atomically
 
 PRECISIONS = "precisions.csv"  # where a checkpoint was measured in float32 and in half precision
+POSITIONS = "positions.csv"  # where per-token values were saved
 Drawing = Callable[[], list[Path]]  # draws one figure, and returns its files
 
 
@@ -55,13 +63,18 @@ def write_analysis(analysis: Analysis, folder: str | Path, pool: Executor | None
         content[PRECISIONS] = analysis.precisions.to_csv(index=False)
     else:
         (folder / PRECISIONS).unlink(missing_ok=True)  # of an earlier analysis
+    if len(analysis.positions):
+        content[POSITIONS] = analysis.positions.to_csv(index=False)
+    else:
+        (folder / POSITIONS).unlink(missing_ok=True)  # of an earlier analysis
     for name, text in content.items():
         write_atomically(folder / name, text)
     drawings = list(_drawings(analysis, folder / "figures"))
     figures = _draw_in(pool, drawings) if pool else [file for drawing in drawings for file in drawing()]
-    for file in (folder / "figures").glob("scatter_*"):
-        if file not in figures:  # of an earlier analysis with other predictors or outcomes
-            file.unlink()
+    for pattern in ("scatter_*", "nll_by_position.*"):
+        for file in (folder / "figures").glob(pattern):
+            if file not in figures:  # of an earlier analysis with other predictors, outcomes or token files
+                file.unlink()
     return [*(folder / name for name in content), *figures, write_report(analysis, folder / "report.html", figures)]
 
 
@@ -88,6 +101,8 @@ def _drawings(analysis: Analysis, folder: Path) -> Iterator[Drawing]:
         if any(name.startswith(f"{metric}_between@") for name in metrics):
             path = folder / f"misalignment_matrix_{metric}"
             yield partial(misalignment_matrix, tidy, path, metric=f"{metric}_between")
+    if len(analysis.positions):
+        yield partial(nll_by_position, analysis.positions, folder / "nll_by_position")
     if analysis.correlations["pearson"].notna().any():
         yield partial(forest, analysis.correlations, folder / "forest")
     for predictor, outcome in main_pairs(analysis):

@@ -38,6 +38,16 @@ COLUMNS = {
     "n": "Int64",
 }
 SHOWN = 3  # names in a note
+PERPLEXITY = "longshort_perplexity"
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """A file of per-token values, and the results file that names it."""
+
+    file: Path  # need not exist
+    results: Path
+    row: Row  # of the results file; of perplexity, if it has one
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,7 @@ class Reading:
     # the checkpoints that were measured in several dtypes, by their name in `table` and revision
     variants: dict[tuple[str, str], Variant] = field(default_factory=dict)
     precisions: pd.DataFrame | None = None  # of `precision_pairs`; None where no checkpoint has several dtypes
+    tokens: list[TokenSource] = field(default_factory=list)  # files of per-token values that the results name
 
 
 def read_results(
@@ -148,8 +159,22 @@ def _read_one(name: str, source: Source, every_task: bool, reading: Reading) -> 
     rows = [row for task in tasks for row in rows_of(source, task, reader)]
     if rows:
         _record_origins(source.data, tasks, reading)
+        _record_tokens(source, rows, reading)
         reading.files[name] = hashlib.sha256(source.content).hexdigest()
     return rows
+
+
+def _record_tokens(source: Source, rows: list[Row], reading: Reading) -> None:
+    """Add the file of per-token values that a results file names."""
+    from longshort.results.tokens import RECORD  # imports pandas
+
+    record = source.data.get(RECORD)
+    ours = sorted(
+        (row for row in rows if is_ours(row.columns["task"])), key=lambda row: row.columns["task"] != PERPLEXITY
+    )
+    if ours and isinstance(record, dict) and isinstance(record.get("file"), str):
+        # Only the name: a folder of results may have been moved.
+        reading.tokens.append(TokenSource(source.file.with_name(Path(record["file"]).name), source.file, ours[0]))
 
 
 def _note_on_others(names: list[str]) -> list[str]:

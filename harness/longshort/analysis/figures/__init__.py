@@ -4,5 +4,14 @@ from longshort.analysis.figures.forest_plot import forest
 from longshort.analysis.figures.lengths import misalignment_curve, perplexity_by_length
 from longshort.analysis.figures.matrix import misalignment_matrix
 from longshort.analysis.figures.points import scatter
+from longshort.analysis.figures.positions import MAX_BANDS, nll_by_position
 
-__all__ = ["forest", "misalignment_curve", "misalignment_matrix", "perplexity_by_length", "scatter"]
+__all__ = [
+    "MAX_BANDS",
+    "forest",
+    "misalignment_curve",
+    "misalignment_matrix",
+    "nll_by_position",
+    "perplexity_by_length",
+    "scatter",
+]

@@ -52,6 +52,7 @@ CAPTIONS = {
     "misalignment_curve_sce": "Misalignment (SCE) by length",
     "misalignment_curve_jeffreys": "Misalignment without its entropy part (Jeffreys divergence) by length",
     "misalignment_matrix_sce": "Misalignment between all lengths",
+    "nll_by_position": "NLL by position within the window",
 }
 # What has room on paper; of a table that has none of these, the first columns.
 PRINTED = {"predictor", "outcome", "n", "n_families", "pearson", "spearman", "partial", "p_adjusted", "n_below_floor"}
@@ -193,6 +194,8 @@ def _figures(analysis: Analysis, drawn: Iterable[Path]) -> tuple[list[dict[str, 
         "misalignment_curve_jeffreys": partial(figures.misalignment_curve, metric="jeffreys", **measured),
         "misalignment_matrix_sce": partial(figures.misalignment_matrix, **measured),
     }
+    if len(analysis.positions):
+        drawings["nll_by_position"] = partial(figures.nll_by_position, analysis.positions)
     shown, missing = [], []
     with TemporaryDirectory() as folder:
         for name, draw in drawings.items():
@@ -203,7 +206,9 @@ def _figures(analysis: Analysis, drawn: Iterable[Path]) -> tuple[list[dict[str, 
                 missing.append(f"Figure “{caption}”: {error}")
             else:
                 source = f"data:image/svg+xml;base64,{base64.b64encode(file.read_bytes()).decode()}"
-                shown.append({"caption": caption + _hollow(name, analysis.tidy), "source": source})
+                where = "positions.csv" if name == "nll_by_position" else "the tables of this report"
+                seen = _seen(analysis.positions) if name == "nll_by_position" else _hollow(name, analysis.tidy)
+                shown.append({"caption": caption + seen, "source": source, "numbers": where})
     return shown, missing
 
 
@@ -213,3 +218,16 @@ def _hollow(figure: str, tidy: pd.DataFrame) -> str:
     if metric == figure or not below_floors(tidy)[tidy["metric"] == metric].any():
         return ""
     return f"; hollow points are below {FLOORS} numerical floors, which rounding in half precision may explain"
+
+
+def _seen(positions: pd.DataFrame) -> str:
+    """What the figure of NLL by position shows, of how many checkpoints and documents."""
+    fewest, most = positions["n"].min(), positions["n"].max()
+    checkpoints = len(positions.drop_duplicates(["checkpoint", "revision"]))
+    bands = ", with 95 % intervals over documents" if checkpoints <= figures.MAX_BANDS else ""
+    return (
+        f": means over n = {fewest if fewest == most else f'{fewest} to {most}'} documents{bands}, of {checkpoints} "
+        f"{'checkpoint' if checkpoints == 1 else 'checkpoints'} with saved per-token values. A line falls where more "
+        "context helps and rises where it hurts, as beyond the training context length (dashed) of a model that does "
+        "not extrapolate. Of a window that is shorter than the longest only the last positions are scored."
+    )
