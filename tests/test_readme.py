@@ -42,6 +42,7 @@ from longshort.training.extension.official_clex import import_clex
 from longshort.training.sharding import Sharding, sharding_of
 from tests.analysis.results_folder import save_folder
 from tests.longbench.rows import make_row, official_lengths, write_rows
+from tests.token_files import rows_of_document, write_token_file
 from tests.training.extension.official_checkpoint import save_official
 from tests.training.test_estimate import peak_of_7b
 from tests.training.test_sharding import environment_of
@@ -292,6 +293,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(command, cwd=place, check=True, capture_output=True)
     save_folder(place / "others", families=4, members=2)
 
+    texts = [f" word{index}" for index in range(4096)]
+    rows = [row for index in range(4) for row in rows_of_document(index, texts, (512, 4096))]
+    write_token_file(place / "tokens.parquet", rows)
     write_rows(place / "longbench", count=1, words=40)
     with zipfile.ZipFile(place / "data.zip", "w") as archive:
         for file in (place / "longbench").iterdir():

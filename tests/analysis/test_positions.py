@@ -101,12 +101,14 @@ def test_every_scored_position_is_in_one_bin(made, runs):
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 16, 100, 32768])
-def test_bins_are_quarter_octaves_and_end_with_the_window(length):
+def test_two_bins_per_doubling_cover_the_window(length):
     edges = bins(length).tolist()
     assert edges[0] == 1
     assert edges[-1] == length + 1
     assert all(one < other for one, other in pairwise(edges))
-    assert all(other <= 1.3 * one + 1 for one, other in pairwise(edges))
+    assert all(other <= 1.5 * one + 1 for one, other in pairwise(edges[:-1]))
+    assert edges[-1] - edges[-2] > 1 or length < 3
+    assert abs(len(edges) - 1 - 2 * math.log2(length)) < 1.2
 
 
 def test_the_figure_has_a_panel_per_length_and_the_numbers_of_the_table(made, monkeypatch):

@@ -14,7 +14,7 @@ from longshort.errors import UserError, listed
 from longshort.results.table import TokenSource
 from longshort.results.tokens import read_tokens
 
-BINS_PER_DOUBLING = 4
+BINS_PER_DOUBLING = 2
 CONFIDENCE = 0.95
 ABOUT = ("checkpoint", "revision", "family", "train_length")
 READ = ("document", "position", "window_start", "length", "nll", "draw")
@@ -34,7 +34,7 @@ COLUMNS = {
 
 
 def nll_by_position(sources: Iterable[TokenSource], *, strict: bool = False) -> tuple[pd.DataFrame, list[str]]:
-    """Return the mean NLL by position within the window, for each checkpoint and length, in bins of a quarter octave.
+    """Return the mean NLL by position within the window, for each checkpoint and length, in two bins per doubling.
 
     A source without its file is skipped. Of several sources of a checkpoint the newest counts, and of those with
     perplexity, whose longest window is scored from its first position on.
@@ -74,7 +74,7 @@ def bins(length: int) -> NDArray[np.int64]:
     """Return the first position of each bin of a window, and the position after its last."""
     count = int(np.ceil(np.log2(length) * BINS_PER_DOUBLING)) + 1
     edges = np.unique(np.round(2 ** (np.arange(count) / BINS_PER_DOUBLING)).astype(np.int64))
-    return np.append(edges[edges <= length], length + 1)
+    return np.append(edges[(edges < length) | (edges == 1)], length + 1)  # the last position has no bin of its own
 
 
 def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@
   const [SCORED, IS_TOP, IN_RANGE, FIXED_TARGET] = [1, 2, 4, 8]; // as page.py has them
   const LISTED = 5; // tokens that stand out
   const BLOCK = 200; // tokens, at least; a block is laid out only when it comes into view
-  const AROUND = 4; // tokens shown before and after one of them
+  const AROUND = 24; // characters shown before and after one of them
   const byId = (id) => document.getElementById(id);
   const [text, strip, place, choice] = [byId("text"), byId("strip"), byId("place"), {}];
   for (const name of ["document", "value", "length"]) choice[name] = byId(name);
@@ -116,10 +116,10 @@
         const button = add(add(list, "li"), "button", undefined, { type: "button" });
         add(button, "b", signed(numbers[index]));
         const words = add(button, "span");
-        const near = (from, to) => shownDocument.text.slice(Math.max(0, from), to).map(visible).join("");
-        words.append(`…${near(index - AROUND, index)}`);
+        const near = (from, to) => Array.from(shownDocument.text.slice(Math.max(0, from), to).join(""));
+        words.append(`…${visible(near(index - AROUND, index).slice(-AROUND).join(""))}`);
         add(words, "mark", visible(shownDocument.text[index]));
-        words.append(`${near(index + 1, index + 1 + AROUND)}…`);
+        words.append(`${visible(near(index + 1, index + 1 + AROUND).slice(0, AROUND).join(""))}…`);
         button.addEventListener("click", () => go(index, { focus: true }));
       }
       if (!indices.length) add(box, "p", "None.", { class: "small" });

@@ -229,4 +229,36 @@ PREDICTIONS = [
     Case("options", "score-longbench without a folder", "score-longbench -o out", "FOLDER", code=2),
 ]  # fmt: skip
 
-CASES = [*OPTIONS, *RESULTS, *OUTPUTS, *PREDICTIONS]
+TOKENS = "tokens.parquet"
+
+
+def _show(kind: str, name: str, options: str, facts: Facts, *steps: Step, **more: Any) -> Case:
+    return Case(kind, f"show-tokens {name}", f"show-tokens {TOKENS} {options}", facts, inputs=(TOKENS,), steps=steps,
+                **more)  # fmt: skip
+
+
+SHOWN = [
+    _show("options", "of an unknown value", "--value loss", "'loss' nll gain entropy jeffreys", code=2),
+    _show("options", "of an unknown length", "--length 64", f"{TOKENS} 64 16 32", code=2),
+    _show("options", "of a length in words", "--length long", "--length", code=2),
+    _show("options", "of an unknown document", "--document third", f"{TOKENS} 'third' 0 1", code=2),
+    _show("options", "of a document beyond the last", "--document 2", f"{TOKENS} '2' 0 1", code=2),
+    _show("options", "onto itself", f"-o {TOKENS}", TOKENS, code=2),
+    Case("options", "show-tokens without a file", "show-tokens -o page.html", "FILE", code=2),
+    Case("files", "show-tokens of a missing file", "show-tokens nowhere.parquet", "nowhere.parquet"),
+    _show("files", "of an empty file", "", TOKENS, write(TOKENS)),
+    _show("files", "of a file that is cut off", "", TOKENS, cut(TOKENS, -100)),
+    _show("files", "of a file that is cut off early", "", TOKENS, cut(TOKENS, 1000)),
+    _show("files", "of text", "", TOKENS, write(TOKENS, "text\n" * 100)),
+    _show("files", "of a folder", "", TOKENS, remove(TOKENS), make_folder(TOKENS)),
+    _show("files", "of a locked file", "", (TOKENS, DENIED), mode(TOKENS, 0), locked=True),
+    _show("output", "into a folder", "-o out", ("out", IS_FOLDER), make_folder("out")),
+    _show("output", "below a file", "-o out/page.html", "out/page.html", write("out", "mine")),
+    _show("output", "into a locked folder", "-o out/page.html", ("out/page.html", DENIED), make_folder("out"),
+          mode("out", 0o500), locked=True),
+    _show("output", "onto a full disk", "-o out/page.html", ("out/page.html", NO_SPACE),
+          disk("out", "size=64k", full=True)),
+    _show("output", "onto a read-only disk", "-o out/page.html", ("out/page.html", READ_ONLY), disk("out", "ro")),
+]  # fmt: skip
+
+CASES = [*OPTIONS, *RESULTS, *OUTPUTS, *PREDICTIONS, *SHOWN]

@@ -29,6 +29,7 @@ def build(folder: Path) -> None:
     from longshort.testing import save_checkpoint, save_corpus
     from tests.analysis.results_folder import save_folder
     from tests.longbench.rows import write_rows
+    from tests.token_files import rows_of_document, write_token_file
     from tests.training.extension.official_checkpoint import save_official
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,6 +39,8 @@ def build(folder: Path) -> None:
     save_corpus(folder / "text.jsonl", num_docs=4, num_bytes=1500)
     save_corpus(folder / "large.jsonl", num_docs=60, num_bytes=20_000)
     save_folder(folder / "results", families=4, members=2)
+    texts = [f" word{index}" for index in range(32)]
+    write_token_file(folder / "tokens.parquet", [row for i in range(2) for row in rows_of_document(i, texts, (16, 32))])
     write_rows(folder / "longbench", count=1, words=40)
     with zipfile.ZipFile(folder / "longbench.zip", "w") as archive:
         for file in sorted((folder / "longbench").iterdir()):
