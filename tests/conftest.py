@@ -1,4 +1,4 @@
-"""For all tests: one thread per worker, since the workers share the cores; no hub; signals that are not ignored; and a browser."""
+"""For all tests: one thread per worker, as they share the cores; no hub; signals that are not ignored; a browser."""
 
 import os
 import signal
