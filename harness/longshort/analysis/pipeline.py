@@ -16,8 +16,8 @@ from longshort.analysis.analysis import Analysis
 from longshort.analysis.comparison import compare
 from longshort.analysis.correlation import Adjust, correlations
 from longshort.analysis.floors import notes_on_floors
-from longshort.analysis.precisions import one_point_each, precision_table, summary
 from longshort.analysis.positions import nll_by_position
+from longshort.analysis.precisions import one_point_each, precision_table, summary
 from longshort.analysis.selection import check_columns, check_group, keep_where, main_outcomes
 from longshort.errors import listed
 from longshort.results import Reading, read

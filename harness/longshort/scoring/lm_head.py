@@ -221,7 +221,9 @@ class LMHead:
     def _probe_in_float32(self, tokens: Tensor, expected: Tensor, tolerance: float) -> str | None:
         """As `_probe`, for half precision with float32 products first and without them where those fail."""
         problem = None
-        for self._in_float32 in (False,) if self._half is None else (True, False):
+        attempts = (False,) if self._half is None else (True, False)
+        for attempt in attempts:
+            self._in_float32 = attempt
             problem = self._probe(tokens, expected, tolerance)
             if problem is None:
                 break
