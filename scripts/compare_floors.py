@@ -1,0 +1,120 @@
+"""How well several ways to measure the numerical floor of the divergences predict what half precision adds to them.
+
+    python scripts/compare_floors.py checkpoints/smollm2 checkpoints/gemma3 --corpus books.jsonl -o results/floors
+    python scripts/compare_floors.py checkpoints/smollm2 --corpus books.jsonl --dtypes float16 --lengths 512 -o floors
+
+Each cell is one document at one length in one dtype: the two contexts of the misalignment are read in float32, in
+float32 with the weights rounded to the half-precision dtype, and in half precision. Rounded weights are another model,
+not an error of reading one, so the true excess is half precision minus float32 with the same rounded weights. The
+candidates for the floor:
+
+    aligned    the shorter context read again with the position ids that its tokens have in the longer context
+    shift C    the longer context read again with position ids that are C greater
+    masked     the longer context read again behind one masked token, the position ids as before
+    reread     both contexts read again in float32 on some documents; their excess predicts that of the others
+
+LM heads are multiplied in float32 throughout, and must be plain matrices. Cells that were measured before are not
+measured again, so the command can be interrupted and repeated with more documents or lengths; it can run for several
+checkpoints at the same time, and the table is of all that the output folder holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from floors.reading import Checkpoint, measure
+from floors.table import markdown, summary
+
+from longshort.corpora import Document, open_corpus, select
+from longshort.errors import UserError, one_line_for_user_errors
+from longshort.results import write_atomically
+from longshort.scoring.offsets import draw_offsets
+
+CELL = ["model", "dtype", "length", "document", "products"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is missing, then write the cells and the table."""
+    options = parse(arguments)
+    documents = select(open_corpus(options.corpus), options.num_docs, max(options.lengths) + 1)
+    for folder in options.checkpoints:
+        measure_checkpoint(folder, documents, options)
+    frame = pd.concat([pd.read_csv(path) for path in sorted(options.output.glob("cells-*.csv"))])
+    table = summary(frame)
+    text = markdown(table, f"python scripts/compare_floors.py {shlex.join(shown(options))}")
+    write_atomically(options.output / "table.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_atomically(options.output / "table.md", text)
+    print(text)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, and in `given` the arguments themselves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="folders with safetensors")
+    parser.add_argument("--corpus", required=True, help="as of longshort eval: a file, folder, glob or hub dataset")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048], help="default: %(default)s")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=("bfloat16", "float16"), default=["bfloat16", "float16"], help="default: both"
+    )
+    parser.add_argument("--num-docs", type=int, default=4, help="documents per cell of the table (%(default)s)")
+    parser.add_argument("--shifts", type=int, nargs="+", default=[1, 1000], help="constants C (default: %(default)s)")
+    parser.add_argument(
+        "--positions", type=int, default=256, help="in-range positions of a document, evenly spaced (%(default)s)"
+    )
+    parser.add_argument("--native", action="store_true", help="leave half-precision products to torch (slow on CPUs)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: one per core")
+    parser.add_argument("-o", "--output", type=Path, default=Path("results/floors"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    return options
+
+
+def shown(options: argparse.Namespace) -> Iterator[str]:
+    """The arguments as the table shows them: names of files instead of paths of this machine."""
+    yield from (folder.name for folder in options.checkpoints)
+    yield from ("--corpus", Path(options.corpus).name)
+    for name in ("lengths", "dtypes", "shifts"):
+        yield from (f"--{name}", *map(str, getattr(options, name)))
+    yield from ("--num-docs", str(options.num_docs), "--positions", str(options.positions))
+
+
+def measure_checkpoint(folder: Path, documents: list[Document], options: argparse.Namespace) -> None:
+    """Measure the missing cells of one checkpoint, and keep them after each."""
+    path = options.output / f"cells-{folder.name}.csv"
+    frame = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=CELL)
+    products = "native" if options.native else "float32"
+    done = set(frame[CELL].itertuples(index=False, name=None))
+    cells = [
+        (folder.name, dtype, length, index, products)
+        for dtype in options.dtypes
+        for length in sorted(options.lengths)
+        for index in range(len(documents))
+    ]
+    missing = [cell for cell in cells if cell not in done]
+    if not missing:
+        return
+    checkpoint = Checkpoint(folder, options.native)
+    for cell in missing:
+        _, dtype, length, index, _ = cell
+        tokens = torch.tensor(checkpoint.tokenizer(documents[index].text)["input_ids"][:length])
+        if len(tokens) < length:
+            raise UserError(
+                f"document {index} of '{options.corpus}' has only {len(tokens)} tokens of {length}.", "text"
+            )
+        (offset,) = draw_offsets(0, index, length)
+        values = measure(checkpoint, tokens, offset, options.positions, getattr(torch, dtype), options.shifts)
+        rows = [dict(zip(CELL, cell, strict=True)) | {"offset": offset} | value for value in values]
+        new = pd.DataFrame(rows)
+        frame = pd.concat([frame, new]) if len(frame) else new
+        write_atomically(path, frame.to_csv(index=False, float_format="%.8g"))
+        print(*cell, *(f"{row['quantity']} {row['jeffreys']:.5f}" for row in rows), sep="  ", flush=True)
+
+
+if __name__ == "__main__":
+    one_line_for_user_errors()
+    main()
