@@ -1,0 +1,89 @@
+"""The numerical floor of the divergences: how far two readings differ that are equal but for rounding.
+
+Rounding in half precision makes the predictions of two contexts differ even where the model would not: the divergences
+have a bias. Rotary position embeddings depend on the distance of two tokens alone, so a context can be read again with
+position ids that are all greater by a constant: mathematically the same, rounded differently. The constant is the
+offset between the two contexts; the shorter context is then read with the position ids that its tokens have in the
+longer one, and the rounding of the position encoding differs as it does between the two contexts.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from longshort.errors import first_line
+from longshort.scoring.double import in_float64
+from longshort.scoring.forward import evaluating, input_device
+from longshort.scoring.lm_head import LMHead
+from longshort.scoring.probe import probe_tokens
+
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+PROBE_TOKENS = 32
+# Change of the hidden states by the shift, relative to the largest, in float64. Equal readings change by 1e-6 at most,
+# where tables of sines are stored in float32. A change of 1e-5 adds less than 1e-7 nats to a divergence.
+TOLERANCE = 1e-5
+
+UNUSED = "no floor: its predictions do not depend on position ids, so no equal reading with other rounding is known"
+UNEQUAL = "no floor: its predictions change with a constant added to all position ids (relative change {:.1g})"
+UNREADABLE = "no floor: it cannot be probed with shifted position ids in float64 ({})"
+
+_problems: WeakKeyDictionary[LMHead, dict[int, str | None]] = WeakKeyDictionary()  # by length
+
+
+def shifted_hidden_states(lm_head: LMHead, window: Tensor, keep: int, shift: int) -> Tensor:
+    """Read a window with position ids that begin at `shift`; see `floor_problem` for whether that is the same reading.
+
+    Args:
+        lm_head: of a model in evaluation mode.
+        window: token ids, [B, T].
+        keep: positions to return, at most T.
+        shift: what is added to the position ids 0 .. T - 1.
+
+    Returns:
+        Hidden states of the last `keep` positions, [B, keep, H].
+    """
+    ids = torch.arange(shift, shift + window.shape[1], device=window.device)
+    return lm_head.hidden_states(window, keep, position_ids=ids.expand(window.shape))
+
+
+@torch.no_grad()
+def floor_problem(lm_head: LMHead, length: int) -> str | None:
+    """Why the floor cannot be measured at a context length, or None if it can.
+
+    Whether shifted position ids change the predictions is tried once per model on a short sequence, computed in
+    float64, where rounding cannot hide it: learned position embeddings, and rotary ones whose frequencies or
+    temperatures depend on the position. The shifted ids end where those of the longer context do. If they make no
+    change at all, the model takes no notice of them (ALiBi, recurrent models, no position encoding).
+
+    Args:
+        lm_head: of a model in evaluation mode.
+        length: the longer context, in tokens.
+    """
+    known = _problems.setdefault(lm_head, {})
+    if any(known[longer] is None for longer in known if longer >= length):
+        return None  # no larger position makes a change, so no smaller one does
+    if length not in known:
+        known[length] = _problem(lm_head, length)
+    return known[length]
+
+
+def _problem(lm_head: LMHead, length: int) -> str | None:
+    model = lm_head.model
+    tokens = probe_tokens(model, min(PROBE_TOKENS, length - 1)).to(input_device(model))  # [1, P]
+    num_tokens = tokens.shape[1]
+    try:
+        with evaluating(model), in_float64(model):
+            expected, shifted = (
+                shifted_hidden_states(lm_head, tokens, num_tokens, shift).double()
+                for shift in (0, max(1, length - num_tokens))
+            )
+            change = (shifted - expected).abs().max() / expected.abs().max()
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # No such argument, kernels that lack float64, positions without an embedding, or too little memory.
+        return UNREADABLE.format(first_line(error))
+    if not float(change):
+        return UNUSED
+    return None if float(change) <= TOLERANCE else UNEQUAL.format(float(change))
