@@ -26,6 +26,7 @@ PREFIX_METRICS = ("ppl", "bpb")
 TAIL_METRICS = ("ppl_tail", "bpb_tail", "accuracy_tail")
 MATRIX_METRICS = ("sce_between", "jeffreys_between")
 PAIR_METRICS = ("sce", "entropy", "jeffreys", "js", "agreement", "sce_last", "sce_overlap")
+FLOOR_METRICS = ("jeffreys_floor", "js_floor")  # of some documents of a model in half precision
 
 MAX_NLL = 700.0  # nats per token; exp of more overflows
 
@@ -145,8 +146,26 @@ def add_pairs(
         result.add(f"{name}@{length}", sum(by_second[second][name] for second in seconds) / len(seconds))
 
 
+def add_floor(result: Measured, length: int, seconds: Sequence[int], floors: Mapping[int, Comparison]) -> None:
+    """Add `jeffreys_floor@L` and `js_floor@L`: how far readings of a shorter context differ that are equal in theory.
+
+    Args:
+        length: the longer context, in tokens.
+        seconds: the shorter contexts, in tokens, as of `add_pairs`.
+        floors: by context length, two readings of one document and their divergences at the in-range positions.
+    """
+    for name, divergence in zip(FLOOR_METRICS, ("jeffreys", "js"), strict=True):
+        by_second = {second: float(getattr(found, divergence).double().mean()) for second, found in floors.items()}
+        result.add(f"{name}@{length}", sum(by_second[second] for second in seconds) / len(seconds))
+
+
+def in_range_positions(length: int, second: int) -> int:
+    """How many positions of a shorter context have both contexts in [length/2, length]."""
+    return second - math.ceil(length / 2) + 1
+
+
 def _pair(length: int, second: int, entropy: Tensor, scores: ShorterScores) -> dict[str, float]:
-    in_range = second - math.ceil(length / 2) + 1
+    in_range = in_range_positions(length, second)
     num_shared = scores.entropy.shape[1]
     by_position = {
         "entropy": entropy[-num_shared:].cpu().double() + scores.entropy[0].cpu().double(),

@@ -7,6 +7,7 @@ if it also starts at the first token, it is the prefix from which `ppl@L` of eve
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from longshort.lmeval import measure
 from longshort.lmeval.documents import EncodedDocument
-from longshort.lmeval.measure import PASS_PER_LENGTH, SINGLE_PASS, Measured
+from longshort.lmeval.measure import PASS_PER_LENGTH, SINGLE_PASS, Gap, Measured
 from longshort.lmeval.token_values import of_window, with_fixed_targets
 from longshort.scoring.compare import compare_contexts
+from longshort.scoring.floor import floor_problem, has_floor
 from longshort.scoring.forward import evaluating, input_device
 from longshort.scoring.lm_head import LMHead, lm_head_of
 from longshort.scoring.positions import depends_on_length
@@ -36,6 +38,7 @@ class Wanted:
     # Of each document, by length, the shorter contexts of the misalignment, in tokens: the length minus an offset. One
     # that is repeated is read once. None if the misalignment is not wanted.
     seconds: Sequence[Mapping[int, list[int]]] | None = None
+    floors: Sequence[bool] = ()  # whether to measure the floor of each document; empty: of none
     passes: str | None = None  # SINGLE_PASS, PASS_PER_LENGTH, or None: probe the model on the first document
 
 
@@ -50,6 +53,7 @@ class _Batch:
     tokens: Tensor  # special tokens and text, [B, N]
     special_tokens: list[int]
     results: list[Measured]
+    floor_gaps: dict[int, Gap | None] = field(default_factory=dict)  # by length; empty if no floor is wanted
     fixed: dict[int, Tensor] = field(default_factory=dict)  # hidden states at the fixed targets by length, [B, K, H]
 
     @property
@@ -95,6 +99,10 @@ def measure_documents(
     tokens = torch.cat([special, text], dim=1)[:, : wanted.settings.lengths[-1] + 1].to(input_device(model))
     results = [Measured(batch_size=len(documents)) for _ in documents]
     batch = _Batch(model, lm_head_of(model), wanted, documents, tokens, special_tokens, results)
+    if any(wanted.floors) and has_floor(batch.lm_head):  # probed while there is memory
+        for length in reversed(wanted.usable):
+            problem = floor_problem(batch.lm_head, length)
+            batch.floor_gaps[length] = Gap("unsupported", problem) if problem else None
     _record_too_short(batch)
     with torch.no_grad(), evaluating(model):
         if batch.prefixes and not batch.prefix_is_window:
@@ -119,6 +127,9 @@ def _record_too_short(batch: _Batch) -> None:
             names += measure.PAIR_METRICS
         for result in batch.results:
             result.skip(names, length, measure.TOO_SHORT)
+        if batch.floor_gaps and length not in batch.windows:
+            for result in itertools.compress(batch.results, wanted.floors):
+                result.skip(measure.FLOOR_METRICS, length, measure.TOO_SHORT)
 
 
 def _read_and_score(batch: _Batch, length: int) -> None:
@@ -141,9 +152,27 @@ def _read_and_score(batch: _Batch, length: int) -> None:
         pairs = dict(zip(of_document, scores.shorter, strict=True))
         measure.add_pairs(batch.results[row], length, (wanted.seconds or ())[row][length], scores.entropy[0], pairs)
         nll.append(scores.nll)
+        if batch.floor_gaps and wanted.floors[row]:
+            _add_floor(batch, row, length, shorter)
     if is_prefix:
         whole = torch.cat(nll) if seconds else _score(batch, slice(None), length, states, {}).nll  # [B, length]
         _add_prefixes(batch, whole[:, :-1])
+
+
+def _add_floor(batch: _Batch, row: int, length: int, shorter: Mapping[int, Tensor]) -> None:
+    """Read the shorter contexts of one document again, with the position ids of the longer one."""
+    gap, seconds = batch.floor_gaps[length], (batch.wanted.seconds or ())[row][length]
+    if gap is not None:
+        batch.results[row].skip(measure.FLOOR_METRICS, length, gap)
+        return
+    document = batch.tokens[row : row + 1]
+    floors = {}
+    for second, states in shorter.items():
+        states = states[:, -measure.in_range_positions(length, second) :]  # [1, K, H]
+        keep = states.shape[1]
+        again = read_window(batch.lm_head, document, second, batch.special_tokens, keep, shift=length - second)
+        floors[second] = compare_contexts(batch.lm_head, [states, again], document[:, -keep:], [(0, 1)])
+    measure.add_floor(batch.results[row], length, seconds, floors)
 
 
 def _read_shorter(batch: _Batch, document: slice, second: int) -> Tensor:

@@ -35,7 +35,7 @@ from longshort.lmeval.model_checks import (
 from longshort.lmeval.parallel import share
 from longshort.lmeval.reading import Wanted, measure_documents
 from longshort.scoring.causality import causal_length
-from longshort.scoring.offsets import draw_offsets
+from longshort.scoring.offsets import FLOOR_DOCUMENTS, draw_offsets
 from longshort.scoring.positions import addressable_length
 from longshort.settings import EvalSettings
 from longshort.settings.types import MIN_LENGTH
@@ -47,7 +47,7 @@ PERPLEXITY = "longshort_perplexity"
 MISALIGNMENT = "longshort_misalignment"
 METRICS = {
     PERPLEXITY: measure.PREFIX_METRICS + measure.TAIL_METRICS + measure.MATRIX_METRICS,
-    MISALIGNMENT: measure.PAIR_METRICS,
+    MISALIGNMENT: measure.PAIR_METRICS + measure.FLOOR_METRICS,
 }  # by task; the matrices have no gaps of their own
 
 AUTO_BATCH_TOKENS = 16_384  # with batch size auto: as many documents per forward as make this many tokens
@@ -188,13 +188,17 @@ def _measure(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocumen
     first = documents[0][0]
     settings, gaps = first.job.settings, Measured()
     names = [name for task in sorted(first.tasks) for name in METRICS[task]]
-    usable = backend.usable(settings.lengths, gaps, [name for name in names if name not in measure.MATRIX_METRICS])
+    without_gaps = measure.MATRIX_METRICS + measure.FLOOR_METRICS
+    usable = backend.usable(settings.lengths, gaps, [name for name in names if name not in without_gaps])
     seconds = [_seconds(reading.job, usable) for reading, _ in documents]
     perplexity = PERPLEXITY in first.tasks
     num_tokens = len(documents[0][1].tokens) + len(backend.special_tokens)
     prefixes = [length for length in usable if length <= num_tokens]
     known = _known_passes(backend.model, prefixes) if perplexity and prefixes else None
-    wanted = Wanted(settings, usable, perplexity, seconds if MISALIGNMENT in first.tasks else None, known)
+    wanted = Wanted(settings, usable, perplexity, passes=known)
+    if MISALIGNMENT in first.tasks:
+        floors = [reading.job.index < FLOOR_DOCUMENTS for reading, _ in documents]
+        wanted = replace(wanted, seconds=seconds, floors=floors)
     encoded = [document for _, document in documents]
     results = measure_documents(backend.model, encoded, backend.special_tokens, wanted)
     if known is None and results[0].passes:

@@ -158,4 +158,4 @@ class MisalignmentTask(DocumentTask):
     """`longshort_misalignment`: how the next-token distribution changes with the length of the context."""
 
     TASK = requests.MISALIGNMENT
-    METRICS = measure.PAIR_METRICS
+    METRICS = measure.PAIR_METRICS + measure.FLOOR_METRICS

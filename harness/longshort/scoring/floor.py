@@ -49,6 +49,11 @@ def shifted_hidden_states(lm_head: LMHead, window: Tensor, keep: int, shift: int
     return lm_head.hidden_states(window, keep, position_ids=ids.expand(window.shape))
 
 
+def has_floor(lm_head: LMHead) -> bool:
+    """Whether a model computes in half precision, so that its divergences have a floor worth measuring."""
+    return getattr(lm_head.model, "dtype", None) in HALF_PRECISION
+
+
 @torch.no_grad()
 def floor_problem(lm_head: LMHead, length: int) -> str | None:
     """Why the floor cannot be measured at a context length, or None if it can.
@@ -84,6 +89,8 @@ def _problem(lm_head: LMHead, length: int) -> str | None:
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         # No such argument, kernels that lack float64, positions without an embedding, or too little memory.
         return UNREADABLE.format(first_line(error))
+    if torch.isnan(change):  # a broken checkpoint: its values will be reported as non-finite
+        return None
     if not float(change):
         return UNUSED
     return None if float(change) <= TOLERANCE else UNEQUAL.format(float(change))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from longshort.scoring.compare import compare_contexts
+from longshort.scoring.floor import shifted_hidden_states
 from longshort.scoring.lm_head import LMHead
 from longshort.scoring.prefix import nll_of_states
 
@@ -37,7 +38,9 @@ class WindowScores:
     shorter: tuple[ShorterScores, ...]  # in the order of the shorter contexts
 
 
-def read_window(lm_head: LMHead, tokens: Tensor, length: int, special_tokens: Sequence[int], keep: int) -> Tensor:
+def read_window(
+    lm_head: LMHead, tokens: Tensor, length: int, special_tokens: Sequence[int], keep: int, shift: int = 0
+) -> Tensor:
     """Read the `length` tokens before the last one, from position 0, and return the last hidden states.
 
     Args:
@@ -46,6 +49,7 @@ def read_window(lm_head: LMHead, tokens: Tensor, length: int, special_tokens: Se
         length: tokens to read, in [1, N-1].
         special_tokens: ids that replace the first tokens of the window, such as BOS.
         keep: positions to return, at most `length`.
+        shift: what is added to all position ids; see `longshort.scoring.floor`.
 
     Returns:
         Hidden states, [B, keep, H].
@@ -53,7 +57,7 @@ def read_window(lm_head: LMHead, tokens: Tensor, length: int, special_tokens: Se
     end = tokens.shape[1] - 1
     window = tokens[:, end - length : end].clone()  # [B, length]
     window[:, : len(special_tokens)] = torch.tensor(special_tokens, dtype=window.dtype, device=window.device)
-    return lm_head.hidden_states(window, keep=keep)
+    return shifted_hidden_states(lm_head, window, keep, shift) if shift else lm_head.hidden_states(window, keep=keep)
 
 
 def score_window(

@@ -88,6 +88,19 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
             9,
         ),
         ({}, {"draws": 2, "batch_size": 4}, (PERPLEXITY, MISALIGNMENT), 0),
+        # Half precision: the floor's documents are read once more, and its probe reads 32 tokens twice, or one less
+        # than the length if that is shorter: learned positions at 32 and 16, dynamic NTK at 64 and 32. The latter has
+        # 7 passes of one token as above, 2 for the floors and 4 for the probes.
+        ({}, {"dtype": "bfloat16"}, (PERPLEXITY, MISALIGNMENT), 64),
+        ({}, {"dtype": "bfloat16"}, (PERPLEXITY,), 0),
+        ({}, {"dtype": "float16", "draws": 2, "limit": 2}, (MISALIGNMENT,), 64),
+        ({"model_type": "gpt2", "n_positions": 32}, {"dtype": "bfloat16"}, (MISALIGNMENT,), 62 + 30),
+        (
+            {"rope_parameters": DYNAMIC, "max_position_embeddings": 32},
+            {"limit": 1, "dtype": "bfloat16"},
+            (MISALIGNMENT,),
+            64 + 62 + 7 + 2 + 4,
+        ),
     ],
 )
 def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, model, settings, tasks, resets):
@@ -97,7 +110,7 @@ def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, mo
     with three.
     """
     path = save_checkpoint(tmp_path / "model", **model)
-    checkpoint = Checkpoint(str(path), corpus=str(corpus), num_docs=4, dtype="float32")
+    checkpoint = Checkpoint(str(path), corpus=str(corpus), num_docs=5, dtype="float32")
     checkpoint = replace(checkpoint, **{"lengths": LENGTHS} | settings)
     seen = []
     for layer in (LlamaDecoderLayer, GPT2Block):  # below the head, so that a chunk of the head alone is no forward
@@ -108,7 +121,7 @@ def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, mo
 
         monkeypatch.setattr(layer, "forward", forward)
     evaluate_checkpoint(
-        {"pretrained": str(path), "dtype": "float32", **checkpoint.model_args},
+        {"pretrained": str(path), "dtype": checkpoint.dtype, **checkpoint.model_args},
         tasks=tasks,
         metadata=checkpoint.metadata(),
         batch_size=checkpoint.batch_size,

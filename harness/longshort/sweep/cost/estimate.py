@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from longshort.devices import Gpu
 from longshort.settings import Checkpoint
-from longshort.sweep.cost.shape import USUAL_PARAMETERS, Shape, named_parameters, read_config, shape_of
+from longshort.sweep.cost.shape import (
+    BYTES,
+    USUAL_PARAMETERS,
+    Shape,
+    bytes_per_number,
+    named_parameters,
+    read_config,
+    shape_of,
+)
 from longshort.sweep.cost.tokens import usable_lengths, work_of
 
 UTILISATION = 0.4  # of the peak; what well-tuned code reaches on long passes
@@ -18,8 +26,6 @@ STEP_SECONDS_PER_LAYER = 5e-4  # of one generated token: the launch of a layer's
 ATTENTION_WIDTHS = 13  # hidden states' worth alive; in transformers 5 12.1 to 12.8 for Llama and GPT-NeoX
 AUTO_BATCH_TOKENS = 16_384  # longshort.lmeval.requests.AUTO_BATCH_TOKENS, without its imports
 HEAD_BYTES = 2**30  # float32 logits alive at once: longshort.scoring.chunks.CHUNK_BYTES_DEVICE
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per parameter
-USUAL_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def cost_of(checkpoint: Checkpoint, tasks: Sequence[str], gpu: Gpu) -> Cost:
     if not shape.known:
         assumed.insert(0, _guess(checkpoint))
 
-    size = _bytes_per_number(checkpoint, str(config.get("dtype") or config.get("torch_dtype") or ""))
+    size = bytes_per_number(checkpoint, config)
     weight_bytes = int(shape.parameters * _bytes_per_weight(checkpoint, size))
     flops = (
         2.0 * shape.backbone * work.tokens
@@ -94,12 +100,6 @@ def _guess(checkpoint: Checkpoint) -> str:
     elif not named_parameters(checkpoint):
         source = f"{USUAL_PARAMETERS / 1e9:g}B parameters, since no size is known"
     return f"no config.json is available: the usual shape for {source}"
-
-
-def _bytes_per_number(checkpoint: Checkpoint, own: str) -> int:
-    """Bytes of one activation; "auto" is the dtype in the config."""
-    dtype = own if checkpoint.dtype == "auto" else checkpoint.dtype
-    return BYTES.get(dtype.removeprefix("torch."), USUAL_BYTES)
 
 
 def _bytes_per_weight(checkpoint: Checkpoint, size: int) -> float:

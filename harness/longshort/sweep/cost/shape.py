@@ -25,6 +25,9 @@ WINDOW = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_
 GATED_MLP = ("silu", "swish", "swiglu")  # MLPs with these activations have three matrices, others two
 TIED = ("gpt2", "gpt_neo", "opt", "bloom", "mpt", "falcon", "gpt_bigcode", "gemma", "gemma2")  # by default
 LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gptj", "codegen", "opt", "gpt_bigcode")  # tables of limited length
+ROTARY = ("rope", "rotary", "partial_rotary")  # what keys of rotary position embeddings begin with
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per parameter
+USUAL_BYTES = 2
 
 WIDTH_PER_LAYER = 128  # the usual form: hidden = 128 · layers, parameters = 12 · layers · hidden²
 USUAL_PARAMETERS = 7 * 10**9  # assumed if nothing is known about a checkpoint
@@ -104,6 +107,19 @@ def longest_addressable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> in
     learned = whole(config, WINDOW) if config.get("model_type") in LEARNED_POSITIONS else None
     given = whole(checkpoint.model_args, ("max_length",))
     return min((limit for limit in (learned, given) if limit), default=None)
+
+
+def bytes_per_number(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
+    """Return the bytes of one activation; "auto" is the dtype in the config."""
+    own = str(config.get("dtype") or config.get("torch_dtype") or "")
+    dtype = own if checkpoint.dtype == "auto" else checkpoint.dtype
+    return BYTES.get(dtype.removeprefix("torch."), USUAL_BYTES)
+
+
+def has_rotary_positions(config: Mapping[str, Any]) -> bool:
+    """Return whether a config names rotary position embeddings without a table; assumed where there is no config."""
+    named = any(name.startswith(ROTARY) for name in config) and config.get("model_type") not in LEARNED_POSITIONS
+    return named or not config
 
 
 def is_read_per_length(config: Mapping[str, Any], longest: int) -> bool:

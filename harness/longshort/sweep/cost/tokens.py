@@ -11,9 +11,17 @@ from typing import Any
 from longshort.errors import UserError
 from longshort.longbench.prompts import prompt_limit
 from longshort.longbench.scores import DATASETS, LONGBENCH, task_of
-from longshort.scoring.offsets import draw_offsets
+from longshort.scoring.offsets import FLOOR_DOCUMENTS, draw_offsets
 from longshort.settings import Checkpoint, settings_from
-from longshort.sweep.cost.shape import WINDOW, is_read_per_length, longest_addressable, whole
+from longshort.sweep.cost.shape import (
+    USUAL_BYTES,
+    WINDOW,
+    bytes_per_number,
+    has_rotary_positions,
+    is_read_per_length,
+    longest_addressable,
+    whole,
+)
 
 PERPLEXITY, MISALIGNMENT = "longshort_perplexity", "longshort_misalignment"
 BYTES_PER_TOKEN = 4  # of English text and code
@@ -103,6 +111,7 @@ def _windows(tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, 
     if MISALIGNMENT in tasks:
         for length, *seconds in _drawn(settings.seed, documents, lengths, settings.num_draws):
             work += sum((_pass(second, second) for second in seconds), _pass(length, max(seconds)))
+        work += _floors(checkpoint, config, min(documents, FLOOR_DOCUMENTS), lengths)
     else:
         work += sum((_pass(length, 0) for length in lengths), Work()) * documents
     if PERPLEXITY not in tasks:
@@ -117,6 +126,18 @@ def _windows(tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, 
         work += Work(scored=longest * documents - sum(max(seconds) for _, *seconds in drawn))
     # Whether one pass can serve all lengths is tested once, on the first document.
     return work if per_length or len(lengths) == 1 else work + _pass(lengths[0], lengths[0] - 1)
+
+
+def _floors(checkpoint: Checkpoint, config: Mapping[str, Any], documents: int, lengths: Sequence[int]) -> Work:
+    """Of some documents of a model in half precision the shorter contexts once more, where that is possible."""
+    if bytes_per_number(checkpoint, config) != USUAL_BYTES or not has_rotary_positions(config):
+        return Work()
+    settings = settings_from(checkpoint.metadata())
+    lengths = tuple(length for length in lengths if not is_read_per_length(config, length))
+    drawn = _drawn(settings.seed, documents, lengths, settings.num_draws)
+    return sum(
+        (_pass(second, 2 * (second - ceil(length / 2) + 1)) for length, *seconds in drawn for second in seconds), Work()
+    )
 
 
 @lru_cache(maxsize=64)
