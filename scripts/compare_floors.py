@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="folders with safetensors")
     parser.add_argument("--corpus", required=True, help="as of longshort eval: a file, folder, glob or hub dataset")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048], help="default: %(default)s")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024], help="default: %(default)s")
     parser.add_argument(
         "--dtypes", nargs="+", choices=("bfloat16", "float16"), default=["bfloat16", "float16"], help="default: both"
     )

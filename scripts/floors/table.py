@@ -29,7 +29,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, group in frame[frame["products"] == "float32"].groupby(GROUP, sort=False):
         for divergence in DIVERGENCES:
-            values = group.pivot(index="document", columns="quantity", values=divergence)
+            values = group.pivot_table(index="document", columns="quantity", values=divergence)
             excess = (values["half"] - values["rounded"]).to_numpy()
             common = dict(zip(GROUP, key, strict=True)) | {"divergence": divergence, "n": len(values)}
             for name in ("float32", "rounded", "half"):
