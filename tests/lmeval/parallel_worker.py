@@ -24,7 +24,8 @@ def main() -> None:
     accelerator = Accelerator(cpu=True)
     found = []
     for case in json.loads(file.read_text()):
-        lm = HFLM(pretrained=case["checkpoint"], device="cpu", max_length=case["metadata"].get("max_length"))
+        own = {"dtype": case.get("dtype", "auto"), "max_length": case["metadata"].get("max_length")}
+        lm = HFLM(pretrained=case["checkpoint"], device="cpu", **own)
         lm.accelerator = accelerator
         lm._rank, lm._world_size = accelerator.process_index, accelerator.num_processes
         found.append(run(lm, case["tasks"], case["metadata"], log_samples=True))

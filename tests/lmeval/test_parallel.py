@@ -37,6 +37,8 @@ def cases(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[st
     # Three rows, each of another bucket: each process lacks what the other has.
     metadata = {"longbench_dir": str(rows), "pretrained": str(llama), "max_length": 600}
     cases.append({"tasks": GENERATION, "metadata": metadata})
+    # The floor of four of five documents, two of each process.
+    cases.append({"tasks": BOTH[1:], "metadata": cases[0]["metadata"], "dtype": "bfloat16"})
     (folder / "cases.json").write_text(json.dumps([case | {"checkpoint": str(llama)} for case in cases]))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
     command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "-m", "tests.lmeval.parallel_worker"]
@@ -71,6 +73,17 @@ def test_two_processes_equal_one(index: int, llama: Path, cases: list[dict[str, 
     assert aggregates(read_tokens(cases[index]["tokens"])) == {
         task: pytest.approx(values(actual, task), rel=1e-5) for task in BOTH
     }
+
+
+def test_two_processes_have_the_floors_of_one(llama: Path, cases: list[dict[str, Any]]) -> None:
+    (task,), metadata, actual = cases[3]["tasks"], cases[3]["metadata"], cases[3]["found"]
+    expected = run(llama, [task], metadata, model_args={"dtype": "bfloat16"}, log_samples=True)
+    floors = [name for name in expected["results"][task] if "_floor@" in name]
+    assert len(floors) == 4 * len(LENGTHS)  # with standard errors
+    for name in floors:
+        assert actual["results"][task][name] == pytest.approx(expected["results"][task][name], rel=1e-4)
+    scored, same = (results["configs"][task]["metadata"]["scored"] for results in (actual, expected))
+    assert scored == same
 
 
 def test_two_processes_generate_what_one_does(llama: Path, cases: list[dict[str, Any]]) -> None:
