@@ -80,7 +80,8 @@ def in_float64(model: nn.Module) -> Iterator[None]:
                 vars(config)["_attn_implementation_internal"] = "eager"
             if own.get("_experts_implementation_internal") is not None:
                 vars(config)["_experts_implementation_internal"] = "eager"
-        with torch.compiler.set_stance("force_eager"), _Float64(), _Float64Convolutions():
+        float64 = _Float64()  # type: ignore[no-untyped-call]  # torch's class has no annotations
+        with torch.compiler.set_stance("force_eager"), float64, _Float64Convolutions():
             yield
     finally:
         for config, own in attributes:
