@@ -63,6 +63,7 @@ def test_longshort_eval_writes_what_stock_lm_eval_writes(llama_bos: Path, corpus
         "hf",
         *["--model_args", f"pretrained={llama_bos},dtype=float32", "--device", "cpu"],
         *["--metadata", json.dumps(metadata), "--output_path", str(tmp_path / "stock"), "--log_samples"],
+        *["--batch_size", "auto"],
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "|ppl@32" in done.stdout.replace(" ", "")

@@ -145,7 +145,10 @@ def test_a_rerun_does_what_is_missing_and_says_why(
     assert damaged.name in done.stderr
     after = results(tmp_path / "out")
     same = [name for name in before if "llama-2" not in name]
-    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+    for name in same:
+        task = name.rpartition("/")[2]  # read alone after both were read together: rounding may differ
+        assert after[name].keys() == before[name].keys() == {task}
+        assert after[name][task] == pytest.approx(before[name][task], rel=1e-6)
     assert len(list((tmp_path / "out").rglob("outdated_*.json"))) == 2
     table = pd.read_parquet(tmp_path / "out" / "results.parquet")
     assert set(table["family"]) == {"llama-1", "llama-2", "other"}

@@ -142,7 +142,7 @@ def test_new_weights_a_new_text_and_new_libraries(
     assert contains(reason(), "torch", now["torch"], "0.1")
     monkeypatch.setattr(plan, "versions", lambda: now)
     monkeypatch.setattr(plan, "_task_versions", lambda: {"longshort_perplexity": "9.9"})
-    assert contains(reason(), "task_version", "1.0", "9.9")
+    assert contains(reason(), "task_version", "2.0", "9.9")
 
 
 def test_a_copied_checkpoint_is_the_same_by_its_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
