@@ -220,14 +220,12 @@ class LMHead:
 
     def _probe_in_float32(self, tokens: Tensor, expected: Tensor, tolerance: float) -> str | None:
         """As `_probe`, for half precision with float32 products first and without them where those fail."""
-        problem = None
-        attempts = (False,) if self._half is None else (True, False)
-        for attempt in attempts:
-            self._in_float32 = attempt
-            problem = self._probe(tokens, expected, tolerance)
-            if problem is None:
-                break
-        return problem
+        if self._half is not None:
+            self._in_float32 = True
+            if self._probe(tokens, expected, PROBE_TOLERANCE_HALF) is None:  # the model's own logits are rounded
+                return None
+            self._in_float32 = False
+        return self._probe(tokens, expected, tolerance)
 
     def _probe(self, tokens: Tensor, expected: Tensor, tolerance: float) -> str | None:
         """What is wrong with logits in unequal chunks, compared with the model's own; None if nothing is."""
