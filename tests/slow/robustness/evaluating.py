@@ -236,7 +236,7 @@ OUTPUTS = [
           ("out", NO_SPACE), inputs=("large.jsonl",), steps=(disk("out", "size=72k"),), leaves=("out/*",)),
     _eval("output", "full disk", "", ("out", NO_SPACE), steps=(disk("out", "size=64k", full=True),)),
     _eval("output", "disk too small for the token values", "--corpus large.jsonl --num-docs 60 --save-tokens",
-          ("out", "tokens_", NO_SPACE), inputs=("large.jsonl",), steps=(disk("out", "size=72k"),), leaves=("out/*",)),
+          ("out/model", NO_SPACE), inputs=("large.jsonl",), steps=(disk("out", "size=72k"),), leaves=("out/*",)),
     _eval("output", "token values, locked", "--save-tokens", "out -o", steps=(make_folder("out"), mode("out", 0o500)),
           locked=True),
     _eval("output", "token values, read-only disk", "--save-tokens", "out -o", steps=(disk("out", "ro"),)),
