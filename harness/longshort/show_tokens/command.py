@@ -19,7 +19,9 @@ longshort show-tokens tokens.parquet --document 0 --document 3 -o two.html
 
 
 def show_tokens_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Per-token values, as --save-tokens writes them.")],
+    file: Annotated[  # not `readable`: the reader says why it is not, with exit code 1
+        Path, typer.Argument(metavar="FILE", readable=False, help="Per-token values, as --save-tokens writes them.")
+    ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="HTML file to write.  [default: FILE with the suffix .html]")
     ] = None,
