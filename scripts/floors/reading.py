@@ -120,6 +120,12 @@ def measure(
     pairs["masked"] = ("half long", "masked")
     pairs |= {f"reread {side}": (f"half {side}", f"rounded {side}") for side in windows}
     return [
-        {"quantity": name, "jeffreys": values[0], "js": values[1], "seconds": readings[pairs[name][1]].seconds}
+        {
+            "positions": len(positions),
+            "quantity": name,
+            "jeffreys": values[0],
+            "js": values[1],
+            "seconds": readings[pairs[name][1]].seconds,
+        }
         for name, values in compare(readings, pairs).items()
     ]

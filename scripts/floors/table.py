@@ -32,11 +32,14 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             values = group.pivot_table(index="document", columns="quantity", values=divergence)
             excess = (values["half"] - values["rounded"]).to_numpy()
             common = dict(zip(GROUP, key, strict=True)) | {"divergence": divergence, "n": len(values)}
+            common["positions"] = int(group.groupby("document")["positions"].first().sum())
             for name in ("float32", "rounded", "half"):
                 common |= dict(zip((name, f"{name}_stderr"), mean_and_error(values[name].to_numpy()), strict=True))
             common |= dict(zip(("excess", "excess_stderr"), mean_and_error(excess), strict=True))
             common["excess_over_float32"] = float((values["half"] - values["float32"]).mean())
             for candidate in candidates(values):
+                if candidate == "reread" and len(values) == 1:  # no others to predict from
+                    continue
                 floor = values[candidate].to_numpy() if candidate in values else others(excess)
                 mean, error = mean_and_error(floor)
                 ratio, ratio_error = ratio_and_error(floor, excess)
@@ -80,7 +83,8 @@ def ratio_and_error(floor: np.ndarray, excess: np.ndarray) -> tuple[float, float
 def markdown(table: pd.DataFrame, command: str) -> str:
     """The table for reading, Jeffreys first."""
     lines = [
-        "Numerical floor of the divergences in half precision, nats, means over n documents ± standard errors.",
+        "Numerical floor of the divergences in half precision, nats, means over n documents ± standard errors; "
+        "positions: of all documents together.",
         "float32: the checkpoint as it is; rounded: float32 with weights rounded to the dtype; excess: half precision "
         "minus rounded; floor / excess: ratio of the means ± jackknife standard error over documents, in brackets the "
         "lowest and highest of single documents. For `reread` the floor of a document is the mean excess of the "
@@ -93,18 +97,19 @@ def markdown(table: pd.DataFrame, command: str) -> str:
             "",
             f"## {name}",
             "",
-            "| model | dtype | length | n | float32 | rounded | half | excess | candidate | floor | floor / excess |",
-            "|---" * 11 + "|",
+            f"| model | dtype | length | n | positions | {' | '.join(VALUES)} | candidate | floor | floor / excess |",
+            "|---" * 12 + "|",
         ]
         for row in table[table["divergence"] == divergence].itertuples():
             measured = [plus_minus(getattr(row, name), getattr(row, f"{name}_stderr")) for name in VALUES]
             floor = plus_minus(row.floor, row.floor_stderr)
-            ratio = f"{row.ratio:.2f} ± {row.ratio_stderr:.2f} [{row.lowest:.2f}, {row.highest:.2f}]"
-            cells = [row.model, row.dtype, row.length, row.n, *measured, row.candidate, floor, ratio]
+            spread = f" ± {row.ratio_stderr:.2f} [{row.lowest:.2f}, {row.highest:.2f}]" if row.n > 1 else ""
+            cells = [row.model, row.dtype, row.length, row.n, row.positions, *measured, row.candidate, floor]
+            cells.append(f"{row.ratio:.2f}{spread}")
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n" + COST
 
 
 def plus_minus(value: float, error: float) -> str:
     """A divergence and its standard error, with digits for the smaller one."""
-    return f"{value:.3g} ± {error:.1g}"
+    return f"{value:.3g}" if np.isnan(error) else f"{value:.3g} ± {error:.1g}"

@@ -22,8 +22,8 @@ from longshort.scoring.probe import probe_tokens
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 PROBE_TOKENS = 32
-# Change of the hidden states by the shift, relative to the largest, in float64. Equal readings change by 1e-6 at most,
-# where tables of sines are stored in float32. A change of 1e-5 adds less than 1e-7 nats to a divergence.
+# Change of the hidden states by the shift, relative to the largest, in float64. Not 0, since tables of sines may be
+# stored in float32 (GPT-J, CodeGen); those in half precision exceed it.
 TOLERANCE = 1e-5
 
 UNUSED = "no floor: its predictions do not depend on position ids, so no equal reading with other rounding is known"
