@@ -18,7 +18,7 @@ def test_a_floor_is_below_1e_5_in_float32_wherever_it_is_measured(name: str) -> 
     try:
         model = tiny_model(name)
         lm_head = lm_head_of(model)
-    except Exception as error:  # noqa: BLE001  # other tests say which architectures can be built, and why others cannot
+    except Exception as error:  # other tests say which architectures can be built, and why others cannot
         pytest.skip(f"{type(error).__name__}: {error}")
     problem = floor_problem(lm_head, LENGTH)
     tokens = 4 + torch.arange(LENGTH - SHIFT)[None] * 7 % (VOCABULARY - 6)
