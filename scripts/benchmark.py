@@ -18,6 +18,7 @@ BENCHMARKS = (
     "perplexity",
     "lengths",
     "misalignment",
+    "evaluate",
     "head",
     "startup",
     "longbench",

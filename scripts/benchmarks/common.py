@@ -9,7 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,16 @@ def out_of_memory(error: BaseException) -> dict[str, str]:
     return {"error": "out of memory" if "memory" in str(error).lower() else str(error)[:200]}
 
 
-def run_child(name: str, arguments: dict[str, Any], side: str) -> dict[str, Any]:
-    """One measurement of a benchmark in a fresh process."""
+def run_child(
+    name: str, arguments: dict[str, Any], side: str, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """One measurement of a benchmark in a fresh process, with more environment variables if given."""
     print(f"{side}, {arguments} …", file=sys.stderr)
     command = [sys.executable, str(SCRIPT), name, "--side", side]
     for key, value in arguments.items():
         command += [f"--{key}", str(value)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    variables = os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {})
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
     if done.returncode:
         return {"error": f"ended with code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"}
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
