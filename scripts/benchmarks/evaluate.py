@@ -131,32 +131,30 @@ def _run(options: argparse.Namespace, model: Path, roots: dict[str, Path], side:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One side: time, memory, the tokens of each forward, the values."""
     import longshort
-    from benchmarks.scoring import timed
+    from benchmarks.scoring import reading, timed
     from longshort.lmeval.evaluate import evaluate_loaded, load_checkpoint, prepare_tasks
     from longshort.settings import DEFAULT_TASKS
 
     (checkpoint,), lengths = options.checkpoint, _lengths(options)
     arguments = {"pretrained": str(checkpoint), "dtype": options.dtype}
     lm: Any = load_checkpoint(arguments)
-    reads: list[int] = []
-    lm.model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: reads.append(inputs[0].numel()))
     results: dict[str, Any] = {}
     metadata = {"corpus": options.corpus, "seed": options.seed, "num_docs": 1}
     short, whole = (prepare_tasks(DEFAULT_TASKS, metadata | {"lengths": these}) for these in ([32, 64], lengths))
 
-    def evaluate(prepared: Any) -> int:
-        reads.clear()
+    def evaluate(prepared: Any) -> float:
         results.update(evaluate_loaded(lm, arguments, prepared, batch_size=1))
-        return sum(reads)
+        return results["results"][DEFAULT_TASKS[0]][f"ppl@{lengths[-1]},none"]
 
-    evaluate(short)  # probes the LM head, collects what lm-eval records of the environment
-    done = timed(partial(evaluate, whole), lm.model.device.type)
+    evaluate_loaded(lm, arguments, short, batch_size=1)  # probes the LM head, collects records of the environment
+    with reading(lm.model) as reads:
+        done = timed(lambda: evaluate(whole), lm.model.device.type)
     if "error" in done:
         return done
     scored = results["configs"][DEFAULT_TASKS[0]]["metadata"]["scored"]
     return done | {
         "code": str(Path(str(longshort.__file__)).parent),
-        "tokens": done["value"],
+        "tokens": sum(reads),
         "reads": reads,
         "values": _values(results["results"]),
         "document": {"names": scored["names"], "sha256": scored["sha256"]},
@@ -219,8 +217,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         table.add_row("tokens read", *(f"{side['tokens']:,}" for side in sides), f"{row['tokens_ratio']:.3f}")
         table.add_row("expected, all offsets", "", "", f"{row['tokens_ratio_expected']:.3f}")
         for key, label in (("seconds", "seconds"), ("cpu_seconds", "CPU seconds")):
-            numbers = ([side[f"{key}_{of}"] for of in ("median", "min", "max")] for side in sides)
-            cells = ("{:.1f} ({:.1f}–{:.1f})".format(*three) for three in numbers)
+            numbers = ([_seconds(side[f"{key}_{of}"]) for of in ("median", "min", "max")] for side in sides)
+            cells = ("{} ({}–{})".format(*three) for three in numbers)
             table.add_row(label, *cells, f"{row[f'{key}_ratio']:.3f}")
         table.add_row("MiB above the weights", *(f"{side['bytes_median'] / 2**20:,.0f}" for side in sides), "")
         console.print(table)
@@ -233,3 +231,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             sep="\n",
             highlight=False,
         )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

@@ -7,10 +7,10 @@ The floor is the model's body and one product of its head, without anything that
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from benchmarks.gpu import gpu_arguments
 from benchmarks.scoring import FLOOR, Benchmark, forward_flops, head_product
 
 if TYPE_CHECKING:
@@ -18,27 +18,11 @@ if TYPE_CHECKING:
 
 STOCK, OURS = "lm-eval", "longshort"
 CASES = ("128x2:1024,4096,32768", "512x4:4096")
-ONE_BILLION = {  # the shape of Llama-3.2-1B
-    "cases": "2048x16:4096,8192,16384,32768,65536",
-    "intermediate": 8192,
-    "heads": 32,
-    "kv-heads": 8,
-    "vocabulary": 128256,
-    "dtype": "bfloat16",
-    "output": "results/benchmarks/perplexity_gpu.json",
-}
 
 
 def main(arguments: list[str]) -> None:
     """Measure, print the table, write the JSON."""
-    if "--gpu" in arguments:
-        arguments = [argument for argument in arguments if argument != "--gpu"]
-        import torch
-
-        if not torch.cuda.is_available():
-            sys.exit("benchmark.py perplexity --gpu: no GPU here. Run it on a machine with one, or without --gpu.")
-        arguments = [part for name, value in ONE_BILLION.items() for part in (f"--{name}", str(value))] + arguments
-    BENCHMARK.main(arguments)
+    BENCHMARK.main(gpu_arguments("perplexity", arguments) if "--gpu" in arguments else arguments)
 
 
 def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Mapping[str, Callable[[], float]]:

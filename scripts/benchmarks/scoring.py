@@ -6,11 +6,12 @@ Ratios are medians over pairs of neighbouring runs. CPU seconds are of all threa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,11 +33,12 @@ from benchmarks.common import (
     write,
     written,
 )
+from benchmarks.gpu import card, rates
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-RATES = ("tokens/s", "of peak")
+RATES = ("tokens/s", "of rate")
 SPREAD = ("seconds (min–max)", "MiB", "time ×", "memory ×")
 SETTINGS = ("intermediate", "heads", "kv_heads", "dtype", "runs")
 FLOOR = "floor"  # work that no way of computing it can leave out
@@ -54,7 +56,8 @@ class Benchmark:
         actions: from the options, the model and its tokens [1, N+1], what each side does; it returns a number by
             which the sides can be compared.
         cases: HIDDENxLAYERS:TOKENS,TOKENS …, by default.
-        flops: of one case, where tokens per second and the share of the card's matrix rate are wanted too.
+        flops: of one window, where tokens per second and, on a GPU, the share of the card's measured matrix rate are
+            wanted too. A window is a forward of at least half the case's tokens; shorter ones are probes.
     """
 
     name: str
@@ -74,14 +77,15 @@ class Benchmark:
 
         options = self._options(arguments)
         rows, measured = written(options, SETTINGS), []
-        for case, vocabulary in itertools.product(_cases(options.cases), map(int, options.vocabulary.split(","))):
-            given = case | {"vocabulary": vocabulary}
+        of_model = itertools.product(map(int, options.vocabulary.split(",")), options.attention.split(","))
+        for case, (vocabulary, attention) in itertools.product(_cases(options.cases), list(of_model)):
+            given = case | {"vocabulary": vocabulary, "attention": attention}
             one = argparse.Namespace(**vars(options) | given)
             sides = take_turns(list(self.sides), options.runs, partial(self._in_a_fork, one))
             row = given | {"commit": commit()} | self._summary(sides)
             if self.flops:
-                for cell in (cell for side in self.sides if "error" not in (cell := row[side])):
-                    cell |= rates(one.tokens, self.flops(one), cell["seconds_median"])
+                for side in (side for side in self.sides if "error" not in row[side]):
+                    row[side] |= rates(self.flops, one, sides[side][-1], row[side]["seconds_median"])
             measured.append(row)
             rows = sorted([*(known for known in rows if _case(known) != _case(row)), row], key=_case)
             write(rows, options, SETTINGS)  # what is measured is not lost if the rest is cut off
@@ -95,6 +99,7 @@ class Benchmark:
         command.add_argument("--heads", type=int, default=8)
         command.add_argument("--kv-heads", type=int, help="as many as heads by default")
         command.add_argument("--dtype", default="float32")
+        command.add_argument("--attention", default="sdpa", help="implementations of transformers, comma-separated")
         return command.parse_args(arguments)
 
     def _in_a_fork(self, options: argparse.Namespace, side: str) -> dict[str, Any]:
@@ -122,7 +127,10 @@ class Benchmark:
         tokens = torch.randint(97, 123, (1, length + 1), generator=generator).to(device)  # letters of a byte tokenizer
         with torch.no_grad():
             self.actions(options, model, tokens[:, :65])[side]()  # warm
-            return timed(self.actions(options, model, tokens)[side], device.type)
+            action = self.actions(options, model, tokens)[side]
+            with reading(model) as reads:
+                done = timed(action, device.type)
+            return done | {"reads": reads} | (card(options.dtype) if device.type == "cuda" else {})
 
     def _summary(self, sides: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
         row: dict[str, Any] = {}
@@ -155,10 +163,12 @@ class Benchmark:
 
     def _table(self, row: Mapping[str, Any], dtype: str) -> Table:
         model = f"random Llama {row['hidden']}×{row['layers']}, {row['vocabulary']:,}"
-        table = Table(title=f"{self.name}, {model}, {dtype}; {row['tokens']:,} tokens", title_justify="left")
-        known_card = any(cell.get("of peak") for cell in row.values() if isinstance(cell, dict))
-        # On a card whose peak is known the rates take the place of the spread and of the relative memory.
-        columns = ("seconds", "MiB", "time ×", *RATES) if known_card else SPREAD
+        attention = row.get("attention", "sdpa")
+        kind = dtype if attention == "sdpa" else f"{dtype}, {attention}"
+        table = Table(title=f"{self.name}, {model}, {kind}; {row['tokens']:,} tokens", title_justify="left")
+        on_card = any(cell.get("of rate") for cell in row.values() if isinstance(cell, dict))
+        # On a GPU the rates take the place of the spread and of the relative memory.
+        columns = ("seconds", "MiB", "time ×", *RATES) if on_card else SPREAD
         for column in ("what", *columns):
             table.add_column(column, justify="right" if column == "MiB" else "left", no_wrap=True)
         for side in self.sides:
@@ -193,6 +203,7 @@ def random_llama(options: argparse.Namespace, length: int) -> nn.Module:
         num_key_value_heads=options.kv_heads or options.heads,
         max_position_embeddings=length,
         dtype=options.dtype,
+        attn_implementation=getattr(options, "attention", "sdpa"),
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device(device):
@@ -218,15 +229,16 @@ def timed(action: Callable[[], float], device: str) -> dict[str, Any]:
     }
 
 
-def rates(tokens: int, flops: float, seconds: float) -> dict[str, float | None]:
-    """Tokens per second and, on a card whose dense bf16 rate is known, the share of it; else None."""
-    import torch
-
-    from longshort.devices import GPUS
-
-    name = torch.cuda.get_device_name().lower().replace(" ", "") if torch.cuda.is_available() else ""
-    peak = next((gpu.flops_per_second for key, gpu in GPUS.items() if key in name), None)
-    return {"tokens/s": tokens / seconds, "of peak": flops / seconds / peak if peak else None}
+@contextlib.contextmanager
+def reading(model: nn.Module) -> Iterator[list[int]]:
+    """The tokens of each forward while open, counted at the input embedding."""
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]  # of every model of transformers
+    reads: list[int] = []
+    hook = embedding.register_forward_pre_hook(lambda module, inputs: reads.append(inputs[0].numel()))
+    try:
+        yield reads
+    finally:
+        hook.remove()
 
 
 def forward_flops(case: argparse.Namespace) -> float:
@@ -247,8 +259,9 @@ def head_product(model: nn.Module, rows: int) -> float:
     return sum(float(torch.mm(part, weight.T)[0, 0]) for part in states.split(256))
 
 
-def _case(row: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(row[name] for name in ("hidden", "layers", "tokens", "vocabulary"))
+def _case(row: Mapping[str, Any]) -> tuple[int | str, ...]:
+    names = ("hidden", "layers", "tokens", "vocabulary")
+    return (*(row[name] for name in names), str(row.get("attention", "sdpa")))
 
 
 def _cases(texts: Sequence[str]) -> list[dict[str, int]]:

@@ -56,11 +56,11 @@ def test_no_cell_is_cut(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert max(map(len, printed.splitlines())) <= COLUMNS
 
 
-def test_rates_of_a_known_card_fit_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rates_of_a_card_fit_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     sides = misalignment.BENCHMARK.sides
     cell = {f"{key}_{kind}": 123.4 for key in ("seconds", "others_cpu_seconds") for kind in ("median", "min", "max")}
-    cell |= {"bytes_median": 2**37, "tokens/s": 123_456.0, "of peak": 0.4567}
+    cell |= {"bytes_median": 2**37, "tokens/s": 123_456.0, "of rate": 0.4567}
     cell |= {f"{what} over {side}": 1.234 for what in ("time", "memory") for side in sides}
     row = {"hidden": 4096, "layers": 32, "vocabulary": 128_256, "tokens": 131_072} | dict.fromkeys(sides, cell)
     misalignment.BENCHMARK._show([row], Namespace(dtype="bfloat16"))
