@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -54,7 +56,7 @@ class Drawn:
     def metadata(self) -> dict[str, Any]:
         """For the tasks."""
         names = ("lengths", "tail_tokens", "draws", "seed")
-        return {name: getattr(self, name) for name in names} | {"num_docs": 2}
+        return {name: getattr(self, name) for name in names}
 
 
 def draw_settings(generator: random.Random) -> Drawn:
@@ -84,10 +86,13 @@ def character_tokenizer(bos: bool) -> PreTrainedTokenizerFast:
 
 
 class DenseReference(Reference):
-    """Of a model in memory, in the precision that its weights have; windows are read one by one, without a cache."""
+    """Of a model in memory, in the precision that its weights have; each window is read on its own, without a cache.
 
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    With `fresh`, by a new copy of the model: dynamic RoPE keeps what longer windows did to its frequencies.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast, *, fresh: bool = False) -> None:
+        self.model, self.tokenizer, self.fresh = model, tokenizer, fresh
         self.bos = [1] if tokenizer.encode("a")[0] == 1 else []
         self._known: dict[tuple[int, ...], Tensor] = {}
 
@@ -96,29 +101,29 @@ class DenseReference(Reference):
         """[T, V], float64."""
         key = tuple(window)
         if key not in self._known:
-            logits: Tensor = self.model(input_ids=torch.tensor([window]), use_cache=False).logits
+            model = copy.deepcopy(self.model) if self.fresh else self.model
+            logits: Tensor = model(input_ids=torch.tensor([window]), use_cache=False).logits
             self._known[key] = logits[0].double().log_softmax(-1)
         return self._known[key]
 
-    def accuracy(self, text: str, length: int, longest: int, targets: int) -> float:
-        """Share of the fixed targets that are the most probable token."""
-        log_p = self.log_p(self.window(text, length, longest))
-        tokens = self.tokens(text, longest)[-targets:]
-        return sum(int(row.argmax()) == token for row, token in zip(log_p[-targets:], tokens, strict=True)) / targets
-
-    def document(self, text: str, index: int, drawn: Drawn, lengths: tuple[int, ...]) -> Values:
-        """Every metric of one document at some of the lengths; of perplexities the mean log-likelihood."""
+    def document(self, text: str, index: int, drawn: Drawn, lengths: Sequence[int]) -> Values:
+        """Every metric that one document has at some of the lengths; of perplexities the mean log-likelihood."""
         longest, targets = drawn.lengths[-1], drawn.tail_tokens
+        size = len(self.tokens(text, longest))
         found: Values = {}
         for length in lengths:
-            nll, found[f"bpb@{length}"] = self.prefix(text, length)
-            tail, found[f"bpb_tail@{length}"] = self.tail(text, length, longest, targets)
-            found |= {f"ppl@{length}": -nll, f"ppl_tail@{length}": -tail}
-            found[f"accuracy_tail@{length}"] = self.accuracy(text, length, longest, targets)
-            offsets = draw_offsets(drawn.seed, index, length, drawn.draws)
-            pairs = [self.pair(text, longest, length, length - offset) for offset in offsets]
-            found |= {f"{name}@{length}": sum(pair[name] for pair in pairs) / len(pairs) for name in pairs[0]}
-        for first, second in combinations_with_replacement(lengths, 2):
+            if length <= size:
+                nll, found[f"bpb@{length}"] = self.prefix(text, length)
+                found[f"ppl@{length}"] = -nll
+            if longest < size:
+                nll, found[f"bpb_tail@{length}"] = self.tail(text, length, longest, targets)
+                found[f"ppl_tail@{length}"] = -nll
+                found[f"accuracy_tail@{length}"] = self.accuracy(text, length, longest, targets)
+            if length < size:
+                offsets = draw_offsets(drawn.seed, index, length, drawn.draws)
+                pairs = [self.pair(text, longest, length, length - offset) for offset in offsets]
+                found |= {f"{name}@{length}": sum(pair[name] for pair in pairs) / len(pairs) for name in pairs[0]}
+        for first, second in combinations_with_replacement(lengths if longest < size else (), 2):
             sce, jeffreys = self.between(text, first, second, longest, targets)
             found[f"sce_between@{first}-{second}"] = sce
             if first != second:
@@ -132,23 +137,32 @@ def texts(seed: int) -> list[str]:
     return ["".join(generator.choices(LETTERS, k=LONGEST + 1 + more)) for more in (0, 3)]
 
 
-def evaluate(model: nn.Module, drawn: Drawn, folder: Path) -> list[Values]:
-    """The values of each document, of both tasks in one run."""
-    lm = HFLM(
-        pretrained=model,
-        tokenizer=character_tokenizer(drawn.bos),
-        backend="causal",
-        batch_size=drawn.batch_size,
-    )
+def language_model(model: nn.Module, drawn: Drawn) -> HFLM:
+    """The model as lm-eval takes it."""
+    tokenizer = character_tokenizer(drawn.bos)
+    return HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=drawn.batch_size)
+
+
+def evaluate(
+    lm: HFLM,
+    drawn: Drawn,
+    folder: Path,
+    documents: Sequence[str],
+    tasks: tuple[str, ...] = DEFAULT_TASKS,
+    **metadata: Any,
+) -> tuple[list[Values], dict[str, Any]]:
+    """The values of each document, of tasks in one run, and the results."""
     corpus = folder / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(drawn.seed)))
-    prepared = prepare_tasks(DEFAULT_TASKS, drawn.metadata | {"corpus": str(corpus)})
-    results = evaluate_loaded(lm, {"pretrained": "tiny"}, prepared, batch_size=drawn.batch_size, log_samples=True)
-    found: list[Values] = [{}, {}]
-    for samples in results["samples"].values():
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    given = drawn.metadata | {"corpus": str(corpus), "num_docs": len(documents)} | metadata
+    results = evaluate_loaded(
+        lm, {"pretrained": "tiny"}, prepare_tasks(tasks, given), batch_size=drawn.batch_size, log_samples=True
+    )
+    found: list[Values] = [{} for _ in documents]
+    for samples in results.get("samples", {}).values():
         for sample in samples:
             found[sample["doc_id"]] |= {name: value for name, value in sample.items() if "@" in name}
-    return found
+    return found, results
 
 
 def error_of(actual: float, expected: float) -> float:
@@ -181,13 +195,18 @@ def errors(architecture: str, drawn: Drawn, folder: Path, **changes: Any) -> Val
     """
     model, reference = with_reference(architecture, drawn, **changes)
     limit = causal_length(model) or LONGEST
-    lengths = tuple(length for length in drawn.lengths if length <= limit)
-    return greatest_errors(evaluate(model, drawn, folder), expected(reference, drawn, lengths))
+    lengths = [length for length in drawn.lengths if length <= limit]
+    documents = texts(drawn.seed)
+    found, _ = evaluate(language_model(model, drawn), drawn, folder, documents)
+    return greatest_errors(found, expected(reference, drawn, documents, lengths))
 
 
-def expected(reference: DenseReference, drawn: Drawn, lengths: tuple[int, ...]) -> list[Values]:
-    """The values of each document by the reference."""
-    return [reference.document(text, index, drawn, lengths) for index, text in enumerate(texts(drawn.seed))]
+def expected(
+    reference: DenseReference, drawn: Drawn, documents: Sequence[str], lengths: Sequence[int] | None = None
+) -> list[Values]:
+    """The values of each document by the reference, by default at all lengths."""
+    lengths = drawn.lengths if lengths is None else lengths
+    return [reference.document(text, index, drawn, lengths) for index, text in enumerate(documents)]
 
 
 def greatest_errors(found: list[Values], expected: list[Values]) -> Values:
