@@ -236,6 +236,8 @@ def require_agreement(architecture: str, drawn: Drawn, folder: Path) -> None:
         pytest.skip(f"refused: {error}")
     except NotBuiltError as error:
         pytest.skip(f"not built: {error}")
+    if not found:
+        pytest.skip("it is causal only up to fewer tokens than the shortest length has")
     assert found.keys() == {metric for metrics in METRICS.values() for metric in metrics}
     wrong = {metric: error for metric, error in found.items() if not error <= TOLERANCE}
     assert not wrong, (drawn, wrong)

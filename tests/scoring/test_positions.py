@@ -9,7 +9,8 @@ import transformers
 
 from longshort.scoring import score_prefix
 from longshort.scoring.positions import addressable_length, depends_on_length
-from tests.models import CONFIGS, LLAMA_LIKE, TOKENS, random_tokens, tiny_model
+from tests.models import CONFIGS, LLAMA_LIKE, TOKENS, dense_log_probabilities, random_tokens, tiny_model
+from tests.slow.architectures.tiny import tiny_model as tiny_architecture
 
 LIMITS = {"gpt2": 64, "gptj": 64, "opt": 64}
 
@@ -182,3 +183,16 @@ def test_dynamic_rope_within_its_original_length_needs_one_pass() -> None:
 def test_no_other_architecture_depends_on_length(name: str) -> None:
     model, tokens = tiny_model(name), random_tokens(1, 60)
     assert not depends_on_length(model, tokens, [20, 60], score_prefix(model, tokens))
+
+
+@pytest.mark.parametrize("name", ["doge", "deepseek_v32"])
+def test_sparse_attention_is_tried_where_it_leaves_out_keys(name: str) -> None:
+    """They keep 16 and 8 keys for each token; with so few tokens they attend to all."""
+    model, tokens = tiny_architecture(name), random_tokens(1, 40)
+    kept = 16 if name == "doge" else 8
+    nll = score_prefix(model, tokens)
+    assert not depends_on_length(model, tokens, [kept // 2, 40], nll)  # nothing else is read off the pass
+    assert depends_on_length(model, tokens, [kept // 2, 25, 40], nll)
+    with torch.no_grad():
+        alone, longer = (dense_log_probabilities(model, tokens[:, :length])[0, :25] for length in (25, 40))
+    assert (alone - longer).abs().max() > 0.01

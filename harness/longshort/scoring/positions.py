@@ -190,7 +190,8 @@ def depends_on_length(model: nn.Module, tokens: Tensor, lengths: Iterable[int], 
 
     The position encodings that do so declare it or not; so, besides the config, one document is read at the
     smallest length and compared with its pass at the greatest. A dependence that is monotone in the length,
-    as all known ones are, cannot hide between the two.
+    as those of all known position encodings are, cannot hide between the two. Sparse attention that keeps a
+    number of keys (Doge, DeepSeek) cannot differ below that number, so it is tried at the next length too.
 
     Args:
         model: any `AutoModelForCausalLM`.
@@ -203,10 +204,22 @@ def depends_on_length(model: nn.Module, tokens: Tensor, lengths: Iterable[int], 
         return False
     if _declares_dependence(getattr(model, "config", None), lengths[-1]):
         return True
-    short = score_prefix(model, tokens[:, : lengths[0]])
-    difference = (short - nll[:, : short.shape[1]].to(short.device)).abs().mean()
-    dtype = getattr(model, "dtype", torch.float32)
-    return not float(difference) <= LENGTH_TOLERANCE.get(dtype, LENGTH_TOLERANCE_HALF)  # also where it is NaN
+    kept = _keys_kept(getattr(model, "config", None))
+    beyond = [length for length in lengths[1:-1] if kept is not None and lengths[0] <= kept < length]
+    tolerance = LENGTH_TOLERANCE.get(getattr(model, "dtype", torch.float32), LENGTH_TOLERANCE_HALF)
+    for length in (lengths[0], *beyond[:1]):
+        short = score_prefix(model, tokens[:, :length])
+        difference = (short - nll[:, : short.shape[1]].to(short.device)).abs().mean()
+        if not float(difference) <= tolerance:  # also where it is NaN
+            return True
+    return False
+
+
+def _keys_kept(config: Any) -> int | None:
+    """The number of keys that sparse attention keeps for each token, or None."""
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    found = (getattr(text_config, name, None) for name in ("keep_window_size", "index_topk"))
+    return min((number for number in found if isinstance(number, int)), default=None)
 
 
 def _declares_dependence(config: Any, longest: int) -> bool:
