@@ -50,8 +50,8 @@ FULL_LOGITS = (
 )
 ROUNDED_LOGITS = (
     "%s: its logits are rounded to half precision, because its LM head is not an ordinary matrix (it may be quantized, "
-    "distributed or compiled), or because the model itself rounds them afterwards. Divergences between similar "
-    "predictions contain this rounding. With --dtype float32 they do not."
+    "distributed or compiled), cannot be run apart from its backbone, or rounds them itself. Divergences between "
+    "similar predictions contain this rounding. With --dtype float32 they do not."
 )
 
 
@@ -97,7 +97,7 @@ class LMHead:
                 problems.append(problem)
             else:
                 self.backbone = None
-                self.rounds = expected.dtype in HALF
+                self.rounds = self._half is not None
                 self.problem = problems[0] if problems else NO_BACKBONE  # the first module is the likeliest backbone
                 if self.problem != getattr(model.__dict__.get(LM_HEAD), "problem", None):  # not for every document
                     logger.warning(FULL_LOGITS, type(model).__name__, self.problem, self.vocab_size * 4 / 2**20)
