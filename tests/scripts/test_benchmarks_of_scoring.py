@@ -49,6 +49,13 @@ def test_head() -> None:
     assert values(head.BENCHMARK)[head.LIKELIHOOD] > 0
 
 
+def test_half_precision_heads() -> None:
+    """Both sides do the same work, so that in float32 nothing but the order of summation is between them."""
+    found = values(head.HALF_BENCHMARK)
+    assert found[head.LIKELIHOOD] == pytest.approx(found[head.ROUNDED_LIKELIHOOD], rel=1e-5)
+    assert found[head.LOGITS] == pytest.approx(found[head.ROUNDED_LOGITS], rel=1e-4)
+
+
 def test_the_command_writes_json(tmp_path: Path) -> None:
     script, output = Path(__file__).parents[2] / "scripts" / "benchmark.py", tmp_path / "lengths.json"
     command = ["lengths", "--cases", "16x1:128", "--vocabulary", "300", "--heads", "2", "--runs", "2"]
