@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from benchmarks import (
     correlate,
+    evaluate,
     growth,
     head,
     lengths,
@@ -32,6 +33,7 @@ SHOW: dict[str, Callable[[dict[str, Any]], None]] = {
     "overhead": lambda report: overhead.show(report["rows"][0]),
     "correlate": lambda report: correlate.show(report["rows"]),
     "growth": lambda report: growth.show(report["rows"][:-1], report["rows"][-1]["exponents"]),
+    "evaluate": lambda report: evaluate.show(report["rows"]),
     "longbench": lambda report: longbench.show(report["rows"][0]),
     "startup": lambda report: startup.show(report["rows"][:-1], 1e-6),
 } | {
