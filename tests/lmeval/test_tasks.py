@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers.processors import TemplateProcessing
 
 from longshort.corpora import Document, fingerprint, open_corpus, select
-from longshort.lmeval import requests
+from longshort.lmeval import reading, requests
 from longshort.scoring.offsets import draw_offsets
 from longshort.testing import save_checkpoint
 from tests.errors import assert_one, contains, user_error
@@ -339,6 +339,23 @@ def test_how_prefixes_are_read_is_tried_again_at_other_lengths(corpus: Path, tmp
         results = run(lm, BOTH[:1], metadata(corpus, lengths=lengths))
         assert results["configs"][BOTH[0]]["metadata"]["scored"]["passes"] == passes
     assert values(results, BOTH[0]) == pytest.approx(fresh)
+
+
+def test_lengths_between_those_that_were_tried_are_tried_too(
+    llama: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def tries(model: Any, tokens: Any, lengths: list[int], nll: Any) -> bool:
+        tried.append(list(lengths))
+        return False
+
+    monkeypatch.setattr(reading, "depends_on_length", tries)
+    lm = HFLM(str(llama), device="cpu", dtype="float32")
+    for lengths in ([16, 64], [16, 32, 64], [32, 64], [16, 32, 64]):
+        results = run(lm, BOTH, metadata(corpus, lengths=lengths))
+    assert tried == [[16, 64], [16, 32, 64]]
+    assert "passes" not in results["configs"][BOTH[1]]["metadata"]["scored"]
 
 
 def test_out_of_memory_halves_the_batch(

@@ -74,6 +74,7 @@ class Measured:
             self,
             values={name: value for name, value in self.values.items() if name in own},
             gaps={name: gap for name, gap in self.gaps.items() if name in own},
+            passes=self.passes if set(PREFIX_METRICS) <= set(metrics) else None,
         )
 
     def skip(self, names: Sequence[str], length: int, gap: Gap) -> None:

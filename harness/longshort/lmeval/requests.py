@@ -107,7 +107,7 @@ class Backend:
 
 
 # How a model's prefixes are read, decided by a probe on the first, longest document, and the lengths it was tried on.
-_passes: WeakKeyDictionary[nn.Module, tuple[str, int, int]] = WeakKeyDictionary()
+_passes: WeakKeyDictionary[nn.Module, tuple[str, frozenset[int]]] = WeakKeyDictionary()
 
 
 def answer(lm: Any, requests: list[Instance]) -> list[Measured]:
@@ -202,7 +202,7 @@ def _measure(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocumen
     encoded = [document for _, document in documents]
     results = measure_documents(backend.model, encoded, backend.special_tokens, wanted)
     if known is None and results[0].passes:
-        _passes[backend.model] = results[0].passes, prefixes[0], prefixes[-1]
+        _passes[backend.model] = results[0].passes, frozenset(prefixes)
     for result in results:
         result.gaps |= gaps.gaps
     return results
@@ -218,11 +218,11 @@ def _seconds(job: Job, lengths: Sequence[int]) -> dict[int, list[int]]:
 
 
 def _known_passes(model: nn.Module, lengths: Sequence[int]) -> str | None:
-    """Return how prefixes of these lengths are read, or None beyond the lengths that were tried before."""
+    """Return how prefixes of these lengths are read, or None unless all were among the lengths that were tried."""
     if len(lengths) == 1:
         return measure.SINGLE_PASS
-    passes, shortest, longest = _passes.get(model, (None, 0, 0))
-    return passes if shortest <= lengths[0] and lengths[-1] <= longest else None
+    passes, tried = _passes.get(model, (None, frozenset()))
+    return passes if tried.issuperset(lengths) else None
 
 
 def _batches(lm: Any, indices: list[int], num_tokens: int) -> Iterator[list[int]]:
