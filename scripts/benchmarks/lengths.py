@@ -32,9 +32,10 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
     from longshort.lmeval.measure import PASS_PER_LENGTH, SINGLE_PASS
     from longshort.lmeval.reading import Wanted, measure_documents
     from longshort.settings import settings_from
+    from longshort.settings.types import MIN_LENGTH
 
     length = tokens.shape[1] - 1
-    lengths = [length // 16, length // 8, length // 4, length // 2, length]
+    lengths = sorted({max(MIN_LENGTH, length // part) for part in (16, 8, 4, 2, 1)})  # fewer in the warm-up
     document = EncodedDocument("text", tokens[0, :-1].cpu(), np.arange(1.0, length + 1))
 
     def read(lengths: list[int], passes: str | None) -> float:

@@ -86,7 +86,7 @@ def test_longshort_eval_writes_what_stock_lm_eval_writes(llama_bos: Path, corpus
     assert actual["task_hashes"] == expected["task_hashes"]
     files = [token_file_of(next((tmp_path / who).rglob("results_*.json"))) for who in ("ours", "stock")]
     assert read_tokens(files[0]).frame.equals(read_tokens(files[1]).frame)
-    assert len(read_tokens(files[0]).frame) == expected["longshort_tokens"]["rows"] > 200
+    assert len(read_tokens(files[0]).frame) == expected["longshort_tokens"]["rows"] > 100
     names = [
         sorted(file.name.rpartition("_")[0] for file in (tmp_path / who).rglob("*.json*")) for who in ("ours", "stock")
     ]
