@@ -1,21 +1,22 @@
-"""How well several ways to measure the numerical floor of the divergences predict what half precision adds to them.
+"""Compare ways to measure the numerical floor of the divergences with what half precision really adds to them.
 
     python scripts/compare_floors.py checkpoints/smollm2 checkpoints/gemma3 --corpus books.jsonl -o results/floors
     python scripts/compare_floors.py checkpoints/smollm2 --corpus books.jsonl --dtypes float16 --lengths 512 -o floors
 
-Each cell is one document at one length in one dtype: the two contexts of the misalignment are read in float32, in
-float32 with the weights rounded to the half-precision dtype, and in half precision. Rounded weights are another model,
-not an error of reading one, so the true excess is half precision minus float32 with the same rounded weights. The
-candidates for the floor:
+Each cell is one document at one length in one dtype. The two contexts of the misalignment are evaluated in float32, in
+float32 with the weights rounded to the half-precision dtype, and in half precision. Rounding the weights changes the
+model rather than its evaluation, so the true excess is half precision minus float32 with the same rounded weights. The
+candidates for the floor are divergences from a second forward pass:
 
-    aligned    the shorter context read again with the position ids that its tokens have in the longer context
-    shift C    the longer context read again with position ids that are C greater
-    masked     the longer context read again behind one masked token, the position ids as before
-    reread     both contexts read again in float32 on some documents; their excess predicts that of the others
+    aligned    over the shorter context, with the position ids that its tokens have in the longer context; this is what
+               longshort eval reports
+    shift C    over the longer context, with position ids that are greater by C
+    masked     over the longer context after one masked token, with the same position ids
+    reread     over both contexts in float32, on some documents; their excess predicts that of the others
 
-LM heads are multiplied in float32 throughout, and must be plain matrices. Cells that were measured before are not
-measured again, so the command can be interrupted and repeated with more documents or lengths; it can run for several
-checkpoints at the same time, and the table is of all that the output folder holds.
+LM heads are multiplied in float32 throughout, and must be plain matrices. Cells that exist in the output folder are not
+measured again, so the command can be interrupted and repeated, also with more documents or lengths. Several checkpoints
+can be measured at the same time by several commands. The table contains all cells of the output folder.
 """
 
 from __future__ import annotations
@@ -56,19 +57,52 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, and in `given` the arguments themselves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="folders with safetensors")
-    parser.add_argument("--corpus", required=True, help="as of longshort eval: a file, folder, glob or hub dataset")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024], help="default: %(default)s")
     parser.add_argument(
-        "--dtypes", nargs="+", choices=("bfloat16", "float16"), default=["bfloat16", "float16"], help="default: both"
+        "--corpus", required=True, help="corpus, as for longshort eval: a file, folder, glob or hub dataset"
     )
-    parser.add_argument("--num-docs", type=int, default=4, help="documents per cell of the table (%(default)s)")
-    parser.add_argument("--shifts", type=int, nargs="+", default=[1, 1000], help="constants C (default: %(default)s)")
     parser.add_argument(
-        "--positions", type=int, default=256, help="in-range positions of a document, evenly spaced (%(default)s)"
+        "--lengths",
+        type=int,
+        nargs="+",
+        default=[256, 512, 1024],
+        help="context lengths in tokens (default: %(default)s)",
     )
-    parser.add_argument("--native", action="store_true", help="leave half-precision products to torch (slow on CPUs)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: one per core")
-    parser.add_argument("-o", "--output", type=Path, default=Path("results/floors"))
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=("bfloat16", "float16"),
+        default=["bfloat16", "float16"],
+        help="half-precision dtypes (default: both)",
+    )
+    parser.add_argument("--num-docs", type=int, default=4, help="number of documents (default: %(default)s)")
+    parser.add_argument(
+        "--shifts",
+        type=int,
+        nargs="+",
+        default=[1, 1000],
+        help="constants C of the candidate shift C (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--positions",
+        type=int,
+        default=256,
+        help="in-range positions compared in each document, evenly spaced (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--native",
+        action="store_true",
+        help="multiply in half precision, which is slow on CPUs (default: multiply in float32 and round)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="number of CPU threads (default: one per core)"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("results/floors"),
+        help="folder of cells and tables (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     return options

@@ -1,15 +1,16 @@
 """Both tasks on one document: an earlier commit, version 0.1 by default, against the working tree.
 
-The earlier commit becomes a worktree in a temporary folder. Each run is a process of its own, with one side's code on
-its PYTHONPATH and the same installed libraries; the sides take turns. Measured is the evaluation at all lengths, with
-its probe of the position encoding, after the model was loaded and a short text evaluated. Tokens are counted where
-they are read, at the input embedding. The seed's offsets make the shorter contexts of this document longer or shorter
-than the average, so the ratio of tokens is shown next to its expectation.
+The earlier commit is checked out as a worktree in a temporary folder. Each run is a process of its own, with one side's
+code on its PYTHONPATH and the same installed libraries; the sides alternate. The evaluation at all lengths is
+measured, including its probe of the position encoding, after the model has been loaded and a short text evaluated.
+Tokens are counted at the input embedding. The offsets drawn from the seed make the shorter contexts of this document
+longer or shorter than average, so the expected ratio of tokens is shown next to the measured one.
 
     python scripts/benchmark.py evaluate --checkpoint SmolLM2-135M-Instruct --corpus books.jsonl
     python scripts/benchmark.py evaluate --gpu
 
---gpu measures a model of a billion parameters in bfloat16 on a GPU, against lm-eval's perplexity of the same tokens.
+--gpu measures a random Llama of a billion parameters in bfloat16 on a GPU, against lm-eval's perplexity of the same
+number of tokens. It has options of its own: --gpu --help lists them on a machine with a GPU.
 """
 
 from __future__ import annotations
@@ -64,14 +65,26 @@ def main(arguments: list[str]) -> None:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     command = parser("evaluate", __doc__, SIDES, of="processes per side and model")
-    command.add_argument("--before", default=VERSION_0_1, help="the commit to compare with")
-    command.add_argument("--lengths", default="512,1024,2048,4096,8192", help="in tokens, comma-separated")
+    command.add_argument(
+        "--before", default=VERSION_0_1, help="commit to compare with (default: the last one of version 0.1)"
+    )
+    command.add_argument(
+        "--lengths",
+        default="512,1024,2048,4096,8192",
+        help="context lengths in tokens, comma-separated (default: %(default)s)",
+    )
     command.add_argument(
         "--checkpoint", type=Path, nargs="+", help="folders of checkpoints  [default: a random Llama of hidden 512]"
     )
-    command.add_argument("--corpus", default="builtin", help="its first document of sufficient length is evaluated")
-    command.add_argument("--seed", type=int, default=0, help="for sampling the shorter context lengths")
-    command.add_argument("--dtype", default="float32")
+    command.add_argument(
+        "--corpus",
+        default="builtin",
+        help="corpus; its first document that is long enough is evaluated (default: %(default)s)",
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, help="seed for sampling the shorter context lengths (default: %(default)s)"
+    )
+    command.add_argument("--dtype", default="float32", help="dtype of the model (default: %(default)s)")
     return command.parse_args(arguments)
 
 
@@ -129,7 +142,7 @@ def _run(options: argparse.Namespace, model: Path, roots: dict[str, Path], side:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One side: time, memory, the tokens of each forward, the values."""
+    """Measure one side: time, memory, tokens of each forward pass, values of the metrics."""
     import longshort
     from benchmarks.scoring import reading, timed
     from longshort.lmeval.evaluate import evaluate_loaded, load_checkpoint, prepare_tasks
@@ -196,9 +209,9 @@ def summary(sides: dict[str, list[dict[str, Any]]], lengths: list[int]) -> dict[
 def expected_tokens(lengths: list[int]) -> dict[str, float]:
     """Tokens of the windows of a document, without probes, in expectation over the offsets.
 
-    With h = ⌊L/2⌋, version 0.1 drew offsets of 1 to h with equal probabilities, mean (h + 1) / 2, and read the prefix
-    once, and each length for the fixed targets and as a pair. Now the probability is proportional to h - e + 1, mean
-    (h + 2) / 3, and each length is read once, with one shorter context.
+    With h = ⌊L/2⌋, version 0.1 drew offsets e of 1 to h with equal probabilities, mean (h + 1) / 2. It read the prefix
+    once, and each length once for the fixed targets and once more in a pair with the shorter context. Now the
+    probability is proportional to h - e + 1, mean (h + 2) / 3, and each length is read once, with one shorter context.
     """
     return {
         BEFORE: max(lengths) + sum(3 * length - (length // 2 + 1) / 2 for length in lengths),

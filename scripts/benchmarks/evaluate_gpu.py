@@ -1,8 +1,8 @@
 """Both tasks of one document on a GPU against lm-eval's perplexity of the same number of tokens.
 
-A random Llama of a billion parameters in bfloat16, lengths of 4k to 64k tokens; `perplexity` is that task alone, which
-reads one window as lm-eval does, and `both` reads the shorter context of the misalignment too. Peak memory is that
-above the model. The rate is that of all products of the windows that were read, relative to a product of two large
+The model is a random Llama of a billion parameters in bfloat16, at lengths of 4k to 64k tokens. `perplexity` is that
+task alone, which evaluates one window as lm-eval does; `both` also evaluates the shorter context of the misalignment.
+Peak memory is measured above the model. The rate is the FLOP/s of the windows relative to a product of two large
 matrices on the same card. Attention is SDPA and, if it is installed, flash attention.
 """
 

@@ -1,4 +1,4 @@
-"""What benchmarks do on a GPU: a model of a billion parameters, and rates relative to that of a matrix product."""
+"""Benchmarks on a GPU: the shape of a model of a billion parameters, and rates relative to a matrix product."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ONE_BILLION = {  # the shape of Llama-3.2-1B
 
 
 def gpu_arguments(name: str, arguments: list[str]) -> list[str]:
-    """The command line that ``--gpu`` stands for, with the attention that is installed; options of the user follow.
+    """Return the arguments that ``--gpu`` stands for, with the attention that is installed, then those of the user.
 
-    Exits where there is no GPU. This does not initialize CUDA, which could then not be used in forked processes.
+    Exits if no GPU is available. CUDA is not initialized here, since forked processes could then not use it.
     """
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     import torch

@@ -1,4 +1,4 @@
-"""One model in float32, with rounded weights, and in half precision; and what its two contexts say of a document."""
+"""One model in float32, with rounded weights, and in half precision, and the divergences between its two contexts."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Checkpoint:
 
     Args:
         folder: a checkpoint in safetensors.
-        native: leave half-precision products to torch. The default multiplies in float32 and rounds the result, which
-            is what GPUs do and what CPUs do slowly.
+        native: compute half-precision products with torch. By default products are computed in float32 and rounded, as
+            GPUs do; CPUs are slow at it.
     """
 
     def __init__(self, folder: Path, native: bool) -> None:

@@ -1,4 +1,4 @@
-"""Values below three numerical floors are flagged wherever they are shown, and nothing else is."""
+"""Values below three times their numerical floor are flagged wherever they are shown, and nothing else is."""
 
 import io
 import xml.etree.ElementTree as ElementTree
@@ -167,7 +167,7 @@ def test_correlations_count_the_flagged_checkpoints_and_keep_them(analysis):
     wide = analysis.wide
     assert row["n"] == 10
     assert row["pearson"] == pytest.approx(np.corrcoef(wide["jeffreys"], wide["log_ppl@256"])[0, 1])
-    assert_facts(row["note"], "2 of 10", "jeffreys", "3 numerical floors")
+    assert_facts(row["note"], "2 of 10", "jeffreys", "3 times its numerical floor")
     assert "floor" not in table.loc["sce", "log_ppl@256"]["note"]
     compared = analysis.comparisons.set_index(["predictor", "other", "outcome"])
     assert_facts(compared.loc["sce", "jeffreys", "log_ppl@256"]["note"], "2 of 10", "jeffreys")
@@ -202,7 +202,7 @@ def test_the_terminal_marks_them_within_80_columns(analysis):
     show_headline(analysis, Console(width=80, file=screen))
     lines = screen.getvalue().splitlines()
     assert {line.split()[0] for line in lines if "10‡ (5)" in line} == {"Jeffreys"}
-    assert_facts(" ".join(lines), "‡ Includes values below 3 numerical floors")
+    assert_facts(" ".join(lines), "‡ Includes values below 3 times their numerical floor")
     assert max(map(len, lines)) <= 80
 
 
@@ -212,7 +212,7 @@ def test_markdown_and_latex_mark_them(written):
         "Jeffreys",
         "Jeffreys beyond",
     }
-    assert "‡ Includes values below 3 numerical floors" in markdown
+    assert "‡ Includes values below 3 times their numerical floor" in markdown
     assert "Jeffreys & 10$^\\ddagger$ &" in (written / "correlations.tex").read_text("utf-8")
 
 
@@ -242,7 +242,7 @@ def test_scatter_has_hollow_points(analysis, drawn):
     wide = analysis.wide
     flagged = wide["checkpoint"].isin(["org/m0-0", "org/m2-0"])
     assert points_of(axes) == set(zip(wide["jeffreys"], wide["log_ppl@256"], flagged, strict=True))
-    assert_facts(words(axes.get_xlabel()), "hollow", "3 numerical floors")
+    assert_facts(words(axes.get_xlabel()), "hollow", "3 times its numerical floor")
     assert "hollow" not in axes.get_ylabel()
     (legend,) = drawn[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["m0", "m1", "m2", "m3", "m4"]
@@ -264,7 +264,7 @@ def test_curve_has_hollow_points(analysis, drawn, monkeypatch, crowd):
     }
     assert {(x, y) for x, y, hollow in points_of(axes) if hollow} == expected
     assert len(expected) == 4
-    assert_facts(words(axes.get_xlabel()), "hollow", "3 numerical floors")
+    assert_facts(words(axes.get_xlabel()), "hollow", "3 times its numerical floor")
     misalignment_curve(analysis.tidy, "unwritten", "js")
     assert not any(hollow for *_, hollow in points_of(drawn[1].axes[0]))
     assert "hollow" not in drawn[1].axes[0].get_xlabel()
@@ -283,7 +283,7 @@ def test_matrix_marks_cells(analysis, drawn, monkeypatch, numbered):
         texts = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axes.texts}
         assert {place for place, text in texts.items() if "‡" in text} == expected
         assert all(text in (("1.00", "1.00‡") if numbered else ("‡",)) for text in texts.values())
-    assert_facts(words(drawn[0].axes[-1].get_ylabel()), "‡", "3 numerical floors")
+    assert_facts(words(drawn[0].axes[-1].get_ylabel()), "‡", "3 times its numerical floor")
 
 
 def test_forest_marks_the_counts(written):
@@ -298,9 +298,9 @@ def test_forest_marks_the_counts(written):
 
 def test_report_flags_and_explains(analysis, tmp_path):
     page = Page(write_report(analysis, tmp_path / "report.html").read_text("utf-8"))
-    assert "2 of the 10 values are below 3 numerical floors" in words(page.texts["findings"])
-    assert_facts(words(page.texts["plot"]), "hollow point", "3 numerical floors")
-    assert_facts(words(page.texts["figures"]), "hollow points are below 3 numerical floors")
+    assert "2 of the 10 values are below 3 times their numerical floor" in words(page.texts["findings"])
+    assert_facts(words(page.texts["plot"]), "hollow point", "3 times its numerical floor")
+    assert_facts(words(page.texts["figures"]), "hollow points are below 3 times their numerical floor")
     assert_facts(words(page.texts["notes"]), "org/m0-0, org/m2-0")
     checkpoints = page.data["tables"]["checkpoints"]
     assert "jeffreys_floor" in checkpoints["values"]

@@ -108,7 +108,7 @@ def test_divergences_below_three_floors_are_marked_and_explained() -> None:
     assert rows == ["sce", "jeffreys", "jeffreys_floor", "js", "js_floor"]
     narrow = shown({"longshort_misalignment": values}).splitlines()
     (explanation,) = [line for line in narrow if line.startswith("‡")]
-    assert "3 ×" in explanation
+    assert "3 times" in explanation
     assert max(map(len, narrow)) <= 80
 
 

@@ -71,8 +71,8 @@ def correlations(
             share of variance that is no measurement error, and r corrected for it (`longshort.analysis.
             attenuation`, with what to beware of). NaN where a standard error is missing or errors are as great
             as the differences. The corrected r is no correlation of the data, and may be greater than 1.
-        n_below_floor: how many of the n checkpoints have a value below three numerical floors (half precision); they
-            are part of every coefficient. Only where `wide` has floors of one of the columns.
+        n_below_floor: how many of the n checkpoints have a value below three times its numerical floor (half
+            precision); every coefficient includes them. Only where `wide` has floors of one of the columns.
 
     Args:
         wide: one row per checkpoint, as from `longshort.analysis.wide_table`.

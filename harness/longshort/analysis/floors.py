@@ -1,4 +1,4 @@
-"""Which values are so small that rounding in half precision may explain them."""
+"""Values that are so small that rounding in half precision may explain them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BETWEEN = re.compile(r"jeffreys_between@(\d+)-(\d+)")
 def floors_of(tidy: pd.DataFrame) -> pd.Series[float]:
     """The numerical floor of each value of the tidy table; NaN where there is none.
 
-    ``jeffreys_between@L1-L2`` has no floor of its own and takes the larger one of both lengths: it compares two
-    readings that are rounded as those at L1 and at L2 are, at other positions.
+    ``jeffreys_between@L1-L2`` has no floor of its own and takes the larger floor of both lengths: its two contexts are
+    rounded like those of ``jeffreys@L1`` and ``jeffreys@L2``, at other positions.
 
     Args:
         tidy: the table of `longshort.results.read_results`.
@@ -46,7 +46,7 @@ def floors_of(tidy: pd.DataFrame) -> pd.Series[float]:
 
 
 def below_floors(tidy: pd.DataFrame) -> pd.Series[bool]:
-    """Whether each value of the tidy table is below three numerical floors."""
+    """Whether each value of the tidy table is below three times its numerical floor."""
     flagged: pd.Series[bool] = tidy["value"] < limit(floors_of(tidy))
     return flagged
 
@@ -70,14 +70,14 @@ def flag_columns(wide: pd.DataFrame) -> None:
 
 
 def notes_on_floors(wide: pd.DataFrame, tidy: pd.DataFrame, predictors: Iterable[str]) -> list[str]:
-    """How many of the values, and which checkpoints of each predictor, are below three numerical floors."""
+    """Count the values below three times their numerical floor, and name the checkpoints for each predictor."""
     floors = floors_of(tidy)
     number = int((tidy["value"] < limit(floors)).sum())
     if not number:
         return []
     notes = [
-        f"{number} of the {int(floors.notna().sum())} divergences with a numerical floor are below {FLOORS} of them, "
-        "so rounding in half precision may explain them (below_floor in measurements.csv)."
+        f"{number} of the {int(floors.notna().sum())} divergences with a numerical floor are below {FLOORS} times that "
+        "floor, so rounding in half precision may explain them (below_floor in measurements.csv)."
     ]
     for name in predictors:
         flagged = wide[wide[f"{name}_below_floor"]] if f"{name}_below_floor" in wide else wide[:0]
@@ -87,8 +87,8 @@ def notes_on_floors(wide: pd.DataFrame, tidy: pd.DataFrame, predictors: Iterable
                 for checkpoint, revision in zip(flagged["checkpoint"], flagged["revision"], strict=True)
             ]
             notes.append(
-                f"{name}: {len(flagged)} of {int(wide[name].notna().sum())} checkpoints are below {FLOORS} numerical "
-                f"floors ({listed(names, SHOWN)}). The correlations include them; --where 'not {name}_below_floor' "
-                "leaves them out."
+                f"{name}: {len(flagged)} of {int(wide[name].notna().sum())} checkpoints are below {FLOORS} times "
+                f"their numerical floor ({listed(names, SHOWN)}). The correlations include them; --where 'not "
+                f"{name}_below_floor' excludes them."
             )
     return notes

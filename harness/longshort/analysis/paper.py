@@ -58,17 +58,17 @@ def families(row: Any) -> str:
 
 
 def checkpoints(row: Any) -> str:
-    """The number of checkpoints; ‡ where values below three numerical floors are among theirs."""
+    """The number of checkpoints, with ‡ where some have values below three times their numerical floor."""
     return f"{row.n}{MARK if getattr(row, 'n_below_floor', 0) else ''}"
 
 
 def legend_of_floors(table: pd.DataFrame) -> str:
-    """What ‡ means, where a row of the correlations has it."""
+    """The meaning of ‡, if a row of the correlations has it."""
     if "n_below_floor" not in table or not table["n_below_floor"].any():
         return ""
     return (
-        f"{MARK} Includes values below {FLOORS} numerical floors, which rounding in half precision may explain; the "
-        "notes of correlations.csv count them."
+        f"{MARK} Includes values below {FLOORS} times their numerical floor, which rounding in half precision may "
+        "explain; the notes of correlations.csv count them."
     )
 
 

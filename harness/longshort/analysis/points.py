@@ -23,7 +23,7 @@ class Points:
 
     # [n] floats by name, NaN where a value is missing; ``NAME_stderr`` is NaN where there is none
     columns: dict[str, Array]
-    below_floor: dict[str, Mask]  # [n] by name: whether a value is below three numerical floors
+    below_floor: dict[str, Mask]  # [n] by name: whether a value is below three times its numerical floor
     families: Integers  # [n] the family of each, numbered in the order of their names
 
 
@@ -58,10 +58,10 @@ def is_constant(values: Array) -> bool:
 
 
 def note_on_floors(points: Points, names: Iterable[str], used: Mask) -> list[str]:
-    """A line for each of the columns that has values below three numerical floors among the checkpoints used, [n]."""
+    """A line for each column with values below three times their numerical floor among the checkpoints used, [n]."""
     counts = {name: int(points.below_floor[name][used].sum()) for name in names if name in points.below_floor}
     return [
-        f"{count} of {int(used.sum())} checkpoints have {name} below {FLOORS} numerical floors (half precision)"
+        f"{count} of {used.sum()} checkpoints have {name} below {FLOORS} times its numerical floor (half precision)"
         for name, count in counts.items()
         if count
     ]

@@ -24,8 +24,8 @@ COLUMNS = {
     "family": "string",
     "train_length": "Int64",
     "length": "Int64",  # tokens of the window
-    "first": "Int64",  # first and last position of a bin; position 1 has one token of context
-    "last": "Int64",
+    "first": "Int64",  # first position of a bin; position 1 has one token of context
+    "last": "Int64",  # last position of the bin, included
     "nll": "float64",  # nats, mean over documents of the mean over a document's tokens in the bin
     "nll_lo": "float64",  # 95 % interval over documents (Student's t); NaN for a single document
     "nll_hi": "float64",
@@ -36,8 +36,8 @@ COLUMNS = {
 def nll_by_position(sources: Iterable[TokenSource], *, strict: bool = False) -> tuple[pd.DataFrame, list[str]]:
     """Return the mean NLL by position within the window, for each checkpoint and length, in two bins per doubling.
 
-    A source without its file is skipped. Of several sources of a checkpoint the newest counts, and of those with
-    perplexity, whose longest window is scored from its first position on.
+    A source without its file is skipped. If a checkpoint has several sources, the newest one with perplexity is used,
+    since its longest window is scored from the first position on; without any, the newest.
 
     Args:
         sources: the token files that the results name.
@@ -66,7 +66,7 @@ def nll_by_position(sources: Iterable[TokenSource], *, strict: bool = False) -> 
             tables.append(pd.DataFrame(_curve(frame)).assign(**about))
     table = pd.concat(tables) if tables else pd.DataFrame()
     table = table.reindex(columns=list(COLUMNS)).astype(COLUMNS)
-    notes = [f"NLL by position: {listed([name for name, _ in unread])} left out. {unread[0][1]}"] if unread else []
+    notes = [f"NLL by position: {listed([name for name, _ in unread])} skipped. {unread[0][1]}"] if unread else []
     return table.sort_values(["checkpoint", "revision", "length", "first"], ignore_index=True), notes
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that were measured in several dtypes: one point of each, and half precision next to float32."""
+"""Checkpoints that were measured in several dtypes: one point for each, and half precision next to float32."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Variants = Mapping[tuple[str, str], Variant]  # by checkpoint and revision
 
 
 def one_point_each(wide: pd.DataFrame, variants: Variants, names: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Keep one row of each checkpoint that was measured in several dtypes, and say which were left out.
+    """Keep one row of each checkpoint that was measured in several dtypes, and note which were skipped.
 
-    Two dtypes of one checkpoint are the same weights, and no independent points. The variant with the most values
-    counts; of those with as many, the one in float32.
+    Two dtypes of one checkpoint are not independent points. The variant with the most values is kept, or the one in
+    float32 if several have equally many.
 
     Args:
         wide: one row per checkpoint.
@@ -34,12 +34,12 @@ def one_point_each(wide: pd.DataFrame, variants: Variants, names: Sequence[str])
     left_out: dict[int, str] = {}
     for members in rows.values():
         best, *others = sorted(members, key=lambda member: (-counts[member[1]], member))
-        left_out |= {index: f"{checkpoint} ({best[2]} counts)" for _, index, checkpoint in others}
+        left_out |= {index: f"{checkpoint} ({best[2]} is used)" for _, index, checkpoint in others}
     if not left_out:
         return wide, []
     note = (
-        f"{listed(list(left_out.values()))}: left out of the correlations, which take one dtype of each checkpoint: "
-        "the one with the most values, float32 where they have as many. Choose another with --where."
+        f"skipped in the correlations: {listed(list(left_out.values()))}. They use one dtype of each checkpoint: the "
+        "one with the most values, or float32 if several have equally many. Choose another with --where."
     )
     kept: pd.DataFrame = wide.drop(index=wide.index[list(left_out)]).reset_index(drop=True)
     return kept, [note]
@@ -50,15 +50,15 @@ def precision_table(pairs: pd.DataFrame | None, tidy: pd.DataFrame) -> pd.DataFr
 
     Columns:
         checkpoint: without its dtype. dtype: of the half precision.
-        value_float32, value_half, difference: the second less the first, in the metric's unit.
+        value_float32, value_half, difference: half precision minus float32, in the metric's unit.
         floor: the numerical floor of the value in half precision, where there is one.
-        within_floor: whether the difference, up or down, is no more than the floor; missing without a floor.
-        below_floor: whether the value in half precision is below three floors.
+        within_floor: whether the absolute difference is at most the floor; missing without a floor.
+        below_floor: whether the value in half precision is below three times its floor; False without a floor.
         n: documents.
 
     Args:
-        pairs: of `longshort.results.read`; None where no checkpoint has several dtypes.
-        tidy: the measurements of the chosen checkpoints; a pair is of two of them.
+        pairs: `precisions` of `longshort.results.read`; None where no checkpoint has several dtypes.
+        tidy: the measurements of the chosen checkpoints; pairs of others are skipped.
     """
     if pairs is None:
         nothing: pd.DataFrame = pd.DataFrame()
@@ -88,4 +88,4 @@ def summary(table: pd.DataFrame) -> str:
     if of_floor.empty:
         return f"{measured} None of them has a numerical floor."
     within = int(of_floor.sum())
-    return f"{measured} Of the n = {len(of_floor)} with a numerical floor, {within} differ by no more than it."
+    return f"{measured} Of the n = {len(of_floor)} with a numerical floor, {within} differ by at most that floor."

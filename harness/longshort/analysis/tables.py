@@ -60,7 +60,7 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         TASK:METRIC, TASK:METRIC@L: any metric of any other task, as ``longshort_longbench_e:score@8k+`` or
             ``babilong_qa1:acc``.
         jeffreys_floor, js_floor, …_beyond_floor: the numerical floors of half precision, where they were measured;
-            jeffreys_below_floor and so on: whether the value is below three of them, False where there is none.
+            jeffreys_below_floor and so on: whether the value is below three times its floor, False where there is none.
         NAME_stderr: standard error of NAME over documents, for the columns that are a single measurement.
 
     Args:

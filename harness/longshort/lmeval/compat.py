@@ -196,7 +196,7 @@ def _complete_adapters() -> None:
 
 
 def _collect_tokens() -> None:
-    """Add a file of per-token values to an evaluation's results, if a task has `save_tokens`.
+    """Add the token file to an evaluation's results, if a task has the setting `save_tokens`.
 
     Versions: lm-eval 0.4.13.
     Why: tasks do not know the model and its tokenizer, and `evaluator.evaluate` returns only metrics and samples.
@@ -218,10 +218,10 @@ def _collect_tokens() -> None:
 
 
 def _save_tokens() -> None:
-    """Let lm-eval's tracker also write the file of per-token values, and record it in the results.
+    """Let lm-eval's tracker also write the token file, and record its name and hash in the results.
 
     Versions: lm-eval 0.4.13.
-    Why: it writes results and samples, and would write the file's name in memory to the results.
+    Why: the tracker writes results and samples only, and would serialize the token file into the results as text.
     """
     original = EvaluationTracker.save_results_aggregated
 

@@ -1,4 +1,4 @@
-"""Per-document values of every metric, from what its windows say of its tokens.
+"""Per-document values of every metric, from the per-token values of the document's windows.
 
 A value that cannot be measured is skipped and its reason recorded; no other value takes its place.
 """
@@ -148,12 +148,12 @@ def add_pairs(
 
 
 def add_floor(result: Measured, length: int, seconds: Sequence[int], floors: Mapping[int, Comparison]) -> None:
-    """Add `jeffreys_floor@L` and `js_floor@L`: how far readings of a shorter context differ that are equal in theory.
+    """Add `jeffreys_floor@L` and `js_floor@L`: divergences between two forward passes that differ only in rounding.
 
     Args:
         length: the longer context, in tokens.
         seconds: the shorter contexts, in tokens, as of `add_pairs`.
-        floors: by context length, two readings of one document and their divergences at the in-range positions.
+        floors: by context length, the two forward passes over one document compared at the in-range positions.
     """
     for name, divergence in zip(FLOOR_METRICS, ("jeffreys", "js"), strict=True):
         by_second = {second: float(getattr(found, divergence).double().mean()) for second, found in floors.items()}

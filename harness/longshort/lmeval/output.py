@@ -15,7 +15,7 @@ from longshort.errors import UserError
 from longshort.results import write_atomically
 from longshort.results.tokens import RECORD, write_tokens
 
-NOT_IN_RESULTS_FILE = ("samples", "problems", RECORD)  # the second is printed, the others have files of their own
+NOT_IN_RESULTS_FILE = ("samples", "problems", RECORD)  # problems are printed; the others have files of their own
 
 
 def require_writable(folder: Path) -> None:
@@ -35,17 +35,17 @@ def require_writable(folder: Path) -> None:
 
 
 def to_json(results: Mapping[str, Any], token_record: Mapping[str, Any] | None = None) -> str:
-    """Return the text of a results file, as lm-eval writes it, with what it records of its token file."""
+    """Return the text of a results file, as lm-eval writes it, with the record of its token file."""
     written = {key: value for key, value in results.items() if key not in NOT_IN_RESULTS_FILE}
     written |= {RECORD: token_record} if token_record else {}
     return json.dumps(written, indent=2, default=handle_non_serializable, ensure_ascii=False)
 
 
 def write_results(results: Mapping[str, Any], output: Path) -> None:
-    """Write ``<output>/<model name>/results_<time>.json``, and next to it samples and per-token values, if there are.
+    """Write ``<output>/<model name>/results_<time>.json``, and next to it samples and the token file, if there are any.
 
     Raises:
-        UserError: a file cannot be written. If it is that of per-token values, the others have been.
+        UserError: a file cannot be written. If that is the token file, the others have been written.
     """
     date = date_in_names(datetime.now())
     folder = output / str(results["model_name_sanitized"])

@@ -1,8 +1,8 @@
-"""Reads the windows of documents, each distinct one once, for all tasks that need it.
+"""Evaluates the windows of documents, each distinct window once, for all tasks that need it.
 
 A document is its special tokens and its text, cut to one token more than the longest length. All windows end just
-before its last token. That of length L serves the fixed targets, and is the longer context of the misalignment at L;
-if it also starts at the first token, it is the prefix from which `ppl@L` of every length is taken.
+before its last token. The window of length L is the context of the fixed targets at L, and the longer context of the
+misalignment at L. If it also starts at the first token, it is the prefix from which all `ppl@L` are computed.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class Wanted:
     settings: EvalSettings
     usable: Sequence[int]  # lengths that the model can address, ascending
     perplexity: bool = True  # of prefixes and of fixed targets
-    # Of each document, by length, the shorter contexts of the misalignment, in tokens: the length minus an offset. One
-    # that is repeated is read once. None if the misalignment is not wanted.
+    # For each document, by length, the lengths of the shorter contexts of the misalignment: the length minus an offset.
+    # A repeated one needs one forward pass. None if the misalignment is not wanted.
     seconds: Sequence[Mapping[int, list[int]]] | None = None
-    floors: Sequence[bool] = ()  # whether to measure the floor of each document; empty: of none
+    floors: Sequence[bool] = ()  # for each document, whether to measure the numerical floor; empty: for none
     passes: str | None = None  # SINGLE_PASS, PASS_PER_LENGTH, or None: probe the model on the first document
 
 
 @dataclass
 class _Batch:
-    """Documents of equal length that are read together, and what is known of them so far."""
+    """Documents of equal length that share forward passes, and their results so far."""
 
     model: nn.Module
     lm_head: LMHead
@@ -133,7 +133,7 @@ def _record_too_short(batch: _Batch) -> None:
 
 
 def _read_and_score(batch: _Batch, length: int) -> None:
-    """Read the window of one length and its shorter contexts, and score all that is wanted of them."""
+    """Evaluate the window of one length and its shorter contexts, and add all that is wanted of them."""
     wanted, num_targets, num_special = batch.wanted, batch.num_targets, len(batch.special_tokens)
     is_prefix = batch.prefix_is_window and length == batch.num_tokens - 1
     seconds = [list(dict.fromkeys(of_document[length])) for of_document in wanted.seconds or ()]
@@ -160,7 +160,7 @@ def _read_and_score(batch: _Batch, length: int) -> None:
 
 
 def _add_floor(batch: _Batch, row: int, length: int, shorter: Mapping[int, Tensor]) -> None:
-    """Read the shorter contexts of one document again, with the position ids of the longer one."""
+    """Evaluate the shorter contexts of one document again, with the position ids of the longer one."""
     gap, seconds = batch.floor_gaps[length], (batch.wanted.seconds or ())[row][length]
     if gap is not None:
         batch.results[row].skip(measure.FLOOR_METRICS, length, gap)
@@ -219,7 +219,7 @@ def _add_prefixes(batch: _Batch, nll: Tensor) -> None:
 
 
 def _add_fixed_targets(batch: _Batch) -> None:
-    """Add what all lengths say of the fixed targets, and of each other there."""
+    """Add the metrics of the fixed targets with contexts of all lengths, and the divergences between these contexts."""
     lengths = sorted(batch.fixed)
     contexts = [batch.fixed.pop(length) for length in lengths]
     pairs = list(combinations(range(len(lengths)), 2))

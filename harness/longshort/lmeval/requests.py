@@ -1,8 +1,8 @@
-"""The request type that longshort adds to lm-eval's models: to read the windows of a document.
+"""The request type that longshort adds to lm-eval's models: to evaluate the windows of a document.
 
 lm-eval collects the requests of all tasks of a run by type, and answers each type with one call of the model's method
-of that name, which `compat.install` adds. So tasks that need the same windows share them. Models of the ``hf`` backend
-answer; others raise an error that says so.
+of that name, which `compat.install` adds. Tasks that need the same windows therefore share their forward passes. Models
+of the ``hf`` backend are supported; others raise an error.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ _is_automatic = ContextVar("is_automatic", default=False)
 
 @contextmanager
 def automatic_batches() -> Iterator[None]:
-    """Choose the batch size of documents automatically while the context is open, whatever the model's is.
+    """Choose the batch size of documents automatically inside the context, whatever batch size the model has.
 
-    The model's own counts for tasks of lm-eval, which with "auto" would try out batches of its greatest length.
+    lm-eval's own tasks keep the model's batch size: with "auto", lm-eval tries batches of the model's maximum length.
     """
     token = _is_automatic.set(True)
     try:
@@ -82,7 +82,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Reading:
-    """One document to read, for all tasks that want it."""
+    """One document to evaluate, and the tasks that need it."""
 
     job: Job
     tasks: frozenset[str]
@@ -94,8 +94,8 @@ class Backend:
 
     lm: Any  # lm-eval's model object
     model: nn.Module  # the causal LM inside it
-    special_tokens: list[int]  # ids that the tokenizer puts before a text
-    limits: dict[int, Gap]  # longest usable length to the gap that longer ones leave
+    special_tokens: list[int]  # ids that the tokenizer adds before a text
+    limits: dict[int, Gap]  # by longest usable length, why longer ones are skipped
 
     def usable(self, lengths: Sequence[int], result: Measured, names: Sequence[str]) -> list[int]:
         """Return the lengths that the model can address; the others are recorded in `result`."""
@@ -130,7 +130,7 @@ def answer(lm: Any, requests: list[Instance]) -> list[Measured]:
 
 
 def _measure_all(backend: Backend, readings: list[Reading]) -> list[Measured]:
-    """Measure each document; in data parallel each process measures a share and gets all."""
+    """Measure each document; in data parallel each process measures a share and gets all results."""
     lm = backend.lm
     mine = list(range(lm.rank, len(readings), lm.world_size))
     encoded = {
@@ -184,7 +184,7 @@ def _backend(lm: Any, tasks: str) -> Backend:
 
 
 def _measure(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocument]]) -> list[Measured]:
-    """Measure documents of equal length and with equal settings, of which the same is wanted."""
+    """Measure documents of equal length, with equal settings, for the same tasks."""
     first = documents[0][0]
     settings, gaps = first.job.settings, Measured()
     names = [name for task in sorted(first.tasks) for name in METRICS[task]]
@@ -209,7 +209,7 @@ def _measure(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocumen
 
 
 def _seconds(job: Job, lengths: Sequence[int]) -> dict[int, list[int]]:
-    """The shorter contexts of one document by length."""
+    """Lengths of the shorter contexts of one document, by length."""
     settings = job.settings
     return {
         length: [length - offset for offset in draw_offsets(settings.seed, job.index, length, settings.num_draws)]
@@ -235,7 +235,7 @@ def _batches(lm: Any, indices: list[int], num_tokens: int) -> Iterator[list[int]
 
 
 def _within_memory(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocument]]) -> list[Measured]:
-    """Measure a batch; where memory does not suffice, in halves."""
+    """Measure a batch; if memory runs out, in halves."""
     size = len(documents)
     try:
         return _measure(backend, documents)

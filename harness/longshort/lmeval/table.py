@@ -13,7 +13,7 @@ from rich.table import Table
 from longshort.results.floors import FLOOR_METRICS, FLOORS, MARK, floor_of, limit
 
 Rows = dict[str, dict[str, str]]  # row → column → text
-FLAGGED = f"{MARK} Below {FLOORS} × its numerical floor: rounding in half precision may explain it."
+FLAGGED = f"{MARK} Below {FLOORS} times its numerical floor: rounding in half precision may explain it."
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def label_group(group: str, labels: GroupLabels) -> None:
 def results_table(results: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a result of lm-eval: a table per task, and one for a group with all its members.
 
-    A divergence below three of its numerical floors is marked, and a line below the table says so.
+    A divergence below three times its numerical floor is marked with ‡, which a line below the table explains.
 
     Args:
         results: ``results`` and, where there are groups, ``group_subtasks`` of lm-eval's results.

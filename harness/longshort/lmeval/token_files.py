@@ -24,7 +24,7 @@ FLOATS = [column.name for column in SCHEMA if column.type == pa.float32()]
 
 @dataclass(frozen=True)
 class _Document:
-    """What the rows of a document share."""
+    """Values that all rows of a document share."""
 
     index: int
     name: str
@@ -35,9 +35,9 @@ class _Document:
 
 
 def token_file(lm: Any, tasks: Sequence[TaskValues]) -> TokenFile:
-    """Return the file of a run's tasks, which have measured the same documents.
+    """Return the token file of an evaluation's tasks, which have measured the same documents.
 
-    It takes the file's own size in memory, and some 100 bytes for each row of a single document.
+    Memory: the size of the file, and about 100 bytes for each row of one document at a time.
 
     Args:
         lm: lm-eval's model, for its tokenizer.
@@ -89,7 +89,7 @@ def _batches(document: _Document, windows: Sequence[WindowValues]) -> Iterator[p
 
 
 def _batch(document: _Document, window: WindowValues, draw: int) -> pa.RecordBatch:
-    """The rows of a window with one of its shorter contexts; of a further one only those that it shares."""
+    """The rows of a window with one of its shorter contexts; for draws after the first only the shared tokens."""
     shorter = window.shorter[draw] if window.shorter else None
     end = window.first + len(window.targets)
     count = len(window.targets) if draw == 0 or shorter is None else len(shorter.jeffreys)
@@ -118,7 +118,7 @@ def _batch(document: _Document, window: WindowValues, draw: int) -> pa.RecordBat
 
 
 def _of_shorter(length: int, shorter: ShorterContext | None, count: int) -> dict[str, Any]:
-    """The columns of a shorter context; null at the tokens that it does not share."""
+    """The columns of a shorter context; null at the positions that it lacks."""
     names = ("entropy", "jeffreys", "js", "agreement")
     if shorter is None:
         nulls = {name: pa.nulls(count, SCHEMA.field(name).type) for name in ("shorter_length", *names[1:])}
@@ -139,7 +139,7 @@ def _of_shorter(length: int, shorter: ShorterContext | None, count: int) -> dict
 
 
 def _between(window: WindowValues, num_lengths: int, count: int) -> pa.Array:
-    """The values of each fixed target with every length as a list, null for lengths that were not measured."""
+    """A list for each fixed target, with a value for every length; null for lengths that were not measured."""
     if window.between is None:
         return pa.nulls(count, BETWEEN)
     measured, num_targets = window.between.shape

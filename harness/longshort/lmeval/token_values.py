@@ -21,7 +21,7 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ShorterContext:
-    """The last K' scored tokens of a window, once more with a shorter context that has the same end."""
+    """The last K' scored tokens of a window, evaluated with a shorter context that has the same end."""
 
     length: int  # tokens of the shorter context
     entropy: Values  # of its next-token distribution, nats, [K']
@@ -34,10 +34,10 @@ class ShorterContext:
 class WindowValues:
     """One window of a document: tokens `start` to `start + length` of its special tokens and text.
 
-    K tokens are scored, those of the indices `first` to `first + K`; special tokens never are. A window that starts
-    at 0 is also a prefix: `ppl@L` is over the tokens before index L of the shortest such window of at least L tokens.
-    The token that follows a window, of index `start + length`, is scored too unless the window was read for its prefix
-    alone.
+    K tokens are scored, those with the indices `first` to `first + K`; special tokens never are. A window that starts
+    at 0 is also a prefix: `ppl@L` is computed from the tokens before index L of the shortest such window of at least L
+    tokens. The token that follows a window, with the index `start + length`, is scored too, unless the window was read
+    as a prefix only.
     """
 
     start: int  # index of the first token that is read
@@ -71,7 +71,7 @@ def of_window(
         tokens: its special tokens and text, [N].
         window: start and length.
         first: index of the token whose values come first in `scores`.
-        num_special: special tokens; where one is the target, nothing is kept.
+        num_special: number of special tokens; positions whose target is one of them are skipped.
         seconds: lengths of the shorter contexts.
     """
     skipped = max(0, num_special - first)
@@ -90,11 +90,11 @@ def of_window(
 def with_fixed_targets(
     windows: list[WindowValues], found: Comparison, row: int, tokens: Tensor, lengths: Sequence[int]
 ) -> list[WindowValues]:
-    """Add `between` to the windows that end before the last token; a window without values gets those of `found`.
+    """Add `between` to the windows that end before the last token; a window that is not among them yet is added.
 
     Args:
         windows: of one document.
-        found: at the fixed targets: the contexts in the order of `lengths`, and their pairs in that of `combinations`.
+        found: values at the fixed targets; contexts in the order of `lengths`, pairs in that of `combinations`.
         row: of the document in `found`.
         tokens: its special tokens and text, [N].
         lengths: M lengths, ascending.
@@ -118,10 +118,10 @@ def with_fixed_targets(
 
 
 def with_all_draws(windows: Sequence[WindowValues], second_lengths: Mapping[int, Sequence[int]]) -> list[WindowValues]:
-    """Return the windows with their shorter contexts in the order of the draws; one that was drawn twice is read once.
+    """Return the windows with their shorter contexts in the order of the draws; repeated draws share one forward pass.
 
     Args:
-        second_lengths: the draws by length of the window.
+        second_lengths: lengths of the shorter contexts as drawn, by length of the window.
     """
     found = []
     for window in windows:
@@ -133,7 +133,7 @@ def with_all_draws(windows: Sequence[WindowValues], second_lengths: Mapping[int,
 
 @dataclass(frozen=True)
 class TaskValues:
-    """What a task has measured of the tokens of its documents."""
+    """The per-token values that a task has measured of its documents."""
 
     task: str
     settings: EvalSettings

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 Numbers = TypeVar("Numbers", float, "pd.Series[float]")
 
-FLOOR_METRICS = {"jeffreys_floor": "jeffreys", "js_floor": "js"}  # and the metrics that they are floors of
-FLOORS = 3  # a value below this many floors is flagged
-MARK = "‡"  # at a flagged value
+FLOOR_METRICS = {"jeffreys_floor": "jeffreys", "js_floor": "js"}  # floor: the metric that it belongs to
+FLOORS = 3  # a value below this many times its floor is flagged
+MARK = "‡"  # of a flagged value
 
 
 def floor_of(name: str) -> str:
@@ -23,7 +23,7 @@ def floor_of(name: str) -> str:
 def limit(floor: Numbers) -> Numbers:
     """Return the value below which a divergence is flagged: three times its floor.
 
-    The floor is the divergence between two readings that are mathematically equal and differ only in rounding, so
-    that rounding alone may explain a divergence of its size.
+    The floor is the divergence between two forward passes that are mathematically equal and differ only in rounding,
+    so rounding alone may explain a divergence of this size.
     """
     return FLOORS * floor

@@ -1,4 +1,4 @@
-"""What a checkpoint measures in half precision next to what it measures in float32."""
+"""Values of a checkpoint in half precision next to those in float32."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ OF_FIXED_TARGETS = ("_tail", "_between@")
 def precision_pairs(rows: Sequence[Row], variants: Mapping[tuple[str, str], Variant]) -> tuple[pd.DataFrame, list[str]]:
     """Return the values that were measured in float32 and in half precision, one row each.
 
-    Two values are a pair if they are of one checkpoint and were measured on the same documents with the same draws, by
-    one version of the task; those of fixed targets also with the same targets. Others would differ for another reason
-    than rounding.
+    Two values are a pair if they belong to one checkpoint and were measured on the same documents, with the same draws
+    and by the same version of the task; those of fixed targets also on the same targets. Others may differ for other
+    reasons than rounding.
 
     Args:
-        rows: of which the newest counts, as for the tidy table.
-        variants: of `name_precisions`.
+        rows: all measurements; of several for one value the newest is used, as in the tidy table.
+        variants: as returned by `name_precisions`.
 
     Returns:
-        A table with the columns `COLUMNS`, and one line for each checkpoint that has values which are not a pair.
+        A table with the columns `COLUMNS`, and one note for each checkpoint that has values which are not a pair.
     """
     import pandas as pd
 
@@ -71,7 +71,7 @@ def precision_pairs(rows: Sequence[Row], variants: Mapping[tuple[str, str], Vari
 
 
 def _differing(one: Row, other: Row) -> set[str]:
-    """What else than the dtype may make two values differ."""
+    """Names of what may make two values differ besides the dtype."""
     is_of_fixed_targets = any(part in one.columns["metric"] for part in OF_FIXED_TARGETS)
     names = ("seed", *(("lengths", "tail_tokens") if is_of_fixed_targets else ()))
     differing = {name for name in names if one.settings.get(name) != other.settings.get(name)}

@@ -45,9 +45,9 @@ PERPLEXITY = "longshort_perplexity"
 class TokenSource:
     """A file of per-token values, and the results file that names it."""
 
-    file: Path  # need not exist
+    file: Path  # may be missing
     results: Path
-    row: Row  # of the results file; of perplexity, if it has one
+    row: Row  # of the results file; one of perplexity, if it has any
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""Per-token values: the Parquet file next to a results file, how it is read, and every aggregate from its rows.
+"""Per-token values: the Parquet file next to a results file, how to read it, and the metrics from its rows.
 
-A row is a scored token in one window of its document. Where several shorter contexts are drawn for a window, the rows
-of a further draw (`draw` 1, 2, …) repeat the tokens that its shorter context shares; `draw == 0` selects each token of
-a window once.
+A row is a scored token in one window of its document. Where several shorter contexts are drawn for a window, the tokens
+that a further one shares have one more row for it (`draw` 1, 2, …); `draw == 0` selects each token of a window once.
 """
 
 from __future__ import annotations
@@ -29,31 +28,31 @@ RECORD = "longshort_tokens"  # the key in a results file for file, sha256 and ro
 METADATA = b"longshort"  # the key of the file's own metadata, which is JSON
 SCHEMA = pa.schema(
     [
-        ("document", pa.int32()),  # index in the corpus
+        ("document", pa.int32()),  # index of the document in the corpus
         ("name", pa.dictionary(pa.int32(), pa.string())),  # of the document
-        ("position", pa.int32()),  # index of the token in special tokens and text
+        ("position", pa.int32()),  # index of the token in the document, special tokens included
         ("token", pa.int32()),  # id
-        ("text", pa.string()),  # what the token adds; of a character in several tokens, the last one has it
-        ("num_bytes", pa.float32()),  # UTF-8 bytes of its text; tokens that share a character share its bytes
-        ("window_start", pa.int32()),  # position of the first token that is read
+        ("text", pa.string()),  # that the token adds; a character that several tokens share is the text of the last
+        ("num_bytes", pa.float32()),  # UTF-8 bytes of the text; tokens that share a character share its bytes
+        ("window_start", pa.int32()),  # position of the window's first token
         ("length", pa.int32()),  # tokens of the window
         ("nll", pa.float32()),  # nats
         ("entropy", pa.float32()),  # of the next-token distribution, nats
         ("is_top", pa.bool_()),  # whether the token is the most probable one
-        ("fixed_target", pa.bool_()),  # whether it counts for ppl_tail
-        ("between", pa.list_(pa.float32())),  # of a fixed target: jeffreys with the window of each length, nats
-        ("draw", pa.int16()),  # which of the shorter contexts
-        ("shorter_length", pa.int32()),  # tokens of the shorter context; null where it does not share the token
-        ("entropy_short", pa.float32()),  # of its next-token distribution, nats
+        ("fixed_target", pa.bool_()),  # whether the token is one of the fixed targets of ppl_tail@L
+        ("between", pa.list_(pa.float32())),  # Jeffreys with the window of each length, of fixed targets, nats
+        ("draw", pa.int16()),  # index of the shorter context
+        ("shorter_length", pa.int32()),  # tokens of the shorter context; null where it lacks the position
+        ("entropy_short", pa.float32()),  # with the shorter context, nats
         ("jeffreys", pa.float32()),  # between both contexts, nats
         ("js", pa.float32()),  # nats
         ("agreement", pa.float32()),  # 1 where both have the same most probable token, else 0
-        ("in_range", pa.bool_()),  # whether the token counts for sce@L
+        ("in_range", pa.bool_()),  # whether the position counts for sce@L
     ]
 )
-OUTDATED = "outdated_"  # begins the names of files that a sweep has replaced
+OUTDATED = "outdated_"  # prefix of the names of files that a sweep has replaced
 PERPLEXITY, MISALIGNMENT = "longshort_perplexity", "longshort_misalignment"
-MAX_NLL = 700.0  # nats per token; no perplexity is computed of more
+MAX_NLL = 700.0  # nats per token; above it no perplexity is computed
 AGAIN = "Evaluate again with --save-tokens."
 
 
@@ -62,8 +61,8 @@ class Tokens:
     """A token file."""
 
     frame: pd.DataFrame  # columns as in SCHEMA
-    # format, longshort (its version), tasks, model, special_tokens, settings, corpus, passes, and by index of the
-    # document first_texts: what its first token adds, which no context precedes; empty where special tokens do.
+    # format, longshort (its version), tasks, model, special_tokens, settings, corpus, passes, and first_texts: by index
+    # of the document the text of its first token, which no context precedes; empty where special tokens do.
     metadata: dict[str, Any]
 
     @property
@@ -85,19 +84,20 @@ class TokenFile:
         return hashlib.sha256(self.content).hexdigest()
 
     def record(self, name: str) -> dict[str, Any]:
-        """Return what the results file says of it.
+        """Return what the results file records of the token file.
 
         Args:
-            name: of the file, in the folder of the results file.
+            name: name of the token file, in the folder of the results file.
         """
         return {"file": name, "sha256": self.sha256, "rows": self.rows}
 
 
 def write_tokens(tokens: TokenFile | None, file: Path) -> tuple[dict[str, Any] | None, UserError | None]:
-    """Write a token file before the results that name it.
+    """Write a token file, before the results file that names it.
 
     Returns:
-        What the results record of it, and why it could not be written, to be raised once the results are saved.
+        What the results record of the file, or None; and the error if it could not be written, to be raised after the
+        results have been saved.
     """
     if tokens is None:
         return None, None
@@ -118,17 +118,17 @@ def read_tokens(
     columns: Sequence[str] | None = None,
     document: int | None = None,
 ) -> Tokens:
-    """Read a token file and check that it is complete and of the run that it is named in.
+    """Read a token file and check that it is complete and belongs to the results that name it.
 
     Args:
-        file: Parquet, as ``--save-tokens`` writes it.
-        results: the results file that names it. By default those next to it that do.
-        columns: of `SCHEMA`; by default all.
+        file: the Parquet file that ``--save-tokens`` wrote.
+        results: the results file that names it. By default all in the same folder that do.
+        columns: names of columns in `SCHEMA`; by default all.
         document: index of the only document to read; by default all.
 
     Raises:
-        UserError: there is no such file ("not_found"); it is cut off, damaged or not a token file ("data"); or its
-            SHA-256 is not the recorded one, as of a file of another run ("conflict").
+        UserError: there is no such file ("not_found"); it is truncated, damaged or not a token file ("data"); or its
+            SHA-256 is not the recorded one, as for a file of another run ("conflict").
     """
     file = Path(file)
     try:
@@ -139,10 +139,10 @@ def read_tokens(
         filters = None if document is None else [("document", "=", document)]
         table = pq.read_table(file, columns=columns and list(columns), filters=filters)
     except FileNotFoundError as error:
-        raise UserError(f"Cannot read {file}: there is no such file. {AGAIN}", "not_found") from error
+        raise UserError(f"Cannot read {file}: there is no such file. Check the path.", "not_found") from error
     except (pa.ArrowException, OSError) as error:
         cause = (getattr(error, "strerror", None) or str(error).splitlines()[0]).rstrip(".")
-        problem = f"it is cut off, or not a Parquet file ({cause[:150]})"
+        problem = f"it is truncated, or not a Parquet file ({cause[:150]})"
         raise UserError(f"Cannot read {file}: {problem}. Copy it again, or evaluate again.", "data") from error
     return Tokens(table.to_pandas(), metadata)
 
@@ -151,11 +151,11 @@ def token_file_of(results: str | Path) -> Path:
     """Return the token file that a results file names.
 
     Raises:
-        UserError: the results cannot be read, or name none ("data").
+        UserError: the results cannot be read, or name no token file ("data").
     """
     record = read_json(results).get(RECORD)
     if not isinstance(record, Mapping) or not isinstance(record.get("file"), str):
-        raise UserError(f"{results} names no file of per-token values. {AGAIN}", "data")
+        raise UserError(f"{results} names no token file. {AGAIN}", "data")
     results, name = Path(results), Path(record["file"]).name
     outdated = results.with_name(f"{OUTDATED}{name}")
     return outdated if results.name.startswith(OUTDATED) and outdated.is_file() else results.with_name(name)
@@ -176,7 +176,7 @@ def _metadata(file: Path, schema: pa.Schema, content: bytes) -> dict[str, Any]:
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict) or "format" not in metadata:
-        raise UserError(f"{file} is not a file of per-token values. Give one that --save-tokens wrote.", "data")
+        raise UserError(f"{file} is not a token file. Give a file that --save-tokens wrote.", "data")
     if metadata["format"] != FORMAT:
         raise UserError(
             f"{file} has format {metadata['format']}, and this version of longshort reads format {FORMAT}. Read it "
@@ -184,13 +184,14 @@ def _metadata(file: Path, schema: pa.Schema, content: bytes) -> dict[str, Any]:
             "data",
         )
     if not schema.equals(SCHEMA):
-        missing = [name for name in SCHEMA.names if name not in schema.names] or "types of columns"
-        raise UserError(f"{file} was changed after it was written: {missing} differ. Copy it again.", "data")
+        missing = [name for name in SCHEMA.names if name not in schema.names]
+        change = f"it lacks the columns {', '.join(missing)}" if missing else "its columns or their types differ"
+        raise UserError(f"{file} was changed after it was written: {change}. Copy it again.", "data")
     return metadata
 
 
 def _results_next_to(file: Path) -> list[Path]:
-    """The results files in the same folder that name it."""
+    """The results files in the same folder that name the token file."""
     found = []
     for results in sorted(file.parent.glob("*.json")):
         try:
@@ -207,8 +208,8 @@ def _require_recorded(file: Path, results: Iterable[Path], *, is_given: bool) ->
             raise UserError(f"{other} names {token_file_of(other).name}, not {file.name}. Give that file.", "conflict")
         if read_json(other)[RECORD].get("sha256") != sha256_of(file):
             raise UserError(
-                f"{file} is not the file that {other.name} was written with: its SHA-256 differs, so it is of another "
-                "run or was changed. Copy the right one, or evaluate again.",
+                f"{file} is not the file that {other.name} was written with: its SHA-256 differs, so it belongs to "
+                "another run or was changed. Copy the right one, or evaluate again.",
                 "conflict",
             )
 
@@ -217,10 +218,10 @@ def _require_recorded(file: Path, results: Iterable[Path], *, is_given: bool) ->
 
 
 def aggregates(tokens: Tokens) -> dict[str, dict[str, float]]:
-    """Return every metric of the results file from the values of its tokens, by task.
+    """Return the metrics of the results file, except the numerical floors, from the values of its tokens, by task.
 
-    The mean over the tokens of a document, then over documents; of perplexities the exponential of that. A document
-    without a finite value of a metric has none.
+    Each is the mean over the tokens of a document, then over documents; a perplexity is the exponential of that.
+    Documents without a finite value of a metric are skipped.
     """
     frame = tokens.frame.drop(columns=["name", "text"]).astype(
         dict.fromkeys(("num_bytes", "nll", "entropy", "entropy_short", "jeffreys", "js", "agreement"), "float64")

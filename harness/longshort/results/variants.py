@@ -16,7 +16,7 @@ IDENTITY = ("checkpoint", "revision", "task", "corpus", "metric", "length")
 
 @dataclass(frozen=True)
 class Variant:
-    """A checkpoint in one of the dtypes that it was measured in."""
+    """A checkpoint in one of the dtypes in which it was measured."""
 
     base: str  # its name without the dtype, which its variants share
     dtype: str  # empty where it is not recorded, or not the same in all of its results

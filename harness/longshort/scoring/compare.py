@@ -1,7 +1,7 @@
-"""What the next-token distributions of several contexts say of the same tokens, and of each other.
+"""Next-token distributions with several contexts at the same positions: likelihoods, entropies, divergences.
 
-The LM head runs over chunks of positions; distributions are compared in blocks of them. Neither logits nor anything as
-large is held for all positions.
+The LM head runs over chunks of positions, and distributions are compared in blocks of these. Logits of all positions
+are never held.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAIR_BUFFERS = 3  # rows of [V] in which a pair is compared
 
 @dataclass(frozen=True)
 class Comparison:
-    """Predictions of M contexts at the same K positions, in nats, float32. M and P follow the contexts and pairs."""
+    """Predictions with M contexts at the same K positions, in nats, float32, for P pairs of contexts."""
 
     nll: Tensor  # -log p_i(target), [B, M, K]
     entropy: Tensor  # H(p_i), [B, M, K]
@@ -47,16 +47,16 @@ def compare_contexts(
     js: bool = True,
     chunk_size: int | None = None,
 ) -> Comparison:
-    """Compare the predictions of M contexts at the positions that they share.
+    """Compare the predictions with M contexts at K positions that they share.
 
     Args:
-        lm_head: of the model.
+        lm_head: the model's LM head.
         contexts: hidden states of the K positions with each context, M × [B, K, H].
         targets: the tokens that follow these positions, [B, K].
         pairs: P pairs (i, j) of indices into `contexts`.
         matrix: whether to return the cross-entropies of all contexts.
         js: whether to return the Jensen-Shannon divergence of each pair.
-        chunk_size: positions whose logits are alive at once; by default what 128 MiB hold (1 GiB on a GPU).
+        chunk_size: positions whose logits are held at once; by default as many as fit into 128 MiB (1 GiB on a GPU).
     """
     batch, num_positions, _ = contexts[0].shape
     vocab_size, device, count = lm_head.vocab_size, contexts[0].device, len(contexts)
@@ -67,7 +67,7 @@ def compare_contexts(
     buffer_rows = rows * lm_head.copies + (scratch_rows if cached is None else 0)
     chunk_size = min(num_positions, chunk_size or chunk_positions(buffer_rows, vocab_size, device))
     block_size = min(chunk_size, cached or chunk_size)
-    # All that stays is allocated before the loop, and nothing as large as logits in it: small results between freed
+    # All results are allocated before the loop, and nothing as large as logits in it: small results between freed
     # logits would keep the heap from reusing their memory, and it would grow with each chunk.
     pairs_shape, matrix_shape = [len(pairs)], [count, count] if matrix else [0, 0]
     shapes = [count], [count], [count], matrix_shape, pairs_shape, pairs_shape if js else [0], pairs_shape

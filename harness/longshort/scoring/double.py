@@ -1,4 +1,4 @@
-"""One forward of a half-precision model in float64, without a float64 copy of its weights."""
+"""Forward passes of a half-precision model in float64, without a float64 copy of its weights."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class _Float64Convolutions(TorchFunctionMode):
 
 
 def _double(value: Any) -> Any:
-    """A tensor of floats, or the name of their dtype, in float64; anything else as it is."""
+    """Convert floating-point tensors and dtypes to float64; return anything else unchanged."""
     if isinstance(value, Tensor):
         return value.double() if value.dtype in FLOATS else value
     return torch.float64 if isinstance(value, torch.dtype) and value in FLOATS else value
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The arguments that an operation writes to."""
+    """The tensor arguments that an operation writes to."""
     arguments = func._schema.arguments
     values = [
         args[index] if index < len(args) else kwargs.get(arguments[index].name) for index in range(len(arguments))
@@ -66,10 +66,10 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
 
 @contextmanager
 def in_float64(model: nn.Module) -> Iterator[None]:
-    """While open, forwards of the model compute in float64 whatever its dtype; afterwards it is as it was before.
+    """Inside the context, forward passes of the model compute in float64; afterwards the model is as it was before.
 
-    Of the weights one is converted at a time. Operations that PyTorch does not see (kernels of quantized weights)
-    compute as usual. Attention and experts run in PyTorch, as their fused kernels lack float64.
+    One weight at a time is converted. Operations that PyTorch does not dispatch (kernels of quantized weights) compute
+    as usual. Attention and experts run in plain PyTorch, since their fused kernels do not support float64.
     """
     state = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}

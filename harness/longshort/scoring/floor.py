@@ -1,10 +1,11 @@
-"""The numerical floor of the divergences: how far two readings differ that are equal but for rounding.
+"""The numerical floor of the divergences: how far two forward passes differ that are equal except for rounding.
 
-Rounding in half precision makes the predictions of two contexts differ even where the model would not: the divergences
-have a bias. Rotary position embeddings depend on the distance of two tokens alone, so a context can be read again with
-position ids that are all greater by a constant: mathematically the same, rounded differently. The constant is the
-offset between the two contexts; the shorter context is then read with the position ids that its tokens have in the
-longer one, and the rounding of the position encoding differs as it does between the two contexts.
+Rounding in half precision makes the predictions with two contexts differ more than they would in float32, so the
+divergences have a bias. Rotary position embeddings depend only on the distance of two tokens. A second forward pass
+with position ids that are all greater by a constant is therefore mathematically equal, but rounded differently. The
+constant is the offset between the two contexts: in the second pass over the shorter context, its tokens have the
+position ids that they have in the longer one, so the rounding of the position encoding differs as it does between the
+two contexts.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ PROBE_TOKENS = 32
 # stored in float32 (GPT-J, CodeGen); those in half precision exceed it.
 TOLERANCE = 1e-5
 
-UNUSED = "no floor: its predictions do not depend on position ids, so no equal reading with other rounding is known"
-UNEQUAL = "no floor: its predictions change with a constant added to all position ids (relative change {:.1g})"
-UNREADABLE = "no floor: it cannot be probed with shifted position ids in float64 ({})"
+UNUSED = "no floor: the predictions do not depend on position ids, so shifting them does not change the rounding"
+UNEQUAL = "no floor: the predictions change if a constant is added to all position ids (relative change {:.1g})"
+UNREADABLE = "no floor: the model cannot be probed with shifted position ids in float64 ({})"
 
 _problems: WeakKeyDictionary[LMHead, dict[int, str | None]] = WeakKeyDictionary()  # by length
 
 
 def shifted_hidden_states(lm_head: LMHead, window: Tensor, keep: int, shift: int) -> Tensor:
-    """Read a window with position ids that begin at `shift`; see `floor_problem` for whether that is the same reading.
+    """Evaluate a window with position ids that begin at `shift`; `floor_problem` checks if this changes predictions.
 
     Args:
         lm_head: of a model in evaluation mode.
         window: token ids, [B, T].
         keep: positions to return, at most T.
-        shift: what is added to the position ids 0 .. T - 1.
+        shift: the constant that is added to the position ids 0 .. T - 1.
 
     Returns:
         Hidden states of the last `keep` positions, [B, keep, H].
@@ -50,26 +51,26 @@ def shifted_hidden_states(lm_head: LMHead, window: Tensor, keep: int, shift: int
 
 
 def has_floor(lm_head: LMHead) -> bool:
-    """Whether a model computes in half precision, so that its divergences have a floor worth measuring."""
+    """Whether a model computes in half precision, so that its divergences have a numerical floor."""
     return getattr(lm_head.model, "dtype", None) in HALF_PRECISION
 
 
 @torch.no_grad()
 def floor_problem(lm_head: LMHead, length: int) -> str | None:
-    """Why the floor cannot be measured at a context length, or None if it can.
+    """Return why the floor cannot be measured at a context length, or None if it can.
 
-    Whether shifted position ids change the predictions is tried once per model on a short sequence, computed in
-    float64, where rounding cannot hide it: learned position embeddings, and rotary ones whose frequencies or
-    temperatures depend on the position. The shifted ids end where those of the longer context do. If they make no
-    change at all, the model takes no notice of them (ALiBi, recurrent models, no position encoding).
+    A probe on a short sequence checks whether shifted position ids change the predictions, in float64, where rounding
+    cannot hide it. They do with learned position embeddings, and with rotary ones whose frequencies or temperatures
+    depend on the position. The shifted ids end where those of the longer context do. If they make no change at all,
+    the model ignores them (ALiBi, recurrent models, no position encoding). The result is kept for each model.
 
     Args:
         lm_head: of a model in evaluation mode.
-        length: the longer context, in tokens.
+        length: length of the longer context, in tokens.
     """
     known = _problems.setdefault(lm_head, {})
     if any(known[longer] is None for longer in known if longer >= length):
-        return None  # no larger position makes a change, so no smaller one does
+        return None  # larger positions make no change, so smaller ones do not either
     if length not in known:
         known[length] = _problem(lm_head, length)
     return known[length]

@@ -1,7 +1,7 @@
-"""Logits of half-precision LM heads: products that are summed and kept in float32.
+"""Logits of half-precision LM heads: matrix products with float32 accumulation and float32 output.
 
-A head in bfloat16 rounds its logits to steps of 0.125 between 16 and 32, which is more than similar predictions differ
-by. The product of two half-precision numbers is exact in float32, so that here only the order of summation is left.
+An LM head in bfloat16 rounds logits between 16 and 32 to multiples of 0.125, which is more than similar predictions
+differ by. The product of two half-precision numbers is exact in float32, so only the order of summation matters here.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def half_linear_into(out: Tensor, hidden_states: Tensor, weight: Tensor, bias: T
 
 
 def _upcast_in_blocks(out: Tensor, hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """The same with a few rows of the matrix in float32 at a time, never with more than half of them."""
+    """As `half_linear_into`, with a few rows of the matrix in float32 at a time, at most half of them."""
     rows = max(1, min(WEIGHT_ELEMENTS // weight.shape[1], len(weight) // 2))
     buffer = torch.empty(rows, weight.shape[1], device=weight.device)
     for start in range(0, len(weight), rows):
         block = weight[start : start + rows]
         upcast = buffer[: len(block)].copy_(block)
         target = out[:, start : start + rows]
-        # Written to `out`, which autocast leaves alone.
+        # With `out`, since autocast does not change such calls.
         if bias is None:
             torch.mm(hidden_states, upcast.T, out=target)
         else:
@@ -74,9 +74,9 @@ def _multiplies_into_float32(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class Float32Logits(TorchFunctionMode):
-    """While open, half-precision linear layers with `vocab_size` outputs return float32.
+    """Inside the context, half-precision linear layers with `vocab_size` outputs return float32.
 
-    For the LM head alone: whatever follows its matrix, such as caps and scales, is then computed in float32 too.
+    It is meant for the LM head: what follows its matrix, such as soft caps and scales, is then float32 too.
     """
 
     def __init__(self, vocab_size: int) -> None:

@@ -2,8 +2,8 @@
 
 The backbone (everything below the LM head) runs once. For each chunk the backbone is made to return that slice of its
 hidden states and the model is called again, so that its own LM head and whatever follows it run: tanh soft caps, logit
-scales, divisors, norms before the head. Logits [T × V] are never held. Those of half-precision models are float32 from
-the product with the LM head's matrix on.
+scales, divisors, norms before the head. Logits [T × V] are never held. Those of half-precision models are float32,
+from the product with the LM head's matrix on.
 """
 
 from __future__ import annotations

@@ -190,8 +190,8 @@ def depends_on_length(model: nn.Module, tokens: Tensor, lengths: Iterable[int], 
 
     The position encodings that do so declare it or not; so, besides the config, one document is read at the
     smallest length and compared with its pass at the greatest. A dependence that is monotone in the length,
-    as those of all known position encodings are, cannot hide between the two. Sparse attention that keeps a
-    number of keys (Doge, DeepSeek) cannot differ below that number, so it is tried at the next length too.
+    as those of all known position encodings are, cannot hide between the two. Sparse attention that keeps a fixed
+    number of keys (Doge, DeepSeek) cannot differ below that number, so the first length above it is tried too.
 
     Args:
         model: any `AutoModelForCausalLM`.

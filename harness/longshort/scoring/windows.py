@@ -1,6 +1,6 @@
 """One window of a text: the likelihoods of its tokens, and its comparison with shorter contexts that have the same end.
 
-Each position goes through the LM head once: what the likelihoods and the comparisons need are the same logits.
+Each position goes through the LM head once, since likelihoods and comparisons need the same logits.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ class WindowScores:
     """Predictions of a window at its last K positions, in nats, float32."""
 
     nll: Tensor  # [B, K]
-    entropy: Tensor  # [B, K]; NaN where no context is compared and only likelihoods are computed
-    is_top: Tensor  # 1 where the target is the most probable token, else 0, [B, K]; NaN as there
+    entropy: Tensor  # [B, K]; NaN where only likelihoods are computed
+    is_top: Tensor  # 1 where the target is the most probable token, else 0, [B, K]; NaN where entropy is
     shorter: tuple[ShorterScores, ...]  # in the order of the shorter contexts
 
 
 def read_window(
     lm_head: LMHead, tokens: Tensor, length: int, special_tokens: Sequence[int], keep: int, shift: int = 0
 ) -> Tensor:
-    """Read the `length` tokens before the last one, from position 0, and return the last hidden states.
+    """Evaluate the `length` tokens before the last one, from position 0, and return the last hidden states.
 
     Args:
         lm_head: of a model in evaluation mode.
         tokens: token ids on the device of the model's input, [B, N]; the last one is only a target.
-        length: tokens to read, in [1, N-1].
+        length: tokens of the window, in [1, N-1].
         special_tokens: ids that replace the first tokens of the window, such as BOS.
         keep: positions to return, at most `length`.
-        shift: what is added to all position ids; see `longshort.scoring.floor`.
+        shift: a constant that is added to all position ids; see `longshort.scoring.floor`.
 
     Returns:
         Hidden states, [B, keep, H].

@@ -1,1 +1,1 @@
-"""``longshort show-tokens``: one HTML page with a document's text, its tokens coloured by what was measured of them."""
+"""``longshort show-tokens``: one HTML page with the text of documents, each token coloured by a per-token value."""

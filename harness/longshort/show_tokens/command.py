@@ -14,13 +14,16 @@ longshort show-tokens tokens.parquet
 
 longshort show-tokens tokens.parquet --value gain --length 8192
 
-longshort show-tokens tokens.parquet --document 0 --document 3 -o two.html
+longshort show-tokens tokens.parquet --document 0 --document 3 -o page.html
 """
 
 
 def show_tokens_command(
     file: Annotated[  # not `readable`: the reader says why it is not, with exit code 1
-        Path, typer.Argument(metavar="FILE", readable=False, help="Per-token values, as --save-tokens writes them.")
+        Path,
+        typer.Argument(
+            metavar="FILE", readable=False, help="Token file (Parquet) that longshort eval --save-tokens wrote."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="HTML file to write.  [default: FILE with the suffix .html]")
@@ -30,16 +33,18 @@ def show_tokens_command(
         typer.Option(help="Name or index of a document to show; repeatable.  [default: the first document]"),
     ] = None,
     value: Annotated[
-        str, typer.Option(metavar="[nll|gain|entropy|jeffreys]", help="Value that colours the tokens at first.")
+        str,
+        typer.Option(metavar="[nll|gain|entropy|jeffreys]", help="Value that colours the tokens when the page opens."),
     ] = "nll",
     length: Annotated[
-        int | None, typer.Option(help="Length shown at first, in tokens.  [default: the longest]")
+        int | None,
+        typer.Option(help="Length of the window shown when the page opens, in tokens.  [default: the longest]"),
     ] = None,
 ) -> None:
-    """Show a document's text with each token coloured by what was measured of it, as one HTML page.
+    """Write an HTML page that shows the text of documents with each token coloured by NLL or another value.
 
-    The page works without a network connection. It can colour tokens by NLL, by the NLL gain from the longer context,
-    by entropy and by the Jeffreys divergence from the shorter context, at every length.
+    The page works without a network connection. Tokens can be coloured by NLL, by the NLL gain from the longer context,
+    by entropy or by the Jeffreys divergence from the shorter context, at every length.
     """
     from longshort.show_tokens.page import write_page
 

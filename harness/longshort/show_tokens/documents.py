@@ -16,11 +16,11 @@ NONE = -1  # an integer that is missing
 
 @dataclass(frozen=True)
 class LengthValues:
-    """What was measured of the T tokens in the windows of one length; missing where a token was not scored there."""
+    """Values of the T tokens in the windows of one length; missing where a token was not scored there."""
 
     length: int
     start: NDArray[np.int64]  # index of the first token of the window, [T]
-    draws: int  # of shorter contexts
+    draws: int  # number of shorter contexts
     shorter_length: NDArray[np.int64]  # tokens of the shorter context of the first draw, [T]
     nats: dict[str, NDArray[np.float32]]  # by name of `VALUES`, [T]; NaN where missing
     is_top: NDArray[np.bool_]  # whether the token is the most probable one, [T]
@@ -41,11 +41,11 @@ class TokenDocument:
 
 
 def document_of(rows: pd.DataFrame) -> TokenDocument:
-    """Return the document that the rows of a token file with one document index describe.
+    """Return the document that the rows with one document index describe.
 
-    A token that several windows of one length hold is taken from the one that starts last: a prefix and a suffix of
-    one length overlap where the model needs one pass per length and the document is short. Of several draws of the
-    shorter context the mean Jeffreys divergence is shown.
+    If several windows of one length contain a token, the values of the window that starts last are used: a prefix and
+    a suffix of one length overlap where the model needs one pass per length and the document is short. With several
+    draws of the shorter context the Jeffreys divergence is their mean.
     """
     window = ["position", "length", "window_start"]
     draws = rows.groupby("length")["draw"].max() + 1

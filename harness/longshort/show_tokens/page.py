@@ -1,4 +1,4 @@
-"""The page: which documents it holds, what it shows first, and its data in a compact form."""
+"""The page: its documents, what it shows when it opens, and its data in a compact form."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ def write_page(
     """Write the page of a token file.
 
     Args:
-        file: Parquet, as ``--save-tokens`` writes it.
+        file: the Parquet file that ``--save-tokens`` wrote.
         path: the HTML file to write.
         documents: names or indices of the documents to show; without any, the first.
-        value: what the tokens are coloured by at first, a key of `VALUES`.
-        length: the length shown first; by default the longest.
+        value: the value that colours the tokens when the page opens, a key of `VALUES`.
+        length: length of the window shown when the page opens, in tokens; by default the longest.
 
     Returns:
         The size of the page in bytes.
 
     Raises:
-        UserError: no such document, value or length (kind "usage"); the file is missing, damaged or holds something
-            else; or the page cannot be written.
+        UserError: there is no such document, value or length (kind "usage"); the file is missing, damaged or not a
+            token file; or the page cannot be written.
     """
     file, path = Path(file), Path(path)
     if value not in VALUES:
-        raise UserError(f"There is no value {value!r}. Choose one of {', '.join(VALUES)}.", "usage", "value")
+        raise UserError(f"Unknown value {value!r}. Choose one of {', '.join(VALUES)}.", "usage", "value")
     if path.exists() and file.exists() and path.samefile(file):
         problem = f"The page would replace its own token file {file}. Choose another file with -o."
         raise UserError(problem, "usage", "output")
     tokens = read_tokens(file, columns=["document", "name"])
     names = tokens.frame.drop_duplicates("document").set_index("document")["name"].astype(str).sort_index()
     if names.empty:
-        raise UserError(f"{file} holds no token. Evaluate again on longer documents.", "data")
+        raise UserError(f"{file} has no scored tokens. Evaluate again on longer documents.", "data")
     chosen = dict.fromkeys([_index_of(name, names, file) for name in documents] or [int(names.index[0])])
     shown = [document_of(read_tokens(file, document=index).frame) for index in chosen]
     known = sorted({values.length for document in shown for values in document.lengths})
     if length is not None and length not in known:
         raise UserError(
-            f"{file} has no length {length} of the chosen documents. Choose one of {', '.join(map(str, known))}.",
+            f"{file} has no window of {length} tokens for these documents. Choose one of {', '.join(map(str, known))}.",
             "usage",
             "length",
         )

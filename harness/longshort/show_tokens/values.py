@@ -1,4 +1,4 @@
-"""The values that a token can be coloured by, and where the colours change."""
+"""The values by which tokens can be coloured, and the bounds between the colours."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Value:
 VALUES = {
     "nll": Value(
         "NLL",
-        "Negative log-likelihood of the token, given what the window holds before it. Low: the model expected it.",
+        "Negative log-likelihood of the token, given the tokens of the window before it. Low: the model expected it.",
         (0.5, 1, 2, 4, 6, 9),
     ),
     "gain": Value(
         "NLL gain from the longer context",
         "NLL with the shortest context in which the token was scored, minus NLL with the context of the chosen length. "
         "Above 0 the longer context helps. Below 0 (underlined) it hurts: the model predicts the token worse although "
-        "it reads more.",
+        "it has more context.",
         (-3, -1, -0.3, -0.1, 0.1, 0.3, 1, 3),
         diverges=True,
     ),
@@ -40,7 +40,7 @@ VALUES = {
     "jeffreys": Value(
         "Jeffreys divergence from the shorter context",
         "KL(p‖q) + KL(q‖p) between the next-token distributions of this window and of one that has the same end but "
-        "starts later. High: what the model predicts depends on the length of its context.",
+        "starts later. High: the prediction depends on the length of the context.",
         (0.01, 0.03, 0.1, 0.3, 1, 3),
     ),
 }

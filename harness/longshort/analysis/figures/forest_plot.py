@@ -21,8 +21,8 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
     """Draw each predictor's coefficient with its 95 % interval, outcome by outcome (a forest plot).
 
     A hollow point has a naive interval: it takes checkpoints for independent and is too narrow. n counts
-    checkpoints, F families; ‡ is at the n of a pair with values below three numerical floors. A pair without a
-    coefficient keeps its row, empty.
+    checkpoints, F families; ‡ marks the n of a pair with values below three times their numerical floor. A pair
+    without a coefficient keeps its row, empty.
 
     Args:
         correlations: the table of `longshort.analysis.correlations`.
@@ -89,6 +89,6 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
         axes.grid(axis="y", visible=False)
         kinds = " (hollow: naive interval, too narrow)" if naive.any() else ""
         if any(MARK in text for text in right):
-            kinds += f"\n{MARK}: with values below {FLOORS} numerical floors, half precision"
+            kinds += f"\n{MARK}: with values below {FLOORS} times their numerical floor (half precision)"
         axes.set_xlabel(f"{LABELS[coefficient]}, 95 % interval{kinds}")
         return save_figure(figure, path)

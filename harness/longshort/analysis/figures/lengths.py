@@ -62,7 +62,8 @@ def misalignment_curve(
     """Draw misalignment over length, within the train length and where the model extrapolates.
 
     Lines, arguments and result are those of `perplexity_by_length`, but `metric` is one of
-    `longshort.analysis.tables.MISALIGNMENT_METRICS`. A hollow point is below three numerical floors.
+    `longshort.analysis.tables.MISALIGNMENT_METRICS`. A hollow point is below three times its numerical
+    floor.
     """
     up = f"{MISALIGNMENT_METRICS[metric]} ({'share' if metric == 'agreement' else 'nats'})"
     return _by_length(tidy, path, metric, corpus, "length L of the longer context (tokens)", up, lambda axes: None)
@@ -141,7 +142,7 @@ def _line(axes: Axes, line: pd.DataFrame, colour: str, member: int) -> Line2D:
 
 
 def _hollow(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, size: float) -> None:
-    """White markers over the values below three numerical floors."""
+    """White markers over the values below three times their numerical floor."""
     flagged = rows[rows["below_floor"]]
     if len(flagged):
         places = flagged[["length", "value"]].to_numpy(float).T

@@ -30,9 +30,9 @@ def misalignment_matrix(
 ) -> list[Path]:
     """Draw misalignment between all pairs of context lengths, a heat map per checkpoint, on one colour scale.
 
-    The diagonal of ``sce_between`` is twice the entropy; a pair that was not measured stays blank. ‡ is at values
-    below three numerical floors. Of more than 12 checkpoints 12 are drawn, taken from the families in turn, and the
-    figure says so.
+    The diagonal of ``sce_between`` is twice the entropy; a pair that was not measured stays blank. ‡ marks values
+    below three times their numerical floor. Of more than 12 checkpoints 12 are drawn, taken from the families in turn,
+    and the figure says so.
 
     Arguments and result are those of `longshort.analysis.perplexity_by_length`, but `metric` is ``sce_between`` or
     ``jeffreys_between``, in nats, which the table has as ``METRIC@L1-L2``.
@@ -78,7 +78,7 @@ def misalignment_matrix(
                     cell.set_in_layout(False)  # it is inside its panel, and measuring it takes time
         figure.supxlabel("context (tokens)", fontsize=10)
         figure.supylabel("context (tokens)", fontsize=10)
-        meaning = f"\n{MARK}: below {FLOORS} numerical floors, half precision" if np.any(flagged) else ""
+        meaning = f"\n{MARK}: below {FLOORS} times its numerical floor" if np.any(flagged) else ""
         figure.colorbar(image, ax=panels[: len(shown)].tolist(), label=f"{LABELS[metric]} (nats){meaning}", aspect=30)
         if len(shown) < len(checkpoints):
             figure.suptitle(f"{len(shown)} of {len(checkpoints)} checkpoints", fontsize=10)

@@ -24,7 +24,7 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
     """Draw a predictor against an outcome, a point per checkpoint, a colour and marker per family.
 
     Bars are ± one standard error over documents, where the table has it. Up to 15 points are named. A hollow point has
-    a value below three numerical floors, where the table says so.
+    a value below three times its numerical floor, where the table says so.
 
     Args:
         wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
@@ -84,7 +84,7 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
 
 
 def _below_floor(rows: pd.DataFrame, *names: str) -> pd.Series[bool]:
-    """Whether one of these columns is below three numerical floors."""
+    """Whether one of these columns is below three times its numerical floor."""
     flags: pd.Series[bool] = rows[[f"{name}_below_floor" for name in names if f"{name}_below_floor" in rows]].any(
         axis=1
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINE_STYLES = ("-", "--", ":", "-.")
 MAX_LEGEND = 24
-HOLLOW = f"(hollow: below {FLOORS} numerical floors, half precision)"
+HOLLOW = f"(hollow: below {FLOORS} times its numerical floor, half precision)"
 
 
 def style() -> Any:

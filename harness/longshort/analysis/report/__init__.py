@@ -42,7 +42,7 @@ LABELS = {
     "abs_spearman": "|ρ|",
     "abs_spearman_other": "|ρ| of the other",
     "difference": "difference of |r|",
-    "n_below_floor": f"of n, below {FLOORS} floors",
+    "n_below_floor": f"of n, below {FLOORS} × floor",
     "spearman_difference": "difference of |ρ|",
 }
 RANGES = {"_loo": "{} without one family", "_jackknife": "{}, jackknife"}  # no value of their own, two ends
@@ -213,11 +213,13 @@ def _figures(analysis: Analysis, drawn: Iterable[Path]) -> tuple[list[dict[str, 
 
 
 def _hollow(figure: str, tidy: pd.DataFrame) -> str:
-    """What hollow points are in the figure of a metric over length, if it has any."""
+    """The meaning of hollow points in the figure of a metric over length, if it has any."""
     metric = figure.removeprefix("misalignment_curve_")
     if metric == figure or not below_floors(tidy)[tidy["metric"] == metric].any():
         return ""
-    return f"; hollow points are below {FLOORS} numerical floors, which rounding in half precision may explain"
+    return (
+        f"; hollow points are below {FLOORS} times their numerical floor: rounding in half precision may explain them"
+    )
 
 
 def _seen(positions: pd.DataFrame) -> str:
@@ -229,5 +231,5 @@ def _seen(positions: pd.DataFrame) -> str:
         f": means over n = {fewest if fewest == most else f'{fewest} to {most}'} documents{bands}, of {checkpoints} "
         f"{'checkpoint' if checkpoints == 1 else 'checkpoints'} with saved per-token values. A line falls where more "
         "context helps and rises where it hurts, as beyond the training context length (dashed) of a model that does "
-        "not extrapolate. Of a window that is shorter than the longest only the last positions are scored."
+        "not extrapolate. Windows shorter than the longest are scored at their last positions only."
     )

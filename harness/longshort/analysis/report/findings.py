@@ -89,7 +89,7 @@ def _about_pair(row: pd.Series[Any]) -> str:
     naive = row.get("interval") == "naive"
     text = f"{predictor}: r = {coefficient(value, low, high)}, {counts}{', naive interval' if naive else ''}. "
     if affected := row.get("n_below_floor", 0):
-        text += f"{affected} of the {row['n']} values are below {FLOORS} numerical floors. "
+        text += f"{affected} of the {row['n']} values are below {FLOORS} times their numerical floor. "
     if pd.isna(low) or pd.isna(high):
         text += "No interval could be computed, so nothing is shown."
     elif low <= 0 <= high:
