@@ -20,9 +20,9 @@ class Analysis:
     # hashes, corpora with theirs, versions
     settings: dict[str, Any]
     notes: list[str]  # what was skipped or corrected, one line each
-    # half precision next to float32, of `longshort.analysis.precisions.precision_table`; without rows where no
-    # checkpoint was measured in both
+    # half precision next to float32, from `longshort.analysis.precisions.precision_table`; no rows if no checkpoint
+    # was measured in both
     precisions: pd.DataFrame = field(default_factory=pd.DataFrame)
-    # NLL by position within the window, of `longshort.analysis.positions.nll_by_position`; without rows where no
-    # per-token values were saved
+    # NLL by position within the window, from `longshort.analysis.positions.nll_by_position`; no rows if no per-token
+    # values were saved
     positions: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -60,8 +60,8 @@ def evaluate_checkpoint(
         tasks: names or globs, of longshort's tasks or any other of lm-eval's.
         metadata: values of `longshort.settings.EvalSettings`.
         output: folder; the results file is ``<output>/<model name>/results_<time>.json``.
-        batch_size: documents per forward pass, or "auto". By default "auto" for longshort's tasks that read documents,
-            and 1 for others, where lm-eval's "auto" tries batches of the model's greatest length.
+        batch_size: documents per forward pass, or "auto". By default "auto" for perplexity and misalignment, and 1 for
+            other tasks, since lm-eval's "auto" tries batches of the model's maximum length.
         device: "cpu", "cuda:0", …; by default a GPU if one is available.
         limit: number of documents (or, below 1, share of them) per task.
         log_samples: also write each task's per-document values.
@@ -200,7 +200,7 @@ def evaluate_loaded(
 
 
 def results_of(results: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return what an evaluation of one of several tasks alone would have returned."""
+    """Return the part of an evaluation's results that belongs to one task, in the same form."""
     return {
         key: {task: value[task]} if isinstance(value, Mapping) and task in value else value
         for key, value in results.items()

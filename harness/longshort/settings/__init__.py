@@ -95,7 +95,7 @@ class EvalSettings:
         return self.draws or 1
 
     def to_metadata(self) -> dict[str, Any]:
-        """The resolved settings as results record them; one without a value, or a switch that is off, is not there."""
+        """The resolved settings as results record them, without those that have no value and switches that are off."""
         return _given(self, [f.name for f in fields(self)]) | {"tail_tokens": self.num_targets}
 
 
@@ -125,7 +125,7 @@ class Checkpoint(EvalSettings):
     ] = None
     batch_size: Annotated[
         BatchSize | None,
-        "Documents per forward pass, or auto. Default: auto for longshort's tasks that read documents, 1 for others.",
+        "Documents per forward pass, or auto. Default: auto for perplexity and misalignment, 1 for other tasks.",
         Role.RUN,
     ] = None
     resources: Annotated[Resources, "What a worker needs.", Role.RUN, Mark.MANIFEST_ONLY] = field(

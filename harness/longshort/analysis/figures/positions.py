@@ -26,7 +26,7 @@ MAX_BANDS = 6  # checkpoints up to which intervals are drawn
 def nll_by_position(positions: pd.DataFrame, path: str | Path) -> list[Path]:
     """Draw NLL over the position within the window, a panel per length and a line per checkpoint.
 
-    The bands are 95 % intervals over documents; with more than 6 checkpoints they are left out. A vertical line marks
+    The bands are 95 % intervals over documents; with more than 6 checkpoints they are not drawn. A vertical line marks
     each training context length that is shorter than the window. Of more than 9 lengths the longest 9 are drawn.
 
     Args:
@@ -92,7 +92,7 @@ def _line(axes: Axes, rows: pd.DataFrame, colour: str, member: int, band: bool) 
 
 
 def _dress(axes: Axes, length: int, positions: pd.DataFrame) -> None:
-    """Title, logarithmic axis, train lengths."""
+    """Add the title, the logarithmic axis and the training context lengths."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_title(f"window of {length} tokens", fontsize=9)

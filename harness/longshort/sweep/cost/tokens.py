@@ -98,10 +98,10 @@ def _pass(length: int, scored: int) -> Work:
 
 
 def _windows(tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, Any]) -> Work:
-    """Of each document the windows that `longshort.lmeval.reading` reads, each once for all tasks.
+    """Work of the windows of all documents, as `longshort.lmeval.reading` evaluates them, each once for all tasks.
 
-    The window of each length; with the misalignment its shorter contexts, an offset that is drawn twice once; with the
-    perplexity the prefixes that are no such window.
+    These are the window of each length; for the misalignment its shorter contexts, of equal ones one; and for the
+    perplexity the prefixes that are not among these windows.
     """
     settings = settings_from(checkpoint.metadata())
     documents, lengths = _count(checkpoint, settings.num_docs), usable_lengths(checkpoint, config)
@@ -121,7 +121,7 @@ def _windows(tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, 
     per_length = len(lengths) > 1 and is_read_per_length(config, longest)
     apart = [*(lengths[:-1] if per_length else ()), *([longest] if longest < settings.lengths[-1] else ())]
     work += sum((_pass(length, length - 1) for length in apart), Work()) * documents
-    if longest == settings.lengths[-1]:  # of this window all positions are scored
+    if longest == settings.lengths[-1]:  # all positions of this window are scored
         drawn = _drawn(settings.seed, documents, (longest,), settings.num_draws) if MISALIGNMENT in tasks else ()
         work += Work(scored=longest * documents - sum(max(seconds) for _, *seconds in drawn))
     # Whether one pass can serve all lengths is tested once, on the first document.
@@ -129,7 +129,7 @@ def _windows(tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, 
 
 
 def _floors(checkpoint: Checkpoint, config: Mapping[str, Any], documents: int, lengths: Sequence[int]) -> Work:
-    """Of some documents of a model in half precision the shorter contexts once more, where that is possible."""
+    """Work of the numerical floors: the shorter contexts of some documents once more, if the model has floors."""
     if bytes_per_number(checkpoint, config) != USUAL_BYTES or not has_rotary_positions(config):
         return Work()
     settings = settings_from(checkpoint.metadata())

@@ -36,14 +36,14 @@ class Started:
 
 @dataclass(frozen=True)
 class TokenPart:
-    """The next part of a file of per-token values."""
+    """The next part of a token file."""
 
     data: str  # bytes as base64
 
 
 @dataclass(frozen=True)
 class TokensSent:
-    """All parts of the file of per-token values of the next result were sent, if not for the result before it."""
+    """The token file of the next result is complete; it may be the same as that of the result before."""
 
     rows: int
     sha256: str

@@ -1,4 +1,4 @@
-"""Files of per-token values as a worker sends them: in parts, before the results that they belong to."""
+"""Token files as a worker sends them: in parts, before the results that they belong to."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from longshort.sweep.run.events import TokenPart, TokensSent
 
 @dataclass
 class ReceivedTokens:
-    """What has come from one worker. Results of tasks that were evaluated together share a file, which is sent once."""
+    """Token files from one worker. Results of tasks that were evaluated together share a file, which is sent once."""
 
     parts: list[bytes] = field(default_factory=list)  # of the next file
     content: bytes = b""  # of the last file
-    sent: TokensSent | None = None  # what the file of the next result should be
+    sent: TokensSent | None = None  # size and hash of the next result's file
 
     def add(self, event: TokenPart | TokensSent) -> None:
         """Receive a part, or the end of the parts."""
@@ -29,12 +29,14 @@ class ReceivedTokens:
         self.sent = event
 
     def take(self) -> tuple[TokenFile | None, UserError | None]:
-        """Return the file of the result that comes now, or why it is not as it was sent."""
+        """Return the file of the current result, if it has one, and an error if its hash is not the one sent."""
         sent, self.sent = self.sent, None
         if sent is None:
             return None, None
         tokens = TokenFile(self.content, sent.rows)
         if tokens.sha256 != sent.sha256:
-            message = "The per-token values were not received as they were sent; the results are saved. Run it again."
+            message = (
+                "The token file was damaged on its way from the worker; the results are saved without it. Run it again."
+            )
             return None, UserError(message, "data")
         return tokens, None

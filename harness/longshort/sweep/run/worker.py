@@ -1,4 +1,4 @@
-"""One checkpoint in a process of its own: loaded once, evaluated task by task, or several tasks at once.
+"""One checkpoint in a process of its own: loaded once, evaluated task by task, or for several tasks together.
 
 ``python -m longshort.sweep.run.worker`` reads a job as one line of JSON on its standard input and answers with
 events, one line of JSON each, on its standard output; what libraries print goes to standard error. Its input
@@ -27,7 +27,7 @@ from longshort.sweep.store.fingerprint import versions
 Report = Callable[[Event], None]
 
 SMALLER_CHUNKS = 8
-BYTES_OF_PART = 3 * 2**20  # of a file of per-token values in one event; a multiple of 3, as base64 packs them
+BYTES_OF_PART = 3 * 2**20  # of a token file in one event; a multiple of 3, so that base64 needs no padding
 SHARE_OF_GPU = 0.5  # for weights, where others are offloaded: the rest is for activations
 
 
@@ -58,7 +58,7 @@ def evaluate(job: Job, report: Report) -> None:
 
 
 def _together(tasks: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Tasks that are evaluated at once: those of documents share their forward passes."""
+    """Tasks that are evaluated together: perplexity and misalignment share their forward passes."""
     shared = tuple(task for task in tasks if task in DEFAULT_TASKS)
     if shared:
         yield shared
@@ -66,7 +66,7 @@ def _together(tasks: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _evaluate_tasks(lm: Any, arguments: dict[str, Any], job: Job, tasks: tuple[str, ...], report: Report) -> bool:
-    """Evaluate tasks at once; return False if no others can follow in this process."""
+    """Evaluate tasks together; return False if no others can follow in this process."""
     from longshort.lmeval.evaluate import results_of
 
     start = time.monotonic()
@@ -90,7 +90,7 @@ def _evaluate_tasks(lm: Any, arguments: dict[str, Any], job: Job, tasks: tuple[s
 
 
 def _send_tokens(results: dict[str, Any], sent: set[str], report: Report) -> None:
-    """Report the file of per-token values of the next result; what was sent for another result is only named."""
+    """Report the token file of the next result; a file that was sent for another result is only named."""
     from longshort.results.tokens import RECORD
 
     if tokens := results.get(RECORD):

@@ -146,11 +146,11 @@ class Folder:
         data: dict[str, Any],
         tokens: TokenFile | None = None,
     ) -> Path:
-        """Write a result, after its per-token values, and rename those it replaces.
+        """Write a result after its token file, and rename those that it replaces.
 
         Raises:
-            UserError: the folder cannot be written, or the disk is full (kind "unwritable"). If the file of per-token
-                values does not fit, the result is written without it.
+            UserError: the folder cannot be written, or the disk is full (kind "unwritable"). If the token file cannot
+                be written, the result is written without it.
         """
         folder = self.result_folder(checkpoint, task)
         key = key_of(inputs)
@@ -226,8 +226,8 @@ class Folder:
 
 
 def _set_aside(results: Path) -> None:
-    """Rename results that are outdated, with their per-token values."""
-    with contextlib.suppress(OSError, UserError):  # the newer one counts in any case; it may name none
+    """Rename outdated results and their token file."""
+    with contextlib.suppress(OSError, UserError):  # they may name no token file
         tokens = token_file_of(results)
         tokens.rename(tokens.with_name(f"{OUTDATED}{tokens.name}"))
     with contextlib.suppress(OSError):

@@ -145,7 +145,7 @@ def why_invalid(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
 
 
 def _why_without_tokens(result: Saved, hashes: Hashes) -> str | None:
-    """Why the per-token values of a valid result are not there, or None if they are."""
+    """Return why a valid result lacks its token file, or None if it does not."""
     try:
         file = token_file_of(result.file)
         return None if hashes.file(file) == result.data[RECORD].get("sha256") else f"{file.name} was changed"

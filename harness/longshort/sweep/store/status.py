@@ -67,7 +67,7 @@ def _states(folder: Path, events: Sequence[dict[str, Any]]) -> list[State]:
             saved = _saved(folder / "results" / name / task)
             recorded = event.get("event") if saved is None or (event and _seconds(event) >= saved) else None
             if recorded == "failed":
-                kept = "" if saved is None else " (the result that is in the folder is kept)"
+                kept = "" if saved is None else " (the existing result is kept)"
                 found.append(State(name, checkpoint, task, "failed", event["kind"], event["message"] + kept))
             elif recorded == "started" and running:
                 found.append(State(name, checkpoint, task, "running"))
