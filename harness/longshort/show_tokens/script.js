@@ -159,7 +159,7 @@
     else words += `${kind.label}: ${signed(number)} nats in the window of ${length} tokens.`;
     if (at.shorter[index] >= 0) words += ` ${shorterContext(at, index)}`;
     const metrics = [[FIXED_TARGET, "ppl_tail"], [IN_RANGE, "jeffreys"]].filter(([flag]) => at.flags[index] & flag);
-    if (metrics.length) words += ` Part of ${metrics.map(([, name]) => `${name}@${at.length}`).join(" and ")}.`;
+    if (metrics.length) words += ` Counts for ${metrics.map(([, name]) => `${name}@${at.length}`).join(" and ")}.`;
     sentence.append(words);
     const table = byId("numbers");
     table.textContent = "";
