@@ -118,7 +118,7 @@ def _batch(document: _Document, window: WindowValues, draw: int) -> pa.RecordBat
 
 
 def _of_shorter(length: int, shorter: ShorterContext | None, count: int) -> dict[str, Any]:
-    """The columns of a shorter context; null at the positions that it lacks."""
+    """The columns of a shorter context; null at positions that it does not share."""
     names = ("entropy", "jeffreys", "js", "agreement")
     if shorter is None:
         nulls = {name: pa.nulls(count, SCHEMA.field(name).type) for name in ("shorter_length", *names[1:])}

@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
         ("fixed_target", pa.bool_()),  # whether the token is one of the fixed targets of ppl_tail@L
         ("between", pa.list_(pa.float32())),  # Jeffreys with the window of each length, of fixed targets, nats
         ("draw", pa.int16()),  # index of the shorter context
-        ("shorter_length", pa.int32()),  # tokens of the shorter context; null where it lacks the position
+        ("shorter_length", pa.int32()),  # tokens of the shorter context; null at positions that it does not share
         ("entropy_short", pa.float32()),  # with the shorter context, nats
         ("jeffreys", pa.float32()),  # between both contexts, nats
         ("js", pa.float32()),  # nats
