@@ -38,8 +38,8 @@ def one_point_each(wide: pd.DataFrame, variants: Variants, names: Sequence[str])
     if not left_out:
         return wide, []
     note = (
-        f"skipped in the correlations: {listed(list(left_out.values()))}. They use one dtype of each checkpoint: the "
-        "one with the most values, or float32 if several have equally many. Choose another with --where."
+        "The correlations use one dtype of each checkpoint: the one with the most values, or float32 if several have "
+        f"equally many. Skipped: {listed(list(left_out.values()))}. Choose another with --where."
     )
     kept: pd.DataFrame = wide.drop(index=wide.index[list(left_out)]).reset_index(drop=True)
     return kept, [note]

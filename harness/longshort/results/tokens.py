@@ -141,8 +141,9 @@ def read_tokens(
     except FileNotFoundError as error:
         raise UserError(f"Cannot read {file}: there is no such file. Check the path.", "not_found") from error
     except (pa.ArrowException, OSError) as error:
-        cause = (getattr(error, "strerror", None) or str(error).splitlines()[0]).rstrip(".")
-        problem = f"it is truncated, or not a Parquet file ({cause[:150]})"
+        if cause := getattr(error, "strerror", None):  # from the operating system
+            raise UserError(f"Cannot read {file}: {cause}. Give a file that can be read.", "data") from error
+        problem = f"it is truncated, or not a Parquet file ({str(error).splitlines()[0].rstrip('.')[:150]})"
         raise UserError(f"Cannot read {file}: {problem}. Copy it again, or evaluate again.", "data") from error
     return Tokens(table.to_pandas(), metadata)
 
