@@ -92,7 +92,8 @@ def test_both_are_one_point_of_the_correlations(results, analysis):
     assert {"org/c0+dtype=bfloat16"} <= set(analysis.tidy["checkpoint"])  # in measurements.csv and the figures
     chosen = analyze(results, where="checkpoint == 'org/c0+dtype=bfloat16' or checkpoint == 'org/c2'")
     assert chosen.wide["checkpoint"].tolist() == ["org/c0+dtype=bfloat16", "org/c2"]
-    assert not [note for note in chosen.notes if "left out of the corr" in note]
+    about_dtypes = [[note for note in each.notes if "dtype of each checkpoint" in note] for each in (analysis, chosen)]
+    assert [len(notes) for notes in about_dtypes] == [1, 0]
 
 
 def test_the_one_with_more_values_counts(results, tmp_path):
