@@ -88,7 +88,7 @@ def markdown(table: pd.DataFrame, command: str) -> str:
         "float32: the checkpoint as it is; rounded: float32 with weights rounded to the dtype; excess: half precision "
         "minus rounded; floor / excess: ratio of the means ± jackknife standard error over documents, in brackets the "
         "lowest and highest of single documents. For `reread` the floor of a document is the mean excess of the "
-        "others, so its ratio is 1 and only the spread says something.",
+        "others, so its ratio is 1 and only the spread is informative.",
         "",
         f"    {command}",
     ]
