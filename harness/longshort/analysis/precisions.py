@@ -50,7 +50,7 @@ def precision_table(pairs: pd.DataFrame | None, tidy: pd.DataFrame) -> pd.DataFr
 
     Columns:
         checkpoint: without its dtype. dtype: of the half precision.
-        value_float32, value_half, difference: half precision minus float32, in the metric's unit.
+        value_float32, value_half: in the metric's unit. difference: half precision minus float32.
         floor: the numerical floor of the value in half precision, where there is one.
         within_floor: whether the absolute difference is at most the floor; missing without a floor.
         below_floor: whether the value in half precision is below three times its floor; False without a floor.
