@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ SHOW: dict[str, Callable[[dict[str, Any]], None]] = {
     name: lambda report, module=module: module.BENCHMARK._show(report["rows"], Namespace(**report["settings"]))
     for name, module in SCORING.items()
 }
+SHOW["head_bfloat16"] = lambda report: replace(head.HALF_BENCHMARK, name="head_bfloat16")._show(
+    report["rows"], Namespace(**report["settings"])
+)
 
 
 def test_every_benchmark_with_numbers_is_here() -> None:
