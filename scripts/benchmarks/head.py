@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PRODUCT, LIKELIHOOD, PAIR, PAIR_FLOOR, MATRIX = SIDES = "product", "likelihood", "pair", "pair floor", "matrix of 5"
-LOGITS, ROUNDED_LOGITS, ROUNDED_LIKELIHOOD = "logits", "rounded logits", "rounded likelihood"
+LOGITS, ROUNDED_LOGITS, ROUNDED_LIKELIHOOD = "logits", "rounded", "rounded nll"
 
 
 def main(arguments: list[str]) -> None:
