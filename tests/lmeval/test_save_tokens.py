@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
 
 from longshort.lmeval.evaluate import evaluate_checkpoint
 from longshort.results.tokens import RECORD, Tokens, aggregates, read_tokens, token_file_of
@@ -122,6 +124,25 @@ def test_limit_and_documents_that_are_too_short_for_everything(llama: Path, unev
     tokens = read(results, tmp_path)
     assert len(tokens.frame) == results[RECORD].rows == 0
     assert aggregates(tokens) == {BOTH[0]: {}, BOTH[1]: {}}
+
+
+def test_tasks_with_different_settings_do_not_share_a_file(llama: Path, corpus: Path, tmp_path: Path) -> None:
+    """Own YAML files may name another corpus or other lengths for each task."""
+    other = save_corpus(tmp_path / "other.jsonl", num_docs=4)
+    task = "task: mine_{}\nclass: !function longshort.lmeval.tasks.PerplexityTask\nmetadata: {}\n"
+    for name, settings in (
+        ("one", metadata(corpus)),
+        ("two", metadata(other)),
+        ("three", metadata(other, save_tokens=False)),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(task.format(name, json.dumps(settings)))
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    arguments: dict[str, Any] = {"model": "hf", "model_args": {"pretrained": str(llama)}, "device": "cpu"}
+    with user_error("setting", "corpus", str(corpus), str(other), field="save_tokens"):
+        simple_evaluate(tasks=["mine_one", "mine_two"], task_manager=manager, **arguments)
+    found = simple_evaluate(tasks=["mine_one", "mine_three"], task_manager=manager, bootstrap_iters=0, **arguments)
+    of_file = aggregates(read(found, tmp_path))[BOTH[0]]
+    assert of_file == pytest.approx(values(found, "mine_one"), rel=1e-5)
 
 
 # ---- commands

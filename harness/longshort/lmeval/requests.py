@@ -7,6 +7,7 @@ of the ``hf`` backend are supported; others raise an error.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -116,6 +117,7 @@ def answer(lm: Any, requests: list[Instance]) -> list[Measured]:
     In data parallel each process measures a share of the documents and gets all answers.
     """
     jobs: list[Job] = [request.arguments[1] for request in requests]
+    _require_one_token_file(jobs)
     tasks: dict[Job, set[str]] = defaultdict(set)
     for job in jobs:
         tasks[replace(job, task="")].add(job.task)
@@ -127,6 +129,25 @@ def answer(lm: Any, requests: list[Instance]) -> list[Measured]:
         for task in METRICS:
             _warn_of_gaps(task, [pair for pair in zip(jobs, answers, strict=True) if pair[0].task == task])
     return answers
+
+
+def _require_one_token_file(jobs: Sequence[Job]) -> None:
+    """Refuse tasks whose documents or windows differ, as own YAML files may set them, in one file of per-token values.
+
+    Raises:
+        UserError: they differ ("setting").
+    """
+    settings = [each.to_metadata() for each in dict.fromkeys(job.settings for job in jobs if job.settings.save_tokens)]
+    for one, two in itertools.pairwise(settings):
+        name = next((name for name in (*one, *two) if one.get(name) != two.get(name)), None)
+        if name is None:
+            continue
+        raise UserError(
+            f"save_tokens writes one file for all tasks of a run, and these have different {name}: {one.get(name)} and "
+            f"{two.get(name)}. Give them the same settings, or evaluate them one by one.",
+            "setting",
+            "save_tokens",
+        )
 
 
 def _measure_all(backend: Backend, readings: list[Reading]) -> list[Measured]:
