@@ -233,8 +233,11 @@ def aggregates(tokens: Tokens) -> dict[str, dict[str, float]]:
 
 def _of_perplexity(frame: pd.DataFrame, tokens: Tokens) -> dict[str, float]:
     windows = frame[frame["draw"] == 0]
-    prefixes, targets = windows[windows["window_start"] == 0], windows[windows["fixed_target"]]
     first_target = max(1, len(tokens.metadata["special_tokens"]))
+    targets, prefixes = windows[windows["fixed_target"]], windows[windows["window_start"] == 0]
+    # A document of N tokens where N - 1 and N are lengths: the window of N - 1 also starts at 0, and is no prefix.
+    first = prefixes.groupby(["document", "length"])["position"].transform("min")
+    prefixes = prefixes[first == first_target].drop_duplicates(["document", "length", "position"])
     values: dict[str, float] = {}
     for length in tokens.lengths:
         longer = prefixes[prefixes["length"] >= length]
