@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 import transformers
@@ -123,6 +124,21 @@ def test_the_probe_reads_once_per_model_if_the_longest_length_comes_first() -> N
     calls.clear()
     assert [floor_problem(lm_head, length) for length in (LENGTH, 32, 16)] == [None] * 3
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])  # with an LM head of its own, and with the embedding
+def test_offloaded_weights_stay_in_half_precision_after_the_probe(name: str) -> None:
+    expected = tiny_model(name).to(torch.bfloat16)
+    model = accelerate.cpu_offload(copy.deepcopy(expected), execution_device=torch.device("cpu"))
+    tokens = random_tokens(1, LENGTH - SHIFT)
+    assert floor_problem(lm_head_of(model), LENGTH) is None
+    with torch.no_grad():
+        logits = model(tokens).logits
+        assert logits.dtype == torch.bfloat16
+        assert torch.equal(logits, expected(tokens).logits)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert measured_floor(model, tokens, SHIFT) == pytest.approx(measured_floor(expected, tokens, SHIFT), rel=0.1)
+    assert measured_floor(model, tokens, SHIFT) > 1e-9
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -71,7 +71,9 @@ def in_float64(model: nn.Module) -> Iterator[None]:
     One weight at a time is converted. Operations that PyTorch does not dispatch (kernels of quantized weights) compute
     as usual. Attention and experts run in plain PyTorch, since their fused kernels do not support float64.
     """
-    state = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]
+    state = [
+        (module, dict(module.__dict__), dict(module._buffers), dict(module._parameters)) for module in model.modules()
+    ]
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
     attributes = [(config, dict(vars(config))) for config in configs.values()]
     try:
@@ -86,7 +88,8 @@ def in_float64(model: nn.Module) -> Iterator[None]:
     finally:
         for config, own in attributes:
             vars(config).update(own)
-        for module, own, buffers in state:  # such as frequencies that were computed anew
+        for module, own, buffers, parameters in state:  # such as frequencies that were computed anew
             module.__dict__.update(own)
-            module._buffers.clear()
-            module._buffers.update(buffers)
+            for held, before in ((module._buffers, buffers), (module._parameters, parameters)):
+                held.clear()  # accelerate replaces parameters that are offloaded, here by some in float64
+                held.update(before)
