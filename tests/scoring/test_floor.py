@@ -96,6 +96,13 @@ def test_frequencies_that_change_beyond_a_length(rope: dict[str, Any], within: b
         assert (floor_problem(lm_head_of(model), length) is None) == equal, length
 
 
+def test_frequencies_that_change_between_the_shorter_and_the_longer_context() -> None:
+    """A shorter context of 12 tokens is within the original length, in the longer one its tokens are not."""
+    rope = {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 20} | FACTORS
+    assert floor_problem(lm_head_of(rope_model(rope)), 20) is None
+    assert floor_problem(lm_head_of(rope_model(rope)), 24) is not None
+
+
 def test_a_temperature_that_depends_on_positions_is_noticed() -> None:
     config = copy.deepcopy(CONFIGS["mistral"])
     sizes = {key: value for key, value in config.to_dict().items() if key in LLAMA_LIKE | TOKENS}

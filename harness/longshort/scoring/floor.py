@@ -78,7 +78,8 @@ def floor_problem(lm_head: LMHead, length: int) -> str | None:
 
 def _problem(lm_head: LMHead, length: int) -> str | None:
     model = lm_head.model
-    tokens = probe_tokens(model, min(PROBE_TOKENS, length - 1)).to(input_device(model))  # [1, P]
+    shortest = (length + 1) // 2  # of the shorter contexts: it is shifted furthest
+    tokens = probe_tokens(model, min(PROBE_TOKENS, shortest)).to(input_device(model))  # [1, P]
     num_tokens = tokens.shape[1]
     try:
         with evaluating(model), in_float64(model):
