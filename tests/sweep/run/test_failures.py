@@ -83,6 +83,14 @@ def test_a_result_without_values_has_the_category_of_its_gaps(gaps: list[object]
     assert failure.kind == kind
 
 
+def test_why_there_is_no_floor_is_not_why_there_is_no_value() -> None:
+    floor = {"metric": "jeffreys_floor@8", "reason": "no position ids", "kind": "unsupported"}
+    failure = why_empty(result_with(gap("non_finite"), floor), "t")
+    assert failure is not None
+    assert failure.kind == "non_finite"
+    assert "no position ids" not in failure.message
+
+
 def test_a_result_with_a_value_is_not_a_failure() -> None:
     assert why_empty(result_with(gap("non_finite"), **{"ppl@8,none": 1.0}), "t") is None
     assert why_empty(result_with(gap("non_finite"), **{"ppl@8_stderr,none": 1.0}), "t") is not None

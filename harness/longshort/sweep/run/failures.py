@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from longshort.errors import Kind, UserError
 from longshort.load_errors import kind_of
+from longshort.results.floors import FLOOR_METRICS
 from longshort.sweep.store.failure import Failure
 
 LONGEST = 500  # characters of a message
@@ -26,16 +27,26 @@ def why_empty(results: Mapping[str, Any], task: str) -> Failure | None:
     """Return why a task that ran to its end has no value at all, or None if it has one."""
     if any("," in name and not name.endswith("_stderr,none") for name in results["results"].get(task, {})):
         return None
-    recorded = [gap.get("kind") if isinstance(gap, Mapping) else None for gap in _gaps(results)]
+    # That a floor cannot be measured is no reason for anything else.
+    gaps = [gap for gap in _gaps(results) if not (isinstance(gap, Mapping) and _is_of_floor(gap))]
+    recorded = [gap.get("kind") if isinstance(gap, Mapping) else None for gap in gaps]
     kinds: set[Kind] = {next((known for known in KINDS if known == kind), "error") for kind in recorded}
     kind = kinds.pop() if len(kinds) == 1 else "error"
-    reasons = "; ".join(gap_reasons(results)) or "see the log"
+    reasons = "; ".join(_reasons(gaps)) or "see the log"
     return Failure(kind, f"No value could be measured for {task}: {reasons}"[:LONGEST])
 
 
 def gap_reasons(results: Mapping[str, Any]) -> list[str]:
     """Return why values are missing from a result, each reason once."""
-    return list(dict.fromkeys(str(gap["reason"] if isinstance(gap, Mapping) else gap) for gap in _gaps(results)))
+    return _reasons(_gaps(results))
+
+
+def _reasons(gaps: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(str(gap["reason"] if isinstance(gap, Mapping) else gap) for gap in gaps))
+
+
+def _is_of_floor(gap: Mapping[str, Any]) -> bool:
+    return str(gap.get("metric")).partition("@")[0] in FLOOR_METRICS
 
 
 def _gaps(results: Mapping[str, Any]) -> Iterator[Any]:
