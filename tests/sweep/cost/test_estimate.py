@@ -12,6 +12,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+from transformers.models.gptj.modeling_gptj import GPTJBlock
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from longshort.devices import GPUS
@@ -59,6 +60,7 @@ def corpus(tmp_path_factory):
     return save_corpus(tmp_path_factory.mktemp("corpus") / "corpus.jsonl")
 
 
+GPTJ = {"model_type": "gptj", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4}
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 
 
@@ -88,18 +90,19 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
             9,
         ),
         ({}, {"draws": 2, "batch_size": 4}, (PERPLEXITY, MISALIGNMENT), 0),
-        # Half precision: the floor's documents are read once more, and its probe reads 32 tokens twice, or one less
-        # than the length if that is shorter: learned positions at 32 and 16, dynamic NTK at 64 and 32. The latter has
+        # Half precision: the floor's documents are read once more, and its probe reads 32 tokens twice, or half
+        # the length if that is shorter: learned positions at 32 and 16, dynamic NTK at 64 and 32. The latter has
         # 7 passes of one token as above, 2 for the floors and 4 for the probes.
         ({}, {"dtype": "bfloat16"}, (PERPLEXITY, MISALIGNMENT), 64),
         ({}, {"dtype": "bfloat16"}, (PERPLEXITY,), 0),
         ({}, {"dtype": "float16", "draws": 2, "limit": 2}, (MISALIGNMENT,), 64),
-        ({"model_type": "gpt2", "n_positions": 32}, {"dtype": "bfloat16"}, (MISALIGNMENT,), 62 + 30),
+        (GPTJ, {"dtype": "bfloat16"}, (MISALIGNMENT,), 64),
+        ({"model_type": "gpt2", "n_positions": 32}, {"dtype": "bfloat16"}, (MISALIGNMENT,), 32 + 16),
         (
             {"rope_parameters": DYNAMIC, "max_position_embeddings": 32},
             {"limit": 1, "dtype": "bfloat16"},
             (MISALIGNMENT,),
-            64 + 62 + 7 + 2 + 4,
+            64 + 32 + 7 + 2 + 4,
         ),
     ],
 )
@@ -113,7 +116,8 @@ def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, mo
     checkpoint = Checkpoint(str(path), corpus=str(corpus), num_docs=5, dtype="float32")
     checkpoint = replace(checkpoint, **{"lengths": LENGTHS} | settings)
     seen = []
-    for layer in (LlamaDecoderLayer, GPT2Block):  # below the head, so that a chunk of the head alone is no forward
+    # Below the head, so that a chunk of the head alone is no forward.
+    for layer in (LlamaDecoderLayer, GPT2Block, GPTJBlock):
 
         def forward(self, hidden_states, *args, original=layer.forward, **kwargs):
             seen.append(hidden_states.shape[0] * hidden_states.shape[1])

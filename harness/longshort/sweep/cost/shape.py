@@ -117,9 +117,8 @@ def bytes_per_number(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
 
 
 def has_rotary_positions(config: Mapping[str, Any]) -> bool:
-    """Return whether a config names rotary position embeddings without a table; assumed where there is no config."""
-    named = any(name.startswith(ROTARY) for name in config) and config.get("model_type") not in LEARNED_POSITIONS
-    return named or not config
+    """Return whether a config names rotary position embeddings; assumed where there is no config."""
+    return not config or any(name.startswith(ROTARY) for name in config)
 
 
 def is_read_per_length(config: Mapping[str, Any], longest: int) -> bool:
