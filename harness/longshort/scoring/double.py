@@ -90,6 +90,7 @@ def in_float64(model: nn.Module) -> Iterator[None]:
             vars(config).update(own)
         for module, own, buffers, parameters in state:  # such as frequencies that were computed anew
             module.__dict__.update(own)
-            for held, before in ((module._buffers, buffers), (module._parameters, parameters)):
-                held.clear()  # accelerate replaces parameters that are offloaded, here by some in float64
-                held.update(before)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+            module._parameters.clear()  # accelerate replaces those that are offloaded, here by some in float64
+            module._parameters.update(parameters)
