@@ -25,7 +25,7 @@ from longshort.lmeval.compat import install, no_random_weights, quiet
 from longshort.lmeval.delta import add_delta
 from longshort.lmeval.model_checks import loaded_as_trained
 from longshort.lmeval.output import require_writable, write_results
-from longshort.lmeval.requests import automatic_batches
+from longshort.lmeval.requests import REQUEST, automatic_batches
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.load_errors import load_error, sentencepiece_problem
 from longshort.scoring.chunks import smaller_chunks
@@ -176,7 +176,7 @@ def evaluate_loaded(
             model=lm,
             model_args=dict(model_args),
             tasks=prepared.specs,
-            batch_size=batch_size or "auto",  # recorded; a loaded model has its own
+            batch_size=batch_size or _default_batch_size(prepared),  # recorded; a loaded model has its own
             device=device or _default_device(),
             limit=limit,
             log_samples=log_samples,
@@ -197,6 +197,10 @@ def evaluate_loaded(
         | asdict(tracker.general_config_tracker)
         | {"problems": list(_problems_of_tasks(prepared.specs))}
     )
+
+
+def _default_batch_size(prepared: Prepared) -> int | str:
+    return "auto" if any(getattr(spec, "OUTPUT_TYPE", None) == REQUEST for spec in prepared.specs) else 1
 
 
 def results_of(results: Mapping[str, Any], task: str) -> dict[str, Any]:
