@@ -7,7 +7,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 
 def contrast(page, selector, what="color"):
-    """WCAG's contrast ratio of an element to the background that it stands on."""
+    """WCAG's contrast ratio between an element and its background."""
     front, back = page.locator(selector).first.evaluate(
         """(element, what) => {
             let under = element;

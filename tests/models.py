@@ -77,3 +77,14 @@ def random_tokens(batch: int, length: int, seed: int = 0) -> Tensor:
 def dense_log_probabilities(model: nn.Module, tokens: Tensor) -> Tensor:
     """The model's own logits at every position, as float64 log-probabilities, [B, T, V]."""
     return model(tokens).logits.double().log_softmax(-1)
+
+
+class PackedTensor(Tensor):
+    """As a quantized or distributed weight: only its own linear layer knows what is in it."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in (torch.mm, torch.addmm, torch.matmul, Tensor.__getitem__):
+            raise NotImplementedError(func)
+        result = super().__torch_function__(func, types, args, kwargs)
+        return result.as_subclass(Tensor) if func in (nn.functional.linear, Tensor.to) else result

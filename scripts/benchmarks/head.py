@@ -43,7 +43,7 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, length + 1, options.hidden, generator=generator).to(model.lm_head.weight)
     head = lm_head_of(model)
-    head.hidden_states = lambda tokens, keep, **inputs: states[:, -keep:]  # type: ignore[method-assign]  # the body is not measured
+    head.hidden_states = lambda tokens, keep, **inputs: states[:, -keep:]  # type: ignore[method-assign]  # the backbone is not measured
 
     def pair() -> float:
         scores = score_suffixes(model, tokens, [length, length - 1], length // 2, pairs=[(0, 1)])
@@ -82,7 +82,7 @@ def half_actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) 
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, length + 1, options.hidden, generator=generator).to(model.lm_head.weight)
     head = lm_head_of(model)
-    head.hidden_states = lambda tokens, keep, **inputs: states[:, -keep:]  # type: ignore[method-assign]  # the body is not measured
+    head.hidden_states = lambda tokens, keep, **inputs: states[:, -keep:]  # type: ignore[method-assign]  # the backbone is not measured
 
     def logits() -> float:
         size = min(length, chunk_positions(head.copies, vocabulary, states.device))

@@ -40,7 +40,7 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
 
     def read(lengths: list[int], passes: str | None) -> float:
         for _ in range(DOCUMENTS):
-            # One token too few for the fixed targets, which are left out.
+            # One token too few for the fixed targets, which are skipped.
             wanted = Wanted(settings_from({"lengths": [*lengths, length + 1]}), lengths, passes=passes)
             (measured,) = measure_documents(model, [document], [], wanted)
             passes = measured.passes

@@ -176,7 +176,7 @@ def with_reference(architecture: str, drawn: Drawn, **changes: Any) -> tuple[nn.
     """A tiny model in float32, and the reference with its weights in float64; in float32 where it cannot run so."""
     try:
         double, model = (tiny_model(architecture, dtype, **changes) for dtype in (torch.float64, torch.float32))
-    except Exception as error:
+    except Exception as error:  # each architecture refuses a tiny configuration in its own way
         raise NotBuiltError(str(error)) from error
     model.load_state_dict(double.state_dict())
     tokenizer = character_tokenizer(drawn.bos)

@@ -201,7 +201,7 @@ def bytes_up_to_each(tokenizer: Any, text: str) -> list[bytes]:
 @settings(deadline=None)
 @given(text, st.integers(1, 60))
 def test_each_token_has_the_characters_that_it_completes(text: str, num_tokens: int) -> None:
-    """Of the last token also the one that it begins."""
+    """The last token may also have a character that it only begins."""
     read = bytes_up_to_each(MERGING, text)
     found = pieces(MERGING, Document("d", text), num_tokens)
     assert len(found) == min(num_tokens, len(read))

@@ -63,6 +63,23 @@ def test_an_unknown_task() -> None:
     assert (caught.value.kind, caught.value.field) == ("setting", "tasks")
 
 
+def test_the_recorded_batch_size_is_automatic_only_where_documents_are_read(
+    llama: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def stop(**arguments: object) -> None:
+        seen.append(arguments["batch_size"])
+
+    monkeypatch.setattr(evaluate, "simple_evaluate", stop)
+    lm = load_checkpoint({"pretrained": str(llama)}, device="cpu")
+    documents = prepare_tasks(["longshort_perplexity"], {"corpus": str(corpus)})
+    others = evaluate.Prepared(documents.manager, [object()])
+    for prepared, given in ((documents, None), (others, None), (documents, 2), (others, "auto")):
+        evaluate.evaluate_loaded(lm, {}, prepared, batch_size=given)
+    assert seen == ["auto", 1, 2, "auto"]
+
+
 def test_a_folder_that_cannot_be_written(llama: Path, corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=str(tmp_path / "file")) as caught:

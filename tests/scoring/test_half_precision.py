@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longshort.scoring import half_precision, score_prefix, score_suffixes
 from longshort.scoring.lm_head import LMHead, linear_into, lm_head_of
-from tests.models import CONFIGS, LLAMA_LIKE, TOKENS, VOCAB, random_tokens, tiny_model
+from tests.models import CONFIGS, LLAMA_LIKE, TOKENS, VOCAB, PackedTensor, random_tokens, tiny_model
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=NO_CUDA)]
@@ -219,17 +219,6 @@ class ShiftedHead(transformers.LlamaForCausalLM):
         return output
 
 
-class Packed(Tensor):
-    """As a quantized or distributed weight: only its own linear layer knows what is in it."""
-
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func in (torch.mm, torch.addmm, torch.matmul, Tensor.__getitem__):
-            raise NotImplementedError(func)
-        result = super().__torch_function__(func, types, args, kwargs)
-        return result.as_subclass(Tensor) if func in (nn.functional.linear, Tensor.to) else result
-
-
 @pytest.mark.parametrize("kind", ["rounded afterwards", "shifted", "packed", "exact", "float32"])
 def test_logits_that_stay_rounded_are_said_once(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_model("llama")
@@ -240,7 +229,9 @@ def test_logits_that_stay_rounded_are_said_once(kind: str, caplog: pytest.LogCap
     if kind != "float32":
         model = model.to(torch.bfloat16)
     if kind == "packed":
-        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().as_subclass(Packed), requires_grad=False)
+        model.lm_head.weight = nn.Parameter(
+            model.lm_head.weight.detach().as_subclass(PackedTensor), requires_grad=False
+        )
     rounds = kind in ("rounded afterwards", "shifted", "packed")
     with caplog.at_level(logging.WARNING):
         for seed in range(2):

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from longshort.scoring import score_prefix, score_suffixes
 from longshort.scoring.forward import evaluating
 from longshort.scoring.lm_head import lm_head_of
-from tests.models import CONFIGS, LLAMA_LIKE, TOKENS, VOCAB, dense_log_probabilities, random_tokens, tiny_model
+from tests.models import (
+    CONFIGS,
+    LLAMA_LIKE,
+    TOKENS,
+    VOCAB,
+    PackedTensor,
+    dense_log_probabilities,
+    random_tokens,
+    tiny_model,
+)
 
 
 def assert_scores_are_dense(model: nn.Module, tokens: Tensor) -> None:
@@ -186,20 +195,9 @@ def test_scoring_leaves_the_mode_of_every_module() -> None:
     assert [module.training for module in model.modules()] == modes
 
 
-class Quantized(Tensor):
-    """As torchao's: it looks like float32, and only the linear layer's own function is implemented."""
-
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func in (torch.mm, torch.addmm, torch.matmul, Tensor.__getitem__):
-            raise NotImplementedError(func)
-        result = super().__torch_function__(func, types, args, kwargs)
-        return result.as_subclass(Tensor) if func in (nn.functional.linear, Tensor.to) else result
-
-
 def test_a_quantized_head_in_float32_is_run_by_its_own_forward() -> None:
     model, tokens = tiny_model("llama"), random_tokens(1, 20)
-    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().as_subclass(Quantized), requires_grad=False)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().as_subclass(PackedTensor), requires_grad=False)
     assert lm_head_of(model).linear is None
     assert lm_head_of(model).backbone is model.model
     assert_scores_are_dense(model, tokens)

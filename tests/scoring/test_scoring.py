@@ -219,7 +219,7 @@ def test_logits_and_what_is_made_of_them_stay_in_budget(name: str, dtype: str, m
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
     monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", budget)
     monkeypatch.setitem(chunks.CACHE_BYTES, "cpu", budget // 8)
-    monkeypatch.setattr(half_precision, "WEIGHT_ELEMENTS", budget // 128)  # a block of weights, beside the logits
+    monkeypatch.setattr(half_precision, "WEIGHT_ELEMENTS", budget // 128)  # a block of weights, next to the logits
     lm_head_of(model)
     ladder = most_allocated(lambda: score_suffixes(model, tokens, [180, 200], 150, pairs=[(0, 1)]))
     assert 0.85 * budget < ladder < 1.3 * budget

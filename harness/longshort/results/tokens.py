@@ -80,7 +80,7 @@ class TokenFile:
 
     @property
     def sha256(self) -> str:
-        """Of the content, in hexadecimal."""
+        """Return the SHA-256 of the content, in hexadecimal."""
         return hashlib.sha256(self.content).hexdigest()
 
     def record(self, name: str) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def _of_perplexity(frame: pd.DataFrame, tokens: Tokens) -> dict[str, float]:
     windows = frame[frame["draw"] == 0]
     first_target = max(1, len(tokens.metadata["special_tokens"]))
     targets, prefixes = windows[windows["fixed_target"]], windows[windows["window_start"] == 0]
-    # A document of N tokens where N - 1 and N are lengths: the window of N - 1 also starts at 0, and is no prefix.
+    # A document of N tokens where N - 1 and N are lengths: the window of N - 1 also starts at 0, but is not a prefix.
     first = prefixes.groupby(["document", "length"])["position"].transform("min")
     prefixes = prefixes[first == first_target].drop_duplicates(["document", "length", "position"])
     values: dict[str, float] = {}

@@ -116,7 +116,7 @@ def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, mo
     checkpoint = Checkpoint(str(path), corpus=str(corpus), num_docs=5, dtype="float32")
     checkpoint = replace(checkpoint, **{"lengths": LENGTHS} | settings)
     seen = []
-    # Below the head, so that a chunk of the head alone is no forward.
+    # Below the LM head: a chunk of the LM head alone does not count as a forward.
     for layer in (LlamaDecoderLayer, GPT2Block, GPTJBlock):
 
         def forward(self, hidden_states, *args, original=layer.forward, **kwargs):
@@ -147,6 +147,24 @@ def test_tokens_by_hand(tmp_path):
     assert found.flops == pytest.approx(
         2 * body * found.forward_tokens + 4 * 32 * 4096 * pairs + 2 * 4096 * 32000 * scored, rel=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [
+        ({"batch_size": 1}, 2048),
+        ({"batch_size": 3}, 3 * 2048),
+        ({}, 8 * 2048),  # 16,384 tokens at once
+        ({"num_docs": 5}, 5 * 2048),
+        ({"batch_size": 9, "num_docs": 5}, 5 * 2048),
+        ({"lengths": (1024, 20_000)}, 20_000),
+    ],
+)
+def test_activations_are_those_of_all_documents_that_are_read_together(tmp_path, settings, tokens):
+    checkpoint = replace(folder(tmp_path, LLAMA_2_7B), **{"lengths": (1024, 2048), "num_docs": 32} | settings)
+    forward = tokens * max(13 * 4096, 2 * 4096 + 3 * 11008) * 2
+    head = min(2**30, tokens * 32000 * 4) * 1.5
+    assert cost_of(checkpoint, [PERPLEXITY], A100).activation_bytes == int(forward + head)
 
 
 def test_a_task_named_twice_costs_once(tmp_path):

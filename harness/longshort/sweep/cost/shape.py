@@ -117,7 +117,7 @@ def bytes_per_number(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
 
 
 def has_rotary_positions(config: Mapping[str, Any]) -> bool:
-    """Return whether a config names rotary position embeddings; assumed where there is no config."""
+    """Return whether a config names rotary position embeddings; assumed if no config is available."""
     return not config or any(name.startswith(ROTARY) for name in config)
 
 

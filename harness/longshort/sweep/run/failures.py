@@ -27,7 +27,7 @@ def why_empty(results: Mapping[str, Any], task: str) -> Failure | None:
     """Return why a task that ran to its end has no value at all, or None if it has one."""
     if any("," in name and not name.endswith("_stderr,none") for name in results["results"].get(task, {})):
         return None
-    # That a floor cannot be measured is no reason for anything else.
+    # A floor that cannot be measured does not explain a result without values.
     gaps = [gap for gap in _gaps(results) if not (isinstance(gap, Mapping) and _is_of_floor(gap))]
     recorded = [gap.get("kind") if isinstance(gap, Mapping) else None for gap in gaps]
     kinds: set[Kind] = {next((known for known in KINDS if known == kind), "error") for kind in recorded}
