@@ -29,7 +29,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from floors.reading import Checkpoint, measure
-from floors.table import markdown, summary
+from floors.table import markdown, not_finite, summary
 
 from longshort.corpora import Document, open_corpus, select
 from longshort.errors import UserError, one_line_for_user_errors
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure_checkpoint(folder, documents, options)
     frame = pd.concat([pd.read_csv(path) for path in sorted(options.output.glob("cells-*.csv"))])
     table = summary(frame)
-    text = markdown(table, f"python scripts/compare_floors.py {shlex.join(shown(options))}")
+    text = markdown(table, f"python scripts/compare_floors.py {shlex.join(shown(options))}", not_finite(frame))
     write_atomically(options.output / "table.csv", table.to_csv(index=False, float_format="%.6g"))
     write_atomically(options.output / "table.md", text)
     print(text)

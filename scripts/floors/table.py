@@ -27,7 +27,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     `highest` are of single documents. For `reread` the ratio is the excess of the other documents over that of each.
     """
     rows = []
-    for key, group in frame[frame["products"] == "float32"].groupby(GROUP, sort=False):
+    cells = frame[frame["products"] == "float32"]
+    for key, group in cells[~_overflows(cells)].groupby(GROUP, sort=False):
         for divergence in DIVERGENCES:
             values = group.pivot_table(index="document", columns="quantity", values=divergence)
             excess = (values["half"] - values["rounded"]).to_numpy()
@@ -51,6 +52,18 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
                     | {"lowest": by_document.min(), "highest": by_document.max()}
                 )
     return pd.DataFrame(rows)
+
+
+def not_finite(frame: pd.DataFrame) -> list[str]:
+    """What could not be measured because half precision overflows, as `gemma3 in float16`."""
+    lost = frame[_overflows(frame)][GROUP[:2]].drop_duplicates()
+    return [f"{row.model} in {row.dtype}" for row in lost.itertuples()]
+
+
+def _overflows(frame: pd.DataFrame) -> pd.Series:
+    """Whether the divergence in half precision is not finite, for a row's model, dtype and length."""
+    is_lost = (frame["quantity"] == "half") & ~np.isfinite(frame["jeffreys"])
+    return is_lost.groupby([frame[name] for name in GROUP]).transform("any")
 
 
 def candidates(values: pd.DataFrame) -> list[str]:
@@ -80,8 +93,8 @@ def ratio_and_error(floor: np.ndarray, excess: np.ndarray) -> tuple[float, float
     return ratio, float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))
 
 
-def markdown(table: pd.DataFrame, command: str) -> str:
-    """The table for reading, Jeffreys first."""
+def markdown(table: pd.DataFrame, command: str, lost: list[str]) -> str:
+    """The table for reading, Jeffreys first; `lost` could not be measured, see `not_finite`."""
     lines = [
         "Numerical floor of the divergences in half precision, nats, means over n documents ± standard errors; "
         "positions: of all documents together.",
@@ -92,6 +105,8 @@ def markdown(table: pd.DataFrame, command: str) -> str:
         "",
         f"    {command}",
     ]
+    if lost:
+        lines += ["", f"Not measured: {', '.join(lost)}, whose hidden states overflow."]
     for divergence, name in zip(DIVERGENCES, ("Jeffreys", "Jensen-Shannon"), strict=True):
         lines += [
             "",
