@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -65,21 +64,15 @@ def correlate_command(
 ) -> None:
     """Correlate misalignment with long-context performance over checkpoints.
 
-    Writes tables (CSV, Markdown, LaTeX), figures (PNG, SVG) and report.html.
+    Writes tables (CSV, Markdown, LaTeX), figures (SVG) and report.html.
     """
     from rich.console import Console
 
     from longshort.analysis.pipeline import analyze
-    from longshort.analysis.write import warm_up, write_analysis
-    from longshort.devices import available_cpus
-    from longshort.processes import process_pool
+    from longshort.analysis.write import write_analysis
 
     output = output or (folder.parent if folder.is_file() else folder) / "analysis"
-    # One more process: there are about 15 figures, and its imports take a second, while the results are read.
-    drawing = process_pool(1, "the figures") if available_cpus() > 1 else nullcontext()
-    with Console(stderr=True).status(f"correlating what is in {folder}"), drawing as pool:
-        if pool is not None:
-            pool.submit(warm_up)
+    with Console(stderr=True).status(f"correlating what is in {folder}"):
         analysis = analyze(
             folder,
             predictors=predictor,
@@ -91,7 +84,7 @@ def correlate_command(
             corpus=corpus,
             strict=strict,
         )
-        written = write_analysis(analysis, output, pool)
+        written = write_analysis(analysis, output)
     for note in analysis.notes:
         typer.echo(f"warning: {note}", err=True)
     show_headline(analysis, Console())

@@ -5,24 +5,29 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 
-def render_page(package: str, data: dict[str, Any], **values: Any) -> str:
-    """Render a package's ``template.html`` with its ``style.css``, its ``script.js`` and the data of the script.
+def render_page(
+    package: str, data: dict[str, Any], scripts: Sequence[str] = ("script.js",), **values: Any
+) -> str:
+    """Render a package's ``template.html`` with its ``style.css``, its scripts and the data of the scripts.
 
     The template names ``style``, ``script``, ``data`` and, for its Content-Security-Policy, ``style_hash`` and
     ``script_hash``. Every other value is escaped. The style follows the one that all pages share.
 
     Args:
-        package: the package that holds the three files.
-        data: what the script reads from the element with the id ``data``; JSON without NaN and infinity.
+        package: the package that holds the files.
+        data: what the scripts read from the element with the id ``data``; JSON without NaN and infinity.
+        scripts: files of the package, joined in this order into the page's one script.
         values: further values of the template.
     """
-    style, script = _file(__package__, "base.css") + _file(package, "style.css"), _file(package, "script.js")
+    style = _file(__package__, "base.css") + _file(package, "style.css")
+    script = "".join(_file(package, name) for name in scripts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_file(package, "template.html")).render(
         style=style,

@@ -1,4 +1,4 @@
-"""Figures of the study from the tables of `longshort.synthetic.summary`, each as PNG and SVG; lengths are in bits."""
+"""Figures of the study from the tables of `longshort.synthetic.summary`, each one SVG file; lengths are in bits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REFERENCE = "#D55E00"  # the colour of what is not a model's
 DPI = 90
 
 
-def error_by_length(table: pd.DataFrame, train_length: int, task: str, path: Path) -> list[Path]:
+def error_by_length(table: pd.DataFrame, train_length: int, task: str, path: Path) -> Path:
     """Draw squared error against length on a logarithmic axis, a line per position encoding, from `by_length`'s table.
 
     Lines are geometric means over seeds, bands 95 % t-intervals of the logarithm. The training range is shaded;
@@ -50,10 +50,10 @@ def error_by_length(table: pd.DataFrame, train_length: int, task: str, path: Pat
         axes.set_ylabel("squared error of the length" if not TASKS[task].of_mean else "squared error of the mean")
         axes.set_title(f"Task: {TASKS[task].label}", loc="left")
         _finish(figure, axes, train_length)
-        return save_figure(figure, path, DPI)
+        return save_figure(figure, path)
 
 
-def all_tasks(table: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
+def all_tasks(table: pd.DataFrame, train_length: int, path: Path) -> Path:
     """Draw what `error_by_length` does, a panel per length task on one vertical axis: what OutRep changes."""
     tasks = [task for task in table["task"].unique() if not TASKS[task].of_mean]
     with style():
@@ -67,10 +67,10 @@ def all_tasks(table: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
             axes.set_title(TASKS[task].label, loc="left")
         panels[0].set_ylabel("squared error of the length")
         _finish(figure, panels[0], train_length, *panels[1:])
-        return save_figure(figure, path, DPI)
+        return save_figure(figure, path)
 
 
-def misalignment_by_length(table: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
+def misalignment_by_length(table: pd.DataFrame, train_length: int, path: Path) -> Path:
     """Draw the output misalignment against length, a panel per task, with what a perfect model would show."""
     tasks = list(table["task"].unique())
     with style():
@@ -84,10 +84,10 @@ def misalignment_by_length(table: pd.DataFrame, train_length: int, path: Path) -
             axes.set_title(TASKS[task].label, loc="left")
         panels[0].set_ylabel("misalignment |g(x) − g(suffix of x)|")
         _finish(figure, panels[0], train_length, *panels[1:])
-        return save_figure(figure, path, DPI)
+        return save_figure(figure, path)
 
 
-def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Path) -> list[Path]:
+def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Path) -> Path:
     """Draw misalignment against the error beyond training, a point per model, a column per task.
 
     Above the misalignment at the training length, below its mean over longer lengths; from `one_row_per_model`'s table.
@@ -110,7 +110,7 @@ def misalignment_against_error(models: pd.DataFrame, train_length: int, path: Pa
         for axes, task in zip(panels[0], tasks, strict=True):
             axes.set_title(TASKS[task].label, loc="left")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper", title="positions")
-        return save_figure(figure, path, DPI)
+        return save_figure(figure, path)
 
 
 def _lines(axes: Axes, part: pd.DataFrame, column: str) -> None:

@@ -1,5 +1,6 @@
-"""Figures of the analysis, each as PNG and SVG, legible in print and with any colour vision."""
+"""Figures of the analysis, each one SVG file, legible in print and with any colour vision."""
 
+from longshort.analysis.figures.draw import draw_figures
 from longshort.analysis.figures.forest_plot import forest
 from longshort.analysis.figures.lengths import misalignment_curve, perplexity_by_length
 from longshort.analysis.figures.matrix import misalignment_matrix
@@ -8,6 +9,7 @@ from longshort.analysis.figures.positions import MAX_BANDS, nll_by_position
 
 __all__ = [
     "MAX_BANDS",
+    "draw_figures",
     "forest",
     "misalignment_curve",
     "misalignment_matrix",

@@ -17,7 +17,7 @@ from longshort.results.floors import FLOORS, MARK
 LABELS = {"pearson": "Pearson's r", "spearman": "Spearman's ρ", "kendall": "Kendall's τ", "partial": "partial r"}
 
 
-def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pearson") -> list[Path]:
+def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pearson") -> Path:
     """Draw each predictor's coefficient with its 95 % interval, outcome by outcome (a forest plot).
 
     A hollow point has a naive interval: it takes checkpoints for independent and is too narrow. n counts
@@ -26,14 +26,14 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
 
     Args:
         correlations: the table of `longshort.analysis.correlations`.
-        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
+        path: the figure's file; SVG, or PNG where its suffix is ``.png``.
         coefficient: ``pearson``, ``spearman``, ``kendall`` or ``partial``.
 
     Returns:
-        The files written.
+        The file written.
 
     Raises:
-        UserError: no pair has a coefficient, or the files cannot be written.
+        UserError: no pair has a coefficient, or the file cannot be written.
     """
     if correlations[coefficient].notna().sum() == 0:
         raise UserError(f"No pair has a coefficient ({coefficient}), so there is nothing to draw.", "data")

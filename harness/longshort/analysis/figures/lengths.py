@@ -35,22 +35,22 @@ CROWD = 60  # from here on lines alone: markers and bars would hide them, and fi
 
 def perplexity_by_length(
     tidy: pd.DataFrame, path: str | Path, metric: str = "ppl", corpus: str | None = None
-) -> list[Path]:
+) -> Path:
     """Draw perplexity over length on logarithmic axes, a line per checkpoint, a colour per family.
 
     Bars are ± one standard error over documents. A vertical line marks each train length.
 
     Args:
         tidy: the table of `longshort.results.read_results`.
-        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
+        path: the figure's file; SVG, or PNG where its suffix is ``.png``.
         metric: ``ppl``, or ``ppl_tail`` for the fixed-target view.
         corpus: which corpus's measurements to draw; needed where there are several.
 
     Returns:
-        The files written.
+        The file written.
 
     Raises:
-        UserError: no such values, several corpora, or the files cannot be written.
+        UserError: no such values, several corpora, or the file cannot be written.
     """
     across = "length (tokens)" if metric == "ppl" else "context before the fixed targets (tokens)"
     return _by_length(tidy, path, metric, corpus, across, "perplexity per token", _perplexity_axis)
@@ -58,7 +58,7 @@ def perplexity_by_length(
 
 def misalignment_curve(
     tidy: pd.DataFrame, path: str | Path, metric: str = "sce", corpus: str | None = None
-) -> list[Path]:
+) -> Path:
     """Draw misalignment over length, within the train length and where the model extrapolates.
 
     Lines, arguments and result are those of `perplexity_by_length`, but `metric` is one of
@@ -77,7 +77,7 @@ def _by_length(
     across: str,
     up: str,
     scale: Callable[[Axes], None],
-) -> list[Path]:
+) -> Path:
     """Draw one metric over length; `scale` sets the vertical axis once the lines are there."""
     tidy = of_corpus(tidy.assign(below_floor=below_floors(tidy)), corpus)
     values = tidy[tidy["metric"] == metric].sort_values("length")

@@ -27,7 +27,7 @@ COLUMNS = 4
 
 def misalignment_matrix(
     tidy: pd.DataFrame, path: str | Path, metric: str = "sce_between", corpus: str | None = None
-) -> list[Path]:
+) -> Path:
     """Draw misalignment between all pairs of context lengths, a heat map per checkpoint, on one colour scale.
 
     The diagonal of ``sce_between`` is twice the entropy; a pair that was not measured stays blank. ‡ marks values

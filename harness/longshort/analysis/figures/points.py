@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_LABELS = 15  # points with their names beside them
 
 
-def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) -> list[Path]:
+def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) -> Path:
     """Draw a predictor against an outcome, a point per checkpoint, a colour and marker per family.
 
     Bars are ± one standard error over documents, where the table has it. Up to 15 points are named. A hollow point has
@@ -29,13 +29,13 @@ def scatter(wide: pd.DataFrame, predictor: str, outcome: str, path: str | Path) 
     Args:
         wide: one row per checkpoint, as from `longshort.analysis.wide_table`.
         predictor, outcome: columns of the horizontal and of the vertical axis.
-        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
+        path: the figure's file; SVG, or PNG where its suffix is ``.png``.
 
     Returns:
-        The files written.
+        The file written.
 
     Raises:
-        UserError: no checkpoint has both values, or the files cannot be written.
+        UserError: no checkpoint has both values, or the file cannot be written.
     """
     points = wide[np.isfinite(wide[[predictor, outcome]].astype("float64")).all(axis=1)]
     if points.empty:

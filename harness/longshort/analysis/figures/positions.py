@@ -23,7 +23,7 @@ FEW = 8  # bins up to which each has a marker
 MAX_BANDS = 6  # checkpoints up to which intervals are drawn
 
 
-def nll_by_position(positions: pd.DataFrame, path: str | Path) -> list[Path]:
+def nll_by_position(positions: pd.DataFrame, path: str | Path) -> Path:
     """Draw NLL over the position within the window, a panel per length and a line per checkpoint.
 
     The bands are 95 % intervals over documents; with more than 6 checkpoints they are not drawn. A vertical line marks
@@ -31,13 +31,13 @@ def nll_by_position(positions: pd.DataFrame, path: str | Path) -> list[Path]:
 
     Args:
         positions: the table of `longshort.analysis.positions.nll_by_position`.
-        path: the figure's file, ``.png`` or ``.svg``; with neither suffix both are written.
+        path: the figure's file; SVG, or PNG where its suffix is ``.png``.
 
     Returns:
-        The files written.
+        The file written.
 
     Raises:
-        UserError: there is nothing to draw, or the files cannot be written.
+        UserError: there is nothing to draw, or the file cannot be written.
     """
     if positions.empty:
         raise UserError("The results have no per-token values, so there is nothing to draw.", "data")

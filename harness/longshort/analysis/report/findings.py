@@ -1,4 +1,4 @@
-"""What an analysis found, in plain sentences with their intervals."""
+"""What an analysis found, for the report: every coefficient in one table, and what limits it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,64 @@ from typing import Any
 import pandas as pd
 
 from longshort.analysis.analysis import Analysis
-from longshort.analysis.selection import main_outcomes, main_predictors
-from longshort.analysis.tables import LONGBENCH_OUTCOMES, axis_label
-from longshort.results.floors import FLOORS
+from longshort.analysis.paper import number, short_label
+from longshort.analysis.tables import axis_label
+from longshort.results.floors import MARK
 
 FEW_FAMILIES = 10
+SHADES = 5  # steps of |ρ| between 0 and 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One predictor's ρ with one outcome, as text; without a coefficient `note` says why."""
+
+    outcome: str
+    value: str = ""
+    interval: str = ""
+    shade: str = ""  # CSS classes: sign and size of ρ, and whether its interval excludes 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Sentences about one outcome."""
+    """One predictor's row: a cell for each outcome."""
 
-    outcome: str
-    sentences: list[str]
-
-
-def findings(analysis: Analysis) -> list[Finding]:
-    """One sentence or two per main predictor and comparison, for each main outcome."""
-    table, comparisons = analysis.correlations, analysis.comparisons
-    predictors = main_predictors(list(dict.fromkeys(table["predictor"])))
-    found = []
-    for outcome in headline_outcomes(analysis):
-        rows = table[(table["outcome"] == outcome) & table["predictor"].isin(predictors)]
-        sentences = [_about_pair(row) for _, row in rows.iterrows()]
-        if len(comparisons):
-            chosen = (comparisons["outcome"] == outcome) & comparisons["predictor"].isin(predictors)
-            sentences += [_about_comparison(row) for _, row in comparisons[chosen].iterrows()]
-        found.append(Finding(_sentence(plain_name(outcome)), [_sentence(text) for text in sentences]))
-    return found
+    predictor: str
+    label: str
+    title: str
+    cells: list[Cell]
 
 
-def headline_outcomes(analysis: Analysis) -> list[str]:
-    """LongBench-E overall and the furthest log-perplexity; without these the first of the table."""
-    names = main_outcomes(list(dict.fromkeys(analysis.correlations["outcome"])), analysis.wide)
-    furthest = [name for name in names if re.fullmatch(r"log_ppl@\d+", name)][-1:]
-    return [*({LONGBENCH_OUTCOMES[0]} & set(names)), *furthest] or names[:2]
+def findings(analysis: Analysis, outcomes: list[str]) -> list[Finding]:
+    """Spearman's ρ of every predictor with these outcomes, ordered as in the leaderboard of the first of them."""
+    if not outcomes:
+        return []
+    table = analysis.leaderboard
+    cells = {(row.predictor, row.outcome): _cell(row) for row in table.itertuples()}
+    flagged = analysis.correlations.reindex(columns=["predictor", "outcome", "n_below_floor"]).fillna(0)
+    marks = {(row.predictor, row.outcome) for row in flagged.itertuples() if row.n_below_floor}
+    return [
+        Finding(
+            predictor,
+            short_label(predictor) + (f" {MARK}" if any((predictor, outcome) in marks for outcome in outcomes) else ""),
+            plain_name(predictor),
+            [cells.get((predictor, outcome), Cell(outcome, note="not measured")) for outcome in outcomes],
+        )
+        for predictor in table.loc[table["outcome"] == outcomes[0], "predictor"]
+    ]
+
+
+def _cell(row: Any) -> Cell:
+    if pd.isna(row.spearman):
+        return Cell(row.outcome, note=str(row.note or "not defined"))
+    low, high = row.spearman_lo, row.spearman_hi
+    known = pd.notna(low) and pd.notna(high)
+    sign = "positive" if row.spearman > 0 else "negative"
+    shade = f"{sign} s{min(int(abs(row.spearman) * SHADES), SHADES - 1)}"
+    certain = " certain" if known and (low > 0 or high < 0) else ""
+    interval = f"[{number(low)}, {number(high)}]" if known else ""
+    return Cell(row.outcome, number(row.spearman) + ("†" if row.interval == "naive" else ""), interval, shade + certain)
 
 
 def caution(analysis: Analysis) -> str:
@@ -54,12 +77,12 @@ def caution(analysis: Analysis) -> str:
     families = int(table["n_families"].max())
     if families < 4:
         return (
-            f"Only {families} {'family' if families == 1 else 'families'}: the intervals take checkpoints for "
-            "independent, which those of one family are not, and are too narrow. Nothing here is evidence yet. "
+            f"Only {families} {'family' if families == 1 else 'families'}: the intervals assume independent "
+            "checkpoints, which those of one family are not, and are too narrow. Nothing here is evidence yet. "
             "Add checkpoints of other families."
         )
     if families < FEW_FAMILIES:
-        return f"Only {families} families: the intervals allow for that, but lean on few. Add other families."
+        return f"Only {families} families: the intervals account for that, but are wide. Add other families."
     return ""
 
 
@@ -74,55 +97,3 @@ def coefficient(value: Any, low: Any = None, high: Any = None) -> str:
         return "–"
     text = f"{value:.2f}" + ("" if pd.isna(low) or pd.isna(high) else f" [{low:.2f}, {high:.2f}]")
     return text.replace("-", "−")
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _about_pair(row: pd.Series[Any]) -> str:
-    predictor, outcome = plain_name(row["predictor"]), plain_name(row["outcome"])
-    counts = f"n = {row['n']}, F = {row['n_families']} {'family' if row['n_families'] == 1 else 'families'}"
-    value, low, high = (row.get(name) for name in ("pearson", "pearson_lo", "pearson_hi"))
-    if pd.isna(value):
-        return f"{predictor}: no coefficient ({counts}): {row.get('note') or 'not defined'}."
-    naive = row.get("interval") == "naive"
-    text = f"{predictor}: r = {coefficient(value, low, high)}, {counts}{', naive interval' if naive else ''}. "
-    if affected := row.get("n_below_floor", 0):
-        text += f"{affected} of the {row['n']} values are below {FLOORS} times their numerical floor. "
-    if pd.isna(low) or pd.isna(high):
-        text += "No interval could be computed, so nothing is shown."
-    elif low <= 0 <= high:
-        text += f"The interval holds 0: no correlation with {outcome} is shown."
-    else:
-        text += f"The higher it is, the {'higher' if value > 0 else 'lower'} the {outcome}"
-        text += ", if checkpoints of a family may count as independent." if naive else "."
-    return text + _about_partial(row, naive)
-
-
-def _about_partial(row: pd.Series[Any], naive: bool) -> str:
-    value, low, high = (row.get(name) for name in ("partial", "partial_lo", "partial_hi"))
-    if pd.isna(value):
-        return ""
-    controls = " and ".join(plain_name(name) for name in str(row["controls"]).split(", "))
-    text = f" Holding {controls} fixed: partial r = {coefficient(value, low, high)}"
-    if pd.isna(low) or pd.isna(high):
-        return f"{text}."
-    if low <= 0 <= high:
-        return f"{text}; beyond that, nothing is shown."
-    return f"{text}; it says something that {controls} does not{', with the same reserve' if naive else ''}."
-
-
-def _about_comparison(row: pd.Series[Any]) -> str:
-    one, other = plain_name(row["predictor"]), plain_name(row["other"])
-    difference, low, high = (row[f"difference{end}"] for end in ("", "_jackknife_lo", "_jackknife_hi"))
-    text = (
-        f"{one} against {other}: |r| = {coefficient(row['abs_pearson'])} and "
-        f"{coefficient(row['abs_pearson_other'])}, difference {coefficient(difference, low, high)}, "
-        f"n = {row['n']}, F = {row['n_families']}{', naive interval' if row.get('interval') == 'naive' else ''}. "
-    )
-    if pd.isna(difference) or pd.isna(low) or pd.isna(high):
-        return text + "Which one predicts better cannot be said."
-    if low <= 0 <= high:
-        return text + "The interval holds 0: neither is shown to predict better."
-    return text + f"{one if difference > 0 else other} predicts better."

@@ -10,7 +10,8 @@ import pandas as pd
 
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.figures.style import short_names
-from longshort.analysis.report.findings import coefficient, headline_outcomes, plain_name
+from longshort.analysis.leaderboard import headline_outcomes
+from longshort.analysis.report.findings import coefficient, plain_name
 from longshort.analysis.tables import LONGBENCH_OUTCOMES
 
 SOURCE = "reported by Du et al., ICML 2025, not measured here"
