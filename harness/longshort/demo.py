@@ -131,7 +131,7 @@ def report(out: Path, scale: Scale, console: Console) -> None:
         UserError: there is no result, or the folder cannot be written.
     """
     from longshort.analysis import analyze, write_analysis
-    from longshort.analysis.command import show_headline
+    from longshort.analysis.command import show_leaderboards
     from longshort.training.checkpoint import LOG
 
     analysis = analyze(out / SWEEP)
@@ -139,7 +139,7 @@ def report(out: Path, scale: Scale, console: Console) -> None:
     tidy = analysis.tidy.assign(checkpoint=analysis.tidy["checkpoint"].map(lambda path: Path(path).name))
     console.print()
     console.print(checkpoint_table(tidy, scale.lengths))
-    show_headline(analysis, console)
+    show_leaderboards(analysis, console)
     if logs := [Path(config.output) / LOG for config in training_plan(out, scale) if config.extension == "clex"]:
         console.print(clipping_note(logs))
     console.print(

@@ -20,6 +20,8 @@ class Analysis:
     # hashes, corpora with theirs, versions
     settings: dict[str, Any]
     notes: list[str]  # what was skipped or corrected, one line each
+    # one row per outcome × predictor, for each outcome by |ρ|, of `longshort.analysis.leaderboard.leaderboard`
+    leaderboard: pd.DataFrame = field(default_factory=pd.DataFrame)
     # half precision next to float32, from `longshort.analysis.precisions.precision_table`; no rows if no checkpoint
     # was measured in both
     precisions: pd.DataFrame = field(default_factory=pd.DataFrame)

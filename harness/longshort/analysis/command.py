@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from longshort.analysis.analysis import Analysis
 
@@ -87,64 +88,56 @@ def correlate_command(
         written = write_analysis(analysis, output)
     for note in analysis.notes:
         typer.echo(f"warning: {note}", err=True)
-    show_headline(analysis, Console())
+    show_leaderboards(analysis, Console())
     tables = [file.name for file in written if file.parent == output]
     typer.echo(f"{output}:")
     Console().print(f"{', '.join(tables)}, figures/ ({len(written) - len(tables)} files)", highlight=False)
 
 
-def show_headline(analysis: Analysis, console: Console) -> None:
-    """Print the main correlations, a table per outcome, within 80 columns; say where the others are."""
+def show_leaderboards(analysis: Analysis, console: Console) -> None:
+    """Print the answer and the leaderboard of each headline outcome, within 80 columns; say where the rest is."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from longshort.analysis.leaderboard import answer, headline_outcomes, legend
+
+    if analysis.correlations.empty:
+        say = "No correlation: the results have no pair of predictor and outcome. The tables hold what was measured."
+        console.print(say, markup=False, highlight=False)
+        return
+    for outcome in headline_outcomes(analysis):
+        console.print(Text(answer(analysis, outcome)))
+        if grid := _grid(analysis, outcome):
+            console.print(Padding(grid, (1, 0, 0, 0)))
+        console.print()
+    for line in legend(analysis):
+        console.print(Text(line))
+
+
+def _grid(analysis: Analysis, outcome: str) -> Table | None:
+    """The leaderboard of an outcome; None if no predictor has a coefficient."""
     from rich.table import Table
     from rich.text import Text
 
-    from longshort.analysis.paper import (
-        ADJUSTED,
-        SIGNIFICANT,
-        checkpoints,
-        families,
-        interval,
-        legend_of_floors,
-        number,
-        short_label,
-    )
-    from longshort.analysis.tables import axis_label
-    from longshort.analysis.write import main_pairs
+    from longshort.analysis.leaderboard import of_outcome, ranks
+    from longshort.analysis.paper import checkpoints, families, interval, number, short_label
 
-    pairs, settings, table = main_pairs(analysis), analysis.settings, analysis.correlations
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
-
-    for outcome in dict.fromkeys(outcome for _, outcome in pairs):
-        grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        grid.add_column("predictor")
-        for name in ("Pearson r [95 %]", "ρ", "partial r [95 %]", "n (F)"):
-            grid.add_column(name, justify="right", no_wrap=True)
-        for row in table[table["outcome"] == outcome].itertuples():
-            if (row.predictor, outcome) in pairs:
-                star = "*" if row.p_adjusted < SIGNIFICANT else " "
-                grid.add_row(
-                    Text(short_label(str(row.predictor))),
-                    Text(f"{number(row.pearson)}{star} {interval(row, 'pearson')}"),
-                    number(row.spearman),
-                    Text(f"{number(row.partial)} {interval(row, 'partial')}"),
-                    f"{checkpoints(row)} ({families(row)})",
-                )
-        say(f"Correlation with {' '.join(axis_label(outcome).split())}")
-        console.print(grid)
-        console.print()
-    if table.empty:
-        say("No correlation: the results have no pair of predictor and outcome. The tables hold what was measured.")
-        return
-    for note, rows in table[table["pearson"].isna()].groupby("note", sort=False):
-        say(f"{len(rows)} of {len(table)} pairs: {note}.")
-    say(
-        f"ρ: Spearman's; partial: r with {', '.join(settings['controls']) or 'nothing'} held fixed; n checkpoints of F "
-        f"families (by {settings['group_by']}); * {ADJUSTED[settings['adjust']]}-adjusted p of r below {SIGNIFICANT}, "
-        f"over all {len(table)} pairs; figures are of {len(pairs)}, report.html shows all."
-    )
-    if floors := legend_of_floors(table):
-        say(floors)
-    if "naive" in set(table["interval"]):
-        say("† Naive: fewer than 4 families, checkpoints taken for independent; the intervals are too narrow.")
+    ranked, shown = of_outcome(analysis, outcome)
+    if not ranked:
+        return None
+    grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.add_column("", justify="right")
+    grid.add_column("predictor")
+    for name in ("ρ [95 %]", "partial r [95 %]", "n (F)"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("better\nthan")
+    for row in shown:
+        coefficients = (f"{number(getattr(row, name))} {interval(row, name)}" for name in ("spearman", "partial"))
+        grid.add_row(
+            str(row.rank),
+            Text(short_label(row.predictor)),
+            *(Text(text) for text in coefficients),
+            f"{checkpoints(row)} ({families(row)})",
+            ranks(row, ranked),
+        )
+    return grid

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from longshort.analysis import coefficients
+from longshort.analysis.adjustment import holm
 from longshort.analysis.correlation import MIN_FAMILIES, MIN_POINTS
 from longshort.analysis.intervals import delete_one, jackknife
 from longshort.analysis.points import Points, is_constant, note_on_floors, numbered, points_of
@@ -18,9 +19,9 @@ STATISTICS = ["jackknife_lo", "jackknife_hi", "p"]
 COLUMNS = [
     "predictor", "other", "outcome", "n", "n_families",
     "abs_pearson", "abs_pearson_other", "difference",
-    *(f"difference_{name}" for name in STATISTICS),
+    *(f"difference_{name}" for name in STATISTICS), "difference_p_adjusted",
     "abs_spearman", "abs_spearman_other", "spearman_difference",
-    *(f"spearman_difference_{name}" for name in STATISTICS),
+    *(f"spearman_difference_{name}" for name in STATISTICS), "spearman_difference_p_adjusted",
     "interval", "note",
 ]  # fmt: skip
 
@@ -41,6 +42,8 @@ def compare(
         difference_jackknife_lo, …_hi, difference_p: 95 % interval and two-sided p-value by deleting one family at a
             time (`longshort.analysis.intervals.jackknife`). In simulations (``results/simulation``) it covers
             somewhat less than 95 % where one of the correlations is near 0, and is too wide where both are.
+        difference_p_adjusted: the same p by Holm's method over the pairs of this outcome; empty where the interval is
+            ``naive``, because those p-values are too small.
         interval: ``families``; or ``naive`` with fewer than 4, where checkpoints are deleted instead, which treats
             them as independent: the intervals are too narrow.
 
@@ -74,6 +77,9 @@ def compare(
     points = points_of(wide, [*(name for pair in pairs for name in pair), *outcomes], group)
     rows = [_row(points, predictor, other, outcome) for (predictor, other), outcome in product(pairs, outcomes)]
     table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
+    for p in ("difference_p", "spearman_difference_p"):
+        valid = table[p].where(table["interval"] == "families").astype(np.float64)
+        table[f"{p}_adjusted"] = valid.groupby(table["outcome"]).transform(lambda values: holm(values.to_numpy()))
     return table
 
 

@@ -6,6 +6,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from longshort.analysis.analysis import Analysis
 from longshort.analysis.comparison import compare
 from longshort.analysis.correlation import Adjust, correlations
 from longshort.analysis.floors import notes_on_floors
+from longshort.analysis.leaderboard import leaderboard
 from longshort.analysis.positions import nll_by_position
 from longshort.analysis.precisions import one_point_each, precision_table, summary
-from longshort.analysis.selection import check_columns, check_group, keep_where, main_outcomes
+from longshort.analysis.selection import check_columns, check_group, keep_where
 from longshort.errors import listed
 from longshort.results import Reading, read
 from longshort.results.table import TokenSource
@@ -75,11 +77,14 @@ def analyze(
     tidy = _of_checkpoints(reading.table, kept, corpus)
     precisions = precision_table(reading.precisions, tidy)
     positions, unread = nll_by_position(_with_tokens(reading, tidy), strict=strict)
+    correlated = correlations(wide, chosen, aims, fixed, group=group_by, adjust=adjust)
+    compared = compare(wide, _pairs(wide, chosen), aims, group=group_by)
     return Analysis(
         tidy=tidy,
         wide=wide,
-        correlations=correlations(wide, chosen, aims, fixed, group=group_by, adjust=adjust),
-        comparisons=compare(wide, _pairs(wide, chosen), main_outcomes(aims, wide), group=group_by),
+        correlations=correlated,
+        comparisons=compared,
+        leaderboard=leaderboard(correlated, compared),
         settings={
             "folder": str(folder) if isinstance(folder, (str, Path)) else f"{len(reading.files)} files",
             "checkpoints": len(wide),
@@ -115,11 +120,9 @@ def _default_controls(wide: pd.DataFrame) -> list[str]:
 
 
 def _pairs(wide: pd.DataFrame, predictors: Sequence[str]) -> list[tuple[str, str]]:
-    """Every misalignment against the loss, and SCE against its two parts."""
-    misalignments = [name for name in predictors if name.removesuffix("_beyond") in tables.MISALIGNMENT_METRICS]
-    pairs = [(name, "nll") for name in misalignments]
-    pairs += [("sce", part) for part in ("entropy", "jeffreys") if "sce" in predictors]
-    return [(name, other) for name, other in pairs if wide[other].notna().any()]
+    """Every two predictors; NLL is the baseline of each, chosen or not."""
+    baseline = ["nll"] if "nll" not in predictors and wide["nll"].notna().any() else []
+    return list(combinations([*predictors, *baseline], 2))
 
 
 def _of_checkpoints(tidy: pd.DataFrame, wide: pd.DataFrame, corpus: str | None) -> pd.DataFrame:

@@ -141,6 +141,11 @@ def axis_label(name: str) -> str:
     return name
 
 
+def plain_name(name: str) -> str:
+    """What a column measures, without its unit, as a part of a sentence."""
+    return re.sub(r"\s*\([^()]*\)$", "", " ".join(axis_label(name).split()))
+
+
 def of_corpus(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
     """The perplexities and misalignments on one corpus, from the tidy table; where it has several, name one.
 
