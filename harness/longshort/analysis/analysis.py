@@ -28,5 +28,3 @@ class Analysis:
     # NLL by position within the window, from `longshort.analysis.positions.nll_by_position`; no rows if no per-token
     # values were saved
     positions: pd.DataFrame = field(default_factory=pd.DataFrame)
-    # one row per outcome and predictor, ordered by |ρ|, of `longshort.analysis.leaderboard`
-    leaderboard: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from itertools import product
 from pathlib import Path
 
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.floors import with_floors
 from longshort.analysis.paper import latex, markdown
-from longshort.analysis.selection import main_outcomes, main_predictors
 from longshort.analysis.tables import PREDICTORS
 from longshort.plotting import CREATOR
 from longshort.results import remove_left_over, write_atomically
@@ -79,15 +77,3 @@ def _is_ours(figure: Path) -> bool:
     with figure.open("rb") as file:
         beginning = file.read(BEGINNING)
     return any(name in beginning for name in MADE_BY)
-
-
-def main_pairs(analysis: Analysis) -> list[tuple[str, str]]:
-    """Predictor and outcome of the pairs to show where there is room for few, those that have a coefficient."""
-    found = analysis.correlations[analysis.correlations["pearson"].notna()]
-    given = set(zip(found["predictor"], found["outcome"], strict=True))
-    outcomes = main_outcomes(analysis.settings["outcomes"], analysis.wide)
-    return [
-        (predictor, outcome)
-        for outcome, predictor in product(outcomes, main_predictors(analysis.settings["predictors"]))
-        if (predictor, outcome) in given
-    ]

@@ -15,8 +15,9 @@ from longshort.analysis.figures import draw_figures
 from longshort.analysis.precisions import summary
 from longshort.analysis.report.embedded import embedded, group_of
 from longshort.analysis.report.figures import embedded_figures
-from longshort.analysis.report.findings import caution, findings, plain_name
-from longshort.analysis.report.reported import METHODS_TABLE, SOURCE, beside_reported, measured_checkpoints
+from longshort.analysis.report.findings import caution, findings
+from longshort.analysis.report.reported import METHODS_TABLE, SOURCE, beside_reported
+from longshort.analysis.tables import plain_name
 from longshort.pages import render_page
 from longshort.results import write_atomically
 from longshort.results.floors import FLOORS, MARK
@@ -51,7 +52,6 @@ def write_report(analysis: Analysis, path: str | Path, figures: Iterable[Path] |
         answer=data["answers"].get(data["start"][1], "No pair of predictor and outcome was measured."),
         caution=caution(analysis),
         families=analysis.wide[group_of(analysis)].nunique(),
-        checkpoints=len(analysis.wide),
         group=group_of(analysis),
         naive=(analysis.leaderboard.get("interval", pd.Series(dtype=str)) == "naive").any(),
         outcomes=[{"label": outcome, "title": plain_name(outcome)} for outcome in outcomes],
@@ -65,7 +65,6 @@ def write_report(analysis: Analysis, path: str | Path, figures: Iterable[Path] |
         figures=embedded_figures(analysis, figures),
         beside=beside_reported(analysis),
         reported=METHODS_TABLE,
-        measured=measured_checkpoints(analysis.wide),
         source=SOURCE,
         settings={key: _setting(value) for key, value in analysis.settings.items()},
         notes=analysis.notes,

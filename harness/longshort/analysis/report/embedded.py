@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from longshort.analysis.analysis import Analysis
-from longshort.analysis.leaderboard import answer, headline_outcomes
+from longshort.analysis.leaderboard import answer, headline_outcomes, of_outcome, ranks
 from longshort.analysis.paper import short_label
 from longshort.analysis.tables import axis_label
 from longshort.results.floors import FLOORS, MARK
@@ -33,6 +33,7 @@ LABELS = {
     "spearman_difference": "difference of |ρ|",
 }
 RANGES = {"_loo": "{} without one family", "_jackknife": "{}, jackknife"}  # no value of their own, two ends
+P_VALUES = {"_p": "p of {}", "_p_adjusted": "adjusted p of {}"}
 # What the panel of the chosen pair adds to the leaderboard's row.
 PAIR = ("spearman_loo", "pearson", "kendall", "p_adjusted", "pearson_corrected", "note")
 # What has room on paper; of a table that has none of these, the first columns.
@@ -53,15 +54,15 @@ def embedded(analysis: Analysis) -> dict[str, Any]:
         "comparisons": analysis.comparisons,
         "checkpoints": analysis.wide,
     } | ({"precisions": precisions} if len(precisions) else {})
-    controls = str(analysis.settings.get("controls") or "").strip("[]").replace("'", "").split(", ")
     return {
         "start": [first, outcomes[0] if outcomes else None],
         "headline": headline,
         "outcomes": outcomes,
+        "better": {outcome: _better(analysis, outcome) for outcome in outcomes},
         "answers": {outcome: answer(analysis, outcome) for outcome in outcomes},
         "group": group_of(analysis),
         "labels": {name: axis_label(name).replace("\n", " ") for name in [*analysis.wide, *predictors, *outcomes]},
-        "names": {name: short_label(name) for name in [*predictors, *controls]},
+        "names": {name: short_label(name) for name in [*predictors, *analysis.settings.get("controls", ())]},
         "pair_columns": PAIR,
         "tables": {
             name: {"columns": _columns(frame), "values": {key: _values(frame[key]) for key in frame}}
@@ -69,6 +70,12 @@ def embedded(analysis: Analysis) -> dict[str, Any]:
         },
         "mark": MARK,
     }
+
+
+def _better(analysis: Analysis, outcome: str) -> dict[str, str]:
+    """The ranks of the predictors that each one is shown to be better than, by predictor."""
+    ranked, _ = of_outcome(analysis, outcome)
+    return {row.predictor: ranks(row, ranked) for row in ranked}
 
 
 def group_of(analysis: Analysis) -> str:
@@ -98,13 +105,16 @@ def _columns(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _label(frame: pd.DataFrame, key: str) -> str:
     if "checkpoint" in frame:  # as in the CSV file; the column's title says what it means
         return key
-    return f"p of {LABELS.get(key[:-2], key[:-2])}" if key.endswith("_p") else LABELS.get(key, key.replace("_", " "))
+    for end, form in P_VALUES.items():
+        if key.endswith(end) and key != end[1:]:
+            return form.format(_label(frame, key.removesuffix(end)))
+    return LABELS.get(key, key.replace("_", " "))
 
 
 def _kind(frame: pd.DataFrame, key: str) -> str:
     if not pd.api.types.is_numeric_dtype(frame[key]):
         return "text"
-    if key.endswith("_p") or key.startswith(("p_adjusted", "spearman_difference_p")):
+    if key.endswith(tuple(P_VALUES)) or key == "p_adjusted":
         return "p"
     return "coefficient" if "checkpoint" not in frame and pd.api.types.is_float_dtype(frame[key]) else "value"
 

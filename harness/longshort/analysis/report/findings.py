@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import pandas as pd
 
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.paper import number, short_label
-from longshort.analysis.tables import axis_label
+from longshort.analysis.tables import plain_name
 from longshort.results.floors import MARK
 
 FEW_FAMILIES = 10
@@ -84,11 +83,6 @@ def caution(analysis: Analysis) -> str:
     if families < FEW_FAMILIES:
         return f"Only {families} families: the intervals account for that, but are wide. Add other families."
     return ""
-
-
-def plain_name(name: str) -> str:
-    """What a column measures, without its unit, to stand in a sentence."""
-    return re.sub(r"\s*\([^()]*\)$", "", axis_label(name).replace("\n", " "))
 
 
 def coefficient(value: Any, low: Any = None, high: Any = None) -> str:

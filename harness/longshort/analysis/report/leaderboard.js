@@ -2,6 +2,7 @@
 const ranking = tables.leaderboard.values;
 const correlated = tables.correlations.values;
 const chosen = { predictor: report.start[0], outcome: report.start[1] };
+const MAX_SHOWN = 12; // rows, and those of NLL and of the chosen predictor, until all are asked for
 const TICKS = [-1, -0.5, 0, 0.5, 1];
 const across = (number) => `${3 + ((number + 1) / 2) * 94}%`; // of a coefficient in a row's drawing
 const row_of = (values, predictor, outcome) =>
@@ -20,6 +21,12 @@ const interval_mark = (plot, row, name, y, shape) => {
   else svg(svg(mark, "svg", { x: across(number), y, overflow: "visible" }), "path", { d: "M0,-4.5L4.5,0L0,4.5L-4.5,0Z" });
 };
 
+const draw_row = (plot, row) => {
+  for (const at of TICKS) svg(plot, "line", { x1: across(at), x2: across(at), y1: 0, y2: "100%", class: at ? "grid" : "zero" });
+  interval_mark(plot, row, "spearman", 13, "rho");
+  interval_mark(plot, row, "partial", 26, "partial");
+};
+
 const axis = (plot) => {
   for (const at of TICKS) svg(plot, "text", { x: across(at), y: 14, "text-anchor": "middle" }, minus(String(at)));
 };
@@ -31,16 +38,16 @@ const draw_leaderboard = () => {
   for (const row of rows) {
     const predictor = ranking.predictor[row];
     const line = html(body, "tr", undefined, { "data-predictor": predictor });
+    line.classList.toggle("more", body.rows.length > MAX_SHOWN && predictor !== "nll");
     const label = html(html(line, "th", undefined, { scope: "row" }), "label");
     const radio = html(label, "input", undefined, { type: "radio", name: "predictor", value: predictor });
     html(label, "span", missing(ranking.rank[row]) ? "–" : String(ranking.rank[row]), { class: "rank" });
     html(label, "span", names[predictor], { title: labels[predictor] });
     radio.addEventListener("change", () => choose(predictor));
     line.addEventListener("click", () => choose(predictor));
-    const plot = svg(html(line, "td", undefined, { class: "forest" }), "svg", { "aria-hidden": "true" });
-    for (const at of TICKS) svg(plot, "line", { x1: across(at), x2: across(at), y1: 0, y2: "100%", class: at ? "grid" : "zero" });
-    interval_mark(plot, row, "spearman", 13, "rho");
-    interval_mark(plot, row, "partial", 26, "partial");
+    const forest = html(line, "td", undefined, { class: "forest" });
+    if (missing(ranking.spearman[row])) html(forest, "span", ranking.note?.[row] || "no coefficient", { class: "small" });
+    else draw_row(svg(forest, "svg", { "aria-hidden": "true" }), row);
     const at = row_of(correlated, predictor, chosen.outcome);
     const flag = correlated.n_below_floor?.[at] ? report.mark : "";
     const naive = ranking.interval?.[row] === "naive" ? "†" : "";
@@ -49,14 +56,32 @@ const draw_leaderboard = () => {
       html(box, "strong", decimals(ranking[name][row]));
       html(box, "span", range(ranking[`${name}_lo`][row], ranking[`${name}_hi`][row]));
     }
-    html(line, "td", `${ranking.n[row]}${flag} (${ranking.n_families[row]}${naive})`, { class: "number counts", "data-label": "n (F)" });
-    const better = (ranking.better_than?.[row] ?? "").split("; ").filter(Boolean);
-    const title = better.length ? { title: better.map((name) => names[name] ?? name).join(", ") } : {};
-    html(line, "td", better.length ? String(better.length) : "–", { class: "number better", "data-label": "better than", ...title });
+    html(line, "td", `${ranking.n[row]}${flag} (${ranking.n_families[row]}${naive})`, { class: `number counts${flag || naive ? " marked" : ""}`, "data-label": "n (F)" });
+    html(line, "td", report.better[chosen.outcome][predictor] || "–", { class: "number better", "data-label": "better than" });
   }
+  caption(rows);
   const controls = rows.map((row) => ranking.controls?.[row]).find(Boolean);
-  byId("controls").textContent = controls ? `controlling for ${controls.split(", ").map((name) => names[name] ?? name).join(", ")}` : "no controls";
+  byId("controls").textContent = controls ? `controlling for ${controls.split(", ").map((name) => names[name] ?? name).join(", ")}` : "";
   byId("answer").textContent = report.answers[chosen.outcome] ?? "";
+};
+
+// What all rows have in common is said once, above them, and its column hidden.
+const caption = (rows) => {
+  const counts = new Set(rows.map((row) => `n = ${ranking.n[row]} checkpoints of F = ${ranking.n_families[row]} ${report.group === "family" ? "families" : `values of ${report.group}`}`));
+  const established = rows.some((row) => ranking.better_than?.[row]);
+  byId("caption").textContent = `${rows.length} predictors by |ρ|` +
+    (counts.size === 1 ? `, ${[...counts][0]}.` : "; n checkpoints of F families.") +
+    (established ? "" : " No difference between two of them is established.");
+  byId("leaderboard").classList.toggle("same-counts", counts.size === 1 && !byId("leaderboard").querySelector("tbody .counts.marked"));
+  byId("leaderboard").classList.toggle("none-better", !established);
+  byId("more").hidden = rows.length <= MAX_SHOWN + 1;
+  show_all(false);
+};
+
+const show_all = (all) => {
+  byId("leaderboard").classList.toggle("all", all);
+  byId("more").setAttribute("aria-expanded", String(all));
+  byId("more").textContent = all ? `Show the first ${MAX_SHOWN}` : `Show all ${places(chosen.outcome).length} predictors`;
 };
 
 // What the leaderboard does not say of the chosen pair.
@@ -67,8 +92,9 @@ const describe_pair = () => {
   const place = row_of(ranking, chosen.predictor, chosen.outcome);
   const add = (term, text) => {
     if (text === "" || text === "–") return;
-    html(list, "dt", term);
-    html(list, "dd", text);
+    const entry = html(list, "div");
+    html(entry, "dt", term);
+    html(entry, "dd", text);
   };
   for (const [end, term] of [["better_than", "Better than"], ["worse_than", "Worse than"]]) {
     const others = (ranking[end]?.[place] ?? "").split("; ").filter(Boolean);

@@ -42,6 +42,7 @@ for (const [id, checked] of [["all", true], ["none", false]]) {
   });
 }
 
+byId("more").addEventListener("click", () => show_all(byId("more").getAttribute("aria-expanded") === "false"));
 axis(byId("axis"));
 if (chosen.predictor) {
   choose(chosen.predictor);

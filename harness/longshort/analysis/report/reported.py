@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from longshort.analysis.analysis import Analysis
-from longshort.analysis.figures.style import short_names
 from longshort.analysis.leaderboard import headline_outcomes
-from longshort.analysis.report.findings import coefficient, plain_name
-from longshort.analysis.tables import LONGBENCH_OUTCOMES
+from longshort.analysis.report.findings import coefficient
+from longshort.analysis.tables import LONGBENCH_OUTCOMES, plain_name
 
 SOURCE = "reported by Du et al., ICML 2025, not measured here"
 # |correlation| with long-context performance; which kind of correlation and which models is not known.
@@ -29,7 +27,6 @@ METHODS_TABLE = (
     ("EABF, 8k", "0", 23.6, 6.01),
     ("EABF, 8k", "0.1", 24.8, 5.91),
 )
-MAX_CHECKPOINTS = 12
 
 
 @dataclass(frozen=True)
@@ -56,18 +53,3 @@ def beside_reported(analysis: Analysis) -> list[Beside]:
     return found
 
 
-def measured_checkpoints(wide: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """Name, LongBench-E and perplexity at the train length of the first 12 checkpoints, as text."""
-    rows = wide.head(MAX_CHECKPOINTS)
-
-    def text(value: Any, form: str) -> str:
-        return f"{value:{form}}" if pd.notna(value) and np.isfinite(value) else "–"
-
-    return [
-        (
-            name,
-            text(row.get(LONGBENCH_OUTCOMES[0]), ".1f"),
-            text(np.exp(row.get("nll", np.nan)), ".2f"),
-        )
-        for name, (_, row) in zip(short_names(rows), rows.iterrows(), strict=True)
-    ]

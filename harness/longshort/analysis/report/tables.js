@@ -1,3 +1,5 @@
+const MAX_PRINTED = 200; // rows of a table that is printed
+
 // Tables that sort by a column: ascending first, then descending; missing values stay last.
 const fill = (table) => {
   const { columns, values } = tables[table.dataset.table];
@@ -6,6 +8,7 @@ const fill = (table) => {
     html(html(html(table, "tbody"), "tr"), "td", "Nothing was computed.");
     return;
   }
+  table.classList.toggle("long", count > MAX_PRINTED);
   const head = html(html(table, "thead"), "tr");
   const body = html(table, "tbody");
   const rows = Array.from({ length: count }, (_, row) => {
