@@ -19,7 +19,7 @@ from longshort.analysis import (
     scatter,
     wide_table,
 )
-from longshort.analysis.command import show_headline
+from longshort.analysis.command import show_leaderboards
 from longshort.analysis.floors import below_floors, floors_of
 from longshort.analysis.report import write_report
 from longshort.analysis.write import write_analysis
@@ -199,9 +199,12 @@ def test_notes_count_the_values_and_name_the_checkpoints(analysis):
 
 def test_the_terminal_marks_them_within_80_columns(analysis):
     screen = io.StringIO()
-    show_headline(analysis, Console(width=80, file=screen))
+    show_leaderboards(analysis, Console(width=80, file=screen))
     lines = screen.getvalue().splitlines()
-    assert {line.split()[0] for line in lines if "10‡ (5)" in line} == {"Jeffreys"}
+    assert {" ".join(line.split()[1:3]).split(" 0")[0] for line in lines if "10‡ (5)" in line} == {
+        "Jeffreys",
+        "Jeffreys beyond",
+    }
     assert_facts(" ".join(lines), "‡ Includes values below 3 times their numerical floor")
     assert max(map(len, lines)) <= 80
 

@@ -136,4 +136,7 @@ def test_what_is_shown_where_there_is_room_for_few(wide):
     names = ["log_ppl@128", "log_ppl_increase@128", "log_ppl@256", "effective_length", COLUMN]
     assert main_outcomes(names, wide) == [COLUMN, "log_ppl@128", "effective_length"]  # 256 lacks a checkpoint
     assert main_outcomes(names, wide.iloc[:3]) == [COLUMN, "log_ppl@256", "effective_length"]
+    wide["recall@128"] = wide["recall@256"] = 0.5
+    both = ["recall@128", "recall@256", "recall_nll@256", *names]
+    assert main_outcomes(both, wide) == [COLUMN, "recall@256", "log_ppl@128", "effective_length"]
     assert main_outcomes(["effective_length", "sce"], wide) == ["effective_length", "sce"]

@@ -35,7 +35,9 @@ def curve(checkpoint, metric, log_ppl):
 def test_one_row_per_checkpoint(tidy):
     wide = wide_table(tidy)
     assert len(wide) == 9
-    assert predictors(wide) == list(PREDICTORS)
+    # Neither numerical floors nor LongPPL were measured.
+    missing = ("_excess", "longppl", "accuracy")
+    assert predictors(wide) == [name for name in PREDICTORS if not any(part in name for part in missing)]
     assert outcomes(wide) == [
         "log_ppl@8192",
         "log_ppl_increase@8192",
@@ -166,6 +168,94 @@ def test_corpora_are_not_mixed():
         wide_table(table, "z")
     with user_error("data", "none", field="corpus"):
         of_corpus(table.iloc[:0])
+
+
+TASKS = {"longppl": "longshort_longppl", "recall": "longshort_retrieval", "accuracy": "longshort_perplexity"}
+
+
+def of_task(checkpoint, metric, length, value, **about):
+    return tidy_of((checkpoint, metric, length, value), task=TASKS[metric.partition("_")[0]], **about)
+
+
+def test_predictors_and_outcomes_of_longppl_retrieval_and_the_fixed_targets():
+    tails = curve("a", "ppl_tail", {32: 3.5, 64: 3.1, 128: 3.3})
+    parts = [tidy_of(*curve("a", "ppl", {64: 3.0, 128: 3.5}), *tails)]
+    parts += [of_task("a", "longppl", length, value, stderr=0.5) for length, value in ((64, 5.0), (128, 9.0))]
+    parts += [of_task("a", "longppl_self", 64, 2.0), of_task("a", "accuracy_tail", 64, 0.4)]
+    for length, recall in ((64, 1.0), (128, 0.5), (256, 0.0)):
+        parts += [of_task("a", "recall", length, recall), of_task("a", "recall_nll", length, 3 - recall)]
+    wide = wide_table(pd.concat(parts))
+    row = wide.loc[0]
+    assert (row["longppl"], row["longppl_stderr"]) == pytest.approx((np.log(5), 0.1))
+    assert (row["longppl_self"], row["longppl_self_stderr"]) == pytest.approx((np.log(2), 0.05))
+    assert (row["accuracy_tail"], row["accuracy_tail_stderr"]) == (0.4, 0.1)
+    assert row["context_gain"] == pytest.approx(0.4)  # 3.5 at 32 tokens minus 3.1 at 64
+    assert "context_gain_stderr" not in wide  # both ends share their documents
+    assert predictors(wide) == ["longppl", "longppl_self", "context_gain", "accuracy_tail", "nll"]
+    assert (row["recall@128"], row["recall@256"], row["recall_nll@256"]) == (0.5, 0.0, 3.0)
+    assert row["recall@256_stderr"] == 0.1
+    assert "recall@64" not in wide  # not beyond the training context length
+    assert outcomes(wide)[:4] == ["recall@128", "recall@256", "recall_nll@128", "recall_nll@256"]
+    assert "log_ppl@256" not in wide
+
+
+def test_the_context_gain_starts_from_one_context_for_all():
+    """32 tokens, which two checkpoints have below their training context length; 16 has one, and c starts at 64."""
+    parts = [
+        tidy_of(*curve("a", "ppl_tail", {16: 4.0, 32: 3.5, 64: 3.0})),
+        tidy_of(*curve("b", "ppl_tail", {32: 3.25, 64: 3.5})),
+        tidy_of(*curve("c", "ppl_tail", {64: 3.0, 128: 2.0})),
+        tidy_of(*curve("d", "ppl_tail", {8: 3.0, 32: 2.0})),  # not at its training context length
+        tidy_of(*curve("e", "ppl_tail", {32: 2.0, 64: 1.0}), train_length=32),  # trained at the shortest
+    ]
+    gains = wide_table(pd.concat(parts)).set_index("checkpoint")["context_gain"]
+    assert gains.dropna().to_dict() == pytest.approx({"a": 0.5, "b": -0.25})
+
+
+def test_of_several_smallest_contexts_the_shortest():
+    wide = wide_table(tidy_of(*curve("a", "ppl_tail", {16: 4.0, 32: 3.5, 64: 3.0})))
+    assert wide.loc[0, "context_gain"] == pytest.approx(1.0)
+    assert "context_gain" not in wide_table(tidy_of(*curve("a", "ppl_tail", {64: 3.0, 128: 3.0})))
+
+
+def test_an_excess_is_the_value_minus_its_floor_where_there_is_one():
+    a = [("a", "jeffreys", 64, 0.5), ("a", "jeffreys_floor", 64, 0.125), ("a", "js", 64, 0.25)]
+    a += [("a", "jeffreys", 128, 0.5), ("a", "jeffreys_floor", 128, 0.75)]
+    b = [("b", "jeffreys", 64, 0.5), ("b", "js", 64, 0.5)]
+    wide = wide_table(tidy_of(*a, *b)).set_index("checkpoint")
+    assert (wide.loc["a", "jeffreys_excess"], wide.loc["a", "jeffreys_excess_beyond"]) == (0.375, -0.25)
+    assert np.isnan(wide.loc["b", "jeffreys_excess"])
+    assert not {"js_excess", "js_excess_beyond", "jeffreys_excess_stderr"} & set(wide)
+    assert predictors(wide) == ["jeffreys", "js", "jeffreys_beyond", "jeffreys_excess", "jeffreys_excess_beyond"]
+
+
+def test_each_task_has_one_corpus():
+    parts = [
+        tidy_of(*curve("a", "ppl", {64: 3.0}), corpus="x"),
+        of_task("a", "recall", 128, 0.5, corpus="y"),
+        of_task("a", "longppl", 64, 5.0, corpus="z"),
+    ]
+    for corpus in (None, "x"):
+        row = wide_table(pd.concat(parts), corpus).loc[0]
+        assert (row["nll"], row["recall@128"]) == pytest.approx((3.0, 0.5))
+        assert row["longppl"] == pytest.approx(np.log(5))
+    two = pd.concat([*parts, of_task("a", "recall", 128, 0.75, corpus="x")])
+    with user_error("setting", "longshort_retrieval", "x", "y", field="corpus"):
+        wide_table(two)
+    assert wide_table(two, "x").loc[0, "recall@128"] == 0.75
+    assert "recall@128" in wide_table(two, "y")
+    assert wide_table(two, "y").loc[0, "nll"] != wide_table(two, "y").loc[0, "nll"]  # not that of another corpus
+    with user_error("setting", "longshort_retrieval", "x", "y", field="corpus"):
+        wide_table(two, "z")
+
+
+def test_every_new_column_has_a_label_with_its_unit():
+    names = [*PREDICTORS, "recall@128", "recall_nll@128"]
+    labels = [axis_label(name) for name in names]
+    assert len(set(labels)) == len(labels)
+    assert all(label.endswith(("(nats)", "token)", "(share)")) for label in labels)
+    assert [name for name in names if "self-evaluated" in axis_label(name)] == ["longppl_self"]
+    assert axis_label("longppl_self_beyond") == "longppl_self_beyond"  # no such column
 
 
 def test_every_column_has_a_label_with_its_unit(tidy):

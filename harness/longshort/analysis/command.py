@@ -33,23 +33,26 @@ def correlate_command(
     predictor: Annotated[
         list[str] | None,
         typer.Option(
-            help="A column of checkpoints.csv; repeatable.  [default: misalignment at the train length and beyond, nll]"
+            help="A column of checkpoints.csv; repeatable.  [default: misalignment at the training context length and beyond, longppl, context_gain, accuracy_tail, nll]"
         ),
     ] = None,
     outcome: Annotated[
         list[str] | None,
         typer.Option(
             help="A column of checkpoints.csv, TASK:METRIC for other lm-eval tasks; repeatable.  "
-            "[default: LongBench-E, log-perplexity beyond the train length, its rise, effective length]"
+            "[default: LongBench-E, retrieval and log-perplexity beyond the training context length, its rise, effective "
+            "length]"
         ),
     ] = None,
     control: Annotated[
         list[str] | None,
-        typer.Option(help="Control for this column, besides nll, and log_params if it varies; repeatable."),
+        typer.Option(help="Column to control for, in addition to nll, and to log_params if it varies; repeatable."),
     ] = None,
     where: Annotated[
         str | None,
-        typer.Option(help="Keep only checkpoints that meet this condition, as \"params < 8e9 and family == 'x'\"."),
+        typer.Option(
+            help="Keep only checkpoints that meet this condition, such as \"params < 8e9 and family == 'x'\"."
+        ),
     ] = None,
     group_by: Annotated[str, typer.Option(help="Column that says which checkpoints belong together.")] = "family",
     adjust: Annotated[
@@ -57,13 +60,13 @@ def correlate_command(
         typer.Option(help="Correction of p-values for multiple comparisons: Holm, or Benjamini-Hochberg."),
     ] = "holm",
     corpus: Annotated[
-        str | None, typer.Option(help="Corpus of the perplexities and misalignments, if the results have several.")
+        str | None, typer.Option(help="Corpus whose results to use, if a task was measured on several.")
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at a damaged results file instead of skipping it.")
     ] = False,
 ) -> None:
-    """Correlate misalignment with long-context performance over checkpoints.
+    """Rank measurements by how well they predict long-context performance over checkpoints.
 
     Writes tables (CSV, Markdown, LaTeX), figures (SVG) and report.html.
     """

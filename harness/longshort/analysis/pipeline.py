@@ -47,14 +47,15 @@ def analyze(
 
     Args:
         folder: of lm-eval's results, searched at any depth; or results files.
-        predictors: by default the misalignment metrics at the train length and beyond, and NLL.
-        outcomes: by default LongBench-E overall and 8k+, log-perplexity beyond the train length, its rise, and the
-            effective length; not those of fixed targets (``…_tail…``) and of other lm-eval tasks.
+        predictors: by default all that were measured of `longshort.analysis.tables.PREDICTORS`.
+        outcomes: by default LongBench-E overall and 8k+, retrieval and log-perplexity beyond the training context
+            length, its rise, and the effective length; not those of fixed targets (``…_tail…``) and of other lm-eval
+            tasks.
         controls: of the partial correlation, in addition to ``nll`` and, where it varies, ``log_params``.
         where: a condition on the wide table, as ``"params < 8e9"``: see `longshort.analysis.selection.keep_where`.
         group_by: the column that says which checkpoints belong together.
         adjust: of p-values for their number, ``holm`` or ``bh``.
-        corpus: whose perplexities and misalignments to use; needed where there are several.
+        corpus: whose results to use; needed where a task has several, see `longshort.analysis.tables.of_corpus`.
         strict: raise for a file that cannot be read instead of skipping it with a note.
 
     Returns:
@@ -126,16 +127,18 @@ def _pairs(wide: pd.DataFrame, predictors: Sequence[str]) -> list[tuple[str, str
 
 
 def _of_checkpoints(tidy: pd.DataFrame, wide: pd.DataFrame, corpus: str | None) -> pd.DataFrame:
-    """What was measured of the checkpoints in `wide`, on the one corpus."""
-    corpora = tables.of_corpus(tidy, corpus)["corpus"].unique()
-    ours = tidy["task"].isin([tables.PERPLEXITY, tables.MISALIGNMENT])
-    kept: pd.DataFrame = tidy[~ours | tidy["corpus"].isin(corpora)].merge(wide[tables.IDENTITY], on=tables.IDENTITY)
+    """What was measured of the checkpoints in `wide`, on the one corpus of each task."""
+    about = ["task", "corpus"]
+    chosen = tables.of_corpus(tidy, corpus)[about].drop_duplicates()
+    ours = tidy["task"].isin(tables.BY_LENGTH)
+    on_corpus = pd.MultiIndex.from_frame(tidy[about]).isin(pd.MultiIndex.from_frame(chosen))
+    kept: pd.DataFrame = tidy[~ours | on_corpus].merge(wide[tables.IDENTITY], on=tables.IDENTITY)
     return kept
 
 
 def _with_tokens(reading: Reading, tidy: pd.DataFrame) -> list[TokenSource]:
     """The token files of the checkpoints and the corpus that were chosen."""
-    names = [*tables.IDENTITY, "corpus"]
+    names = [*tables.IDENTITY, "task", "corpus"]
     chosen = set(tidy[names].dropna(subset="corpus").itertuples(index=False, name=None))
     return [source for source in reading.tokens if tuple(source.row.columns[name] for name in names) in chosen]
 
@@ -154,8 +157,7 @@ def _doubts(
     others = sorted(set(reading.table["checkpoint"]) - known)
     if others:
         notes.append(
-            f"{listed(others)}: no perplexity or misalignment of {tables.PERPLEXITY} or {tables.MISALIGNMENT} "
-            "on this corpus. Left out."
+            f"{listed(others)}: no perplexity, misalignment, LongPPL or retrieval by longshort's tasks on this corpus. Skipped."
         )
     untold = sorted(wide.loc[wide["train_length"].isna(), "checkpoint"])
     if untold:
@@ -183,9 +185,9 @@ def _doubts(
             "with --where, or compare bits per byte (bpb in measurements.csv)."
         )
     if not outcomes:
-        notes.append("no outcome: nothing was measured beyond the train lengths.")
+        notes.append("no outcome: nothing was measured beyond the training context lengths.")
     if not predictors:
-        notes.append("no predictor: neither misalignment nor perplexity was measured at the training context length.")
+        notes.append("no predictor: nothing that predicts was measured at the training context length.")
     return notes
 
 

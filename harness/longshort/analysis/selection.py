@@ -98,10 +98,15 @@ def main_predictors(names: Sequence[str]) -> list[str]:
 
 
 def main_outcomes(names: Sequence[str], wide: pd.DataFrame) -> list[str]:
-    """Those to show where there is room for few: LongBench-E, the furthest perplexity of most checkpoints, reach."""
-    lengths = {name: int(name.removeprefix("log_ppl@")) for name in names if re.fullmatch(r"log_ppl@\d+", name)}
-    furthest = sorted(lengths, key=lambda name: (wide[name].notna().sum(), lengths[name]))[-1:]
+    """Those to show where there is room for few: LongBench-E, recall and log-perplexity at their furthest, reach."""
+    furthest = [name for metric in ("recall", "log_ppl") for name in _furthest(metric, names, wide)]
     return _few(names, [*LONGBENCH_OUTCOMES, *furthest, "effective_length"])
+
+
+def _furthest(metric: str, names: Sequence[str], wide: pd.DataFrame) -> list[str]:
+    """The metric at the largest length that most checkpoints have; none if it was not measured."""
+    lengths = {name: int(name.partition("@")[2]) for name in names if re.fullmatch(rf"{metric}@\d+", name)}
+    return sorted(lengths, key=lambda name: (wide[name].notna().sum(), lengths[name]))[-1:]
 
 
 def _few(names: Sequence[str], preferred: Iterable[str]) -> list[str]:

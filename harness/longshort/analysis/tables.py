@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from longshort.errors import UserError
 from longshort.results.floors import FLOOR_METRICS, floor_of
 
 PERPLEXITY, MISALIGNMENT, LONGBENCH = "longshort_perplexity", "longshort_misalignment", "longshort_longbench_e"
+LONGPPL, RETRIEVAL = "longshort_longppl", "longshort_retrieval"
+BY_LENGTH = (PERPLEXITY, MISALIGNMENT, LONGPPL, RETRIEVAL)  # longshort's tasks on a corpus, whose metrics have a length
 IDENTITY = ["checkpoint", "revision"]
 MEASUREMENT = ["task", "metric", "length", "value", "stderr"]
 ABOUT = ["family", "params", "train_tokens", "train_length"]
@@ -25,13 +28,23 @@ MISALIGNMENT_METRICS = {
     "entropy": "entropy part of SCE",
     "jeffreys": "Jeffreys divergence",
     "js": "Jensen–Shannon divergence",
-    "agreement": "agreement of argmax",
+    "agreement": "top-1 agreement",
 }
-PREDICTORS = (*MISALIGNMENT_METRICS, *(f"{metric}_beyond" for metric in MISALIGNMENT_METRICS), "nll")
+EXCESS = {f"{metric}_excess": metric for metric in FLOOR_METRICS.values()}  # less the numerical floor
+PERFORMANCE = {  # how well a checkpoint predicts its own corpus, with the unit
+    "longppl": ("LongPPL (log)", "nats per key token"),
+    "longppl_self": ("LongPPL, self-evaluated (log)", "nats per key token"),
+    "context_gain": ("context gain", "nats per token"),
+    "accuracy_tail": ("top-1 accuracy on the fixed targets", "share"),
+    "nll": ("NLL", "nats per token"),
+}
+ALWAYS = (*MISALIGNMENT_METRICS, *(f"{metric}_beyond" for metric in MISALIGNMENT_METRICS), "nll")
+PREDICTORS = (*ALWAYS[:-1], *EXCESS, *(f"{name}_beyond" for name in EXCESS), *PERFORMANCE)
 # Perplexity of the first L tokens, and of one and the same set of target tokens at every L.
 VIEWS = {"ppl": "", "ppl_tail": "_tail"}
 LONGBENCH_OUTCOMES = (f"{LONGBENCH}:score", f"{LONGBENCH}:score@8k+")
-OUTCOME = re.compile(r"log_ppl(_tail)?(_increase)?@\d+|effective_length(_tail)?")
+RECALL = {"recall": ("retrieval recall", "share"), "recall_nll": ("NLL of the values to retrieve", "nats per token")}
+OUTCOME = re.compile(r"recall(_nll)?@\d+|log_ppl(_tail)?(_increase)?@\d+|effective_length(_tail)?")
 
 Measurement = tuple[float, float]  # value, standard error
 Measurements = dict[tuple[str, int | None], Measurement]  # by metric and length
@@ -49,11 +62,20 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
     Columns:
         checkpoint, revision, family, params, train_tokens, train_length: as in the tidy table.
         log_params: natural logarithm of params.
-        PREDICTORS: ``sce`` … ``agreement`` at the train length (nats, except the last: a share); the same with
-            ``_beyond`` at the next length that was measured on checkpoints of this train length; ``nll``, the
-            log-perplexity at the train length, in nats per token.
-        log_ppl@L: log-perplexity for each L beyond the train length, in nats per token.
-        log_ppl_increase@L: the same less that at the train length.
+        PREDICTORS: ``sce`` … ``agreement`` at the training context length (nats, except the last: a share); the same
+            with ``_beyond`` at the next length that was measured on checkpoints of this training context length;
+            ``nll``, the log-perplexity at the training context length, in nats per token.
+        jeffreys_excess, js_excess, …_excess_beyond: the divergence minus its numerical floor, in nats; may be negative,
+            and is missing where no floor was measured.
+        longppl, longppl_self: log of LongPPL at the training context length, in nats per key token, with the key
+            tokens of an evaluator model or of the checkpoint itself.
+        context_gain: NLL of the fixed targets at the smallest context minus that at the training context length, in
+            nats per token. The smallest context is the same for all checkpoints.
+        accuracy_tail: top-1 accuracy on the fixed targets at the training context length, a share.
+        recall@L, recall_nll@L: share of the values retrieved, and their NLL in nats per token, for each L beyond the
+            training context length.
+        log_ppl@L: log-perplexity for each L beyond the training context length, in nats per token.
+        log_ppl_increase@L: the same minus that at the training context length.
         effective_length: the largest L, in tokens, at which log-perplexity has risen by no more than 0.05 nats
             over its best. One of the lengths measured, so at the greatest of them it means "at least".
         log_ppl_tail@L, log_ppl_tail_increase@L, effective_length_tail: from the fixed-target view.
@@ -61,12 +83,14 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
             ``babilong_qa1:acc``.
         jeffreys_floor, js_floor, …_beyond_floor: the numerical floors of half precision, where they were measured;
             jeffreys_below_floor and so on: whether the value is below three times its floor, False where there is none.
-        NAME_stderr: standard error of NAME over documents, for the columns that are a single measurement.
+        NAME_stderr: standard error of NAME over documents, for the columns that are a single measurement. There is
+            none for a difference (``context_gain``, ``…_excess``, ``log_ppl_increase@L``): both of its ends share
+            documents, and their covariance is not in the results.
 
     Args:
-        tidy: the table of `longshort.results.read_results`. Checkpoints without perplexities and misalignments
-            on the corpus are left out.
-        corpus: which corpus's measurements to use; needed where there are several.
+        tidy: the table of `longshort.results.read_results`. Checkpoints that have no result of `BY_LENGTH` on the
+            corpus are skipped.
+        corpus: which corpus's measurements to use; needed where one task has several, see `of_corpus`.
 
     Raises:
         UserError: several corpora (kind ``setting``), or none of that name (``usage``); one checkpoint with several
@@ -74,7 +98,8 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
     """
     of_checkpoint = pd.concat([of_corpus(tidy, corpus), tidy[~_is_ours(tidy)]]).groupby(IDENTITY, dropna=False)
     tidy = of_corpus(tidy, corpus)
-    lengths = sorted(int(length) for length in tidy["length"].unique())
+    lengths = sorted(int(length) for length in tidy.loc[tidy["metric"].isin([*VIEWS, *RECALL]), "length"].unique())
+    shortest = _shortest_context(tidy)
     beyond = _lengths_beyond(tidy)
     rows: list[dict[str, Any]] = []
     for (checkpoint, revision), results in of_checkpoint:
@@ -93,14 +118,24 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
             _put_misalignment(row, metric, values, metric, train_length)
         for metric in MISALIGNMENT_METRICS:
             _put_misalignment(row, f"{metric}_beyond", values, metric, beyond.get((metric, train_length)))
+        for name in EXCESS:
+            for where in ("", "_beyond"):
+                row[f"{name}{where}"] = row[f"{EXCESS[name]}{where}"] - row[f"{EXCESS[name]}{where}_floor"]
+        for metric in ("longppl", "longppl_self"):
+            _put(row, metric, _log_perplexity(values, metric, train_length))
+        row["context_gain"] = _context_gain(values, shortest, train_length)
+        _put(row, "accuracy_tail", values.get(("accuracy_tail", train_length)))
         _put(row, "nll", _log_perplexity(values, "ppl", train_length))
+        for metric, length in product(RECALL, lengths):
+            if train_length and length > train_length:
+                _put(row, f"{metric}@{length}", values.get((metric, length)))
         for metric, view in VIEWS.items():
             _put_outcomes(row, view, train_length, {n: _log_perplexity(values, metric, n) for n in lengths})
         for task, metric, length, value, stderr in results.loc[~_is_ours(results), MEASUREMENT].to_numpy():
             _put(row, f"{task}:{metric}" + ("" if pd.isna(length) else f"@{length}"), (value, stderr))
         rows.append(row)
     wide: pd.DataFrame = pd.DataFrame(rows).astype({name: tidy.dtypes[name] for name in [*IDENTITY, *ABOUT]})
-    always = {*IDENTITY, *ABOUT, "log_params", *PREDICTORS}
+    always = {*IDENTITY, *ABOUT, "log_params", *ALWAYS}
     empty = [name for name in wide if name not in always and wide[name].isna().all()]
     kept: pd.DataFrame = wide.drop(columns=empty)
     flag_columns(kept)
@@ -113,30 +148,36 @@ def predictors(wide: pd.DataFrame) -> list[str]:
 
 
 def outcomes(wide: pd.DataFrame) -> list[str]:
-    """Names of the outcome columns that hold any value: LongBench-E overall and 8k+, then perplexity's."""
+    """Names of the outcome columns that hold any value: LongBench-E overall and 8k+, then recall and perplexity."""
     names = [*LONGBENCH_OUTCOMES, *(name for name in map(str, wide) if OUTCOME.fullmatch(name))]
     return [name for name in names if name in wide and wide[name].notna().any()]
 
 
 def axis_label(name: str) -> str:
     """What a column of the wide table measures, with its unit; the name itself where it is not known."""
-    if name == "nll":
-        return "NLL at the train length (nats per token)"
+    if name in PERFORMANCE:
+        what, unit = PERFORMANCE[name]
+        return f"{what} at the training context length ({unit})"
     if name.startswith("effective_length"):
         return f"effective length{', fixed targets' if name.endswith('_tail') else ''} (tokens)"
     if match := re.fullmatch(r"log_ppl(_tail)?(_increase)?@(\d+)", name):
         tail, increase, length = match.groups()
         targets = ", fixed targets" if tail else ""
         if increase:
-            return f"log-perplexity{targets}:\nrise from the train length to {length} (nats per token)"
+            return f"log-perplexity{targets}:\nrise from the training context length to {length} (nats per token)"
         return f"log-perplexity at {length} tokens{targets} (nats per token)"
+    if match := re.fullmatch(rf"({'|'.join(RECALL)})@(\d+)", name):
+        what, unit = RECALL[match[1]]
+        return f"{what} at {match[2]} tokens ({unit})"
     if name in LONGBENCH_OUTCOMES:
         return f"LongBench-E score{', 8k words and more' if name.endswith('@8k+') else ''} (percent)"
     if name == "log_params":
         return "logarithm of the number of parameters"
     metric = name.removesuffix("_beyond")
+    where = "at the next length beyond training" if name != metric else "at the training context length"
+    if metric in EXCESS:
+        return f"{MISALIGNMENT_METRICS[EXCESS[metric]]} minus its numerical floor {where} (nats)"
     if metric in MISALIGNMENT_METRICS:
-        where = "at the next length beyond training" if name != metric else "at the train length"
         return f"{MISALIGNMENT_METRICS[metric]} {where} ({'share' if metric == 'agreement' else 'nats'})"
     return name
 
@@ -147,32 +188,42 @@ def plain_name(name: str) -> str:
 
 
 def of_corpus(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
-    """The perplexities and misalignments on one corpus, from the tidy table; where it has several, name one.
+    """The results of the tasks `BY_LENGTH` on one corpus for each task, from the tidy table.
+
+    A task that was measured on one corpus uses it. LongPPL and retrieval may have a corpus of their own, so they use
+    their one corpus also where `corpus` names another one.
 
     Raises:
-        UserError: several corpora and none is named, or nothing was measured.
+        UserError: a task has several corpora and none of them is named (kind ``setting``), or nothing was measured on
+            `corpus` (``usage``) or at all (``data``).
     """
     measured = tidy[_is_ours(tidy) & tidy["length"].notna()]
-    corpora = sorted(measured["corpus"].dropna().unique())
-    if corpus is None and len(corpora) > 1:
+    of_task = {str(task): sorted(rows.dropna().unique()) for task, rows in measured.groupby("task")["corpus"]}
+    known = sorted({name for names in of_task.values() for name in names})
+    if measured.empty or (corpus is not None and corpus not in known):
         raise UserError(
-            f"The results were measured on several corpora ({', '.join(corpora)}). Choose one with --corpus.",
-            "setting",
-            "corpus",
-        )
-    chosen: pd.DataFrame = measured if corpus is None else measured[measured["corpus"] == corpus]
-    if chosen.empty:
-        raise UserError(
-            f"There are no results of {PERPLEXITY} or {MISALIGNMENT} on corpus '{corpus or 'any'}'. "
-            f"Measured corpora: {', '.join(corpora) or 'none'}.",
+            f"There are no results of {', '.join(BY_LENGTH)} on corpus '{corpus or 'any'}'. "
+            f"Measured corpora: {', '.join(known) or 'none'}.",
             "usage" if corpus else "data",
             "corpus",
         )
+    kept = pd.Series(True, index=measured.index)
+    for task, names in of_task.items():
+        if corpus in names or (corpus is not None and task in (PERPLEXITY, MISALIGNMENT)):
+            kept &= (measured["task"] != task) | (measured["corpus"] == corpus).fillna(False).astype(bool)
+        elif len(names) > 1:
+            raise UserError(
+                f"{task} was measured on several corpora ({', '.join(names)}). Choose one with --corpus"
+                f"{', or move the results of the others away' if corpus else ''}.",
+                "setting",
+                "corpus",
+            )
+    chosen: pd.DataFrame = measured[kept]
     return chosen
 
 
 def _is_ours(tidy: pd.DataFrame) -> pd.Series[bool]:
-    return tidy["task"].isin([PERPLEXITY, MISALIGNMENT])
+    return tidy["task"].isin(BY_LENGTH)
 
 
 def _put(row: dict[str, Any], name: str, measurement: Measurement | None) -> None:
@@ -203,6 +254,26 @@ def _log_perplexity(values: Measurements, metric: str, length: int | None) -> Me
         return MISSING
     value, stderr = values[metric, length]
     return float(np.log(value)), stderr / value  # the delta method
+
+
+def _context_gain(values: Measurements, shortest: int | None, train_length: int | None) -> float:
+    """By how much the fixed targets' NLL is lower at the training context length than at the shortest context."""
+    if shortest is None or train_length is None or shortest >= train_length:
+        return np.nan
+    short, long = (_log_perplexity(values, "ppl_tail", length)[0] for length in (shortest, train_length))
+    return short - long
+
+
+def _shortest_context(tidy: pd.DataFrame) -> int | None:
+    """The context of the fixed targets that most checkpoints have below their training context length.
+
+    One for all, so that gains compare; the shortest of those that equally many have.
+    """
+    tails = tidy[tidy["metric"] == "ppl_tail"]
+    trained = tails.loc[(tails["length"] == tails["train_length"]).fillna(False).astype(bool), IDENTITY]
+    below = tails[(tails["length"] < tails["train_length"]).fillna(False).astype(bool)].merge(trained, on=IDENTITY)
+    counts = below["length"].value_counts()
+    return min(map(int, counts.index[counts == counts.max()]), default=None)
 
 
 def _lengths_beyond(tidy: pd.DataFrame) -> dict[tuple[str, int | None], int]:
