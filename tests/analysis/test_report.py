@@ -1,10 +1,10 @@
 """What the report says: its numbers are those of the tables, its words those of the numbers."""
 
-import base64
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,8 @@ import pytest
 
 from longshort.analysis import write_report
 from longshort.analysis.report import METHODS_TABLE
-from longshort.analysis.report.findings import caution, coefficient, findings, headline_outcomes
+from longshort.analysis.leaderboard import answer
+from longshort.analysis.report.findings import caution, coefficient, findings
 from longshort.errors import UserError
 from tests.analysis.analyses import EVIL, analysis, usual
 
@@ -57,19 +58,15 @@ def page(file):
     return Page(file.read_text("utf-8"))
 
 
-@pytest.fixture
-def without_figures(monkeypatch):
-    monkeypatch.setattr("longshort.analysis.report._figures", lambda *_: ([], []))
-
-
 def words(text):
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("name", ["correlations", "comparisons", "wide"])
+@pytest.mark.parametrize("name", ["leaderboard", "correlations", "comparisons", "wide"])
 def test_every_number_of_the_tables_is_embedded(made, page, name):
     values = page.data["tables"]["checkpoints" if name == "wide" else name]["values"]
-    pd.testing.assert_frame_equal(pd.DataFrame(values).astype(getattr(made, name).dtypes), getattr(made, name))
+    embedded = pd.DataFrame(values).astype(getattr(made, name).dtypes)
+    pd.testing.assert_frame_equal(embedded, getattr(made, name), rtol=5e-6, atol=0)
 
 
 def test_every_value_has_its_place_in_a_column(made, page):
@@ -86,95 +83,78 @@ def test_every_value_has_its_place_in_a_column(made, page):
     assert kinds["n"] == "value"
     assert kinds["pearson"] == "coefficient"
     assert kinds["pearson_p"] == kinds["p_adjusted"] == "p"
+    kinds = {column["key"]: column["kind"] for column in page.data["tables"]["comparisons"]["columns"]}
+    assert kinds["spearman_difference_p"] == kinds["spearman_difference_p_adjusted"] == "p"
+    kinds = {column["key"]: column["kind"] for column in page.data["tables"]["correlations"]["columns"]}
     assert kinds["pearson_loo"] == "range"
     assert kinds["controls"] == "text"
 
 
-def test_headline_has_the_numbers_of_the_table(made, page):
+def signed(number):
+    return f"{number:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def test_the_first_screen_asks_and_answers(made, page):
+    assert "Which measurement predicts long-context performance?" in words(page.texts[""])
+    first = words(page.texts["first"])
+    assert answer(made, OUTCOME) in first
+    ranked = made.leaderboard[made.leaderboard["outcome"] == OUTCOME]
+    assert page.data["start"] == [ranked["predictor"].iloc[0], OUTCOME]
+    assert page.data["answers"] == {outcome: answer(made, outcome) for outcome in made.leaderboard["outcome"].unique()}
+    assert page.data["better"][OUTCOME]["sce"] == better_ranks(ranked, {"nll", "entropy"})
+
+
+def better_ranks(ranked, names):
+    ranks = sorted(ranked.loc[ranked["predictor"].isin(names), "rank"])
+    return "{}–{}".format(*ranks) if ranks[1] == ranks[0] + 1 else "{}, {}".format(*ranks)
+
+
+def test_findings_are_one_table_of_every_pair(made, page):
     text = words(page.texts["findings"])
-    row = made.correlations.set_index(["predictor", "outcome"]).loc["sce", OUTCOME]
-    numbers = [f"{row[name]:.2f}".replace("-", "−") for name in ("pearson", "pearson_lo", "pearson_hi")]
-    assert "SCE at the train length: r = {} [{}, {}], n = 12, F = 4 families.".format(*numbers) in text
-    numbers = [f"{row[name]:.2f}".replace("-", "−") for name in ("partial", "partial_lo", "partial_hi")]
-    assert "Holding NLL at the train length fixed: partial r = {} [{}, {}]".format(*numbers) in text
-    row = made.comparisons.set_index(["other", "outcome"]).loc["nll", OUTCOME]
-    names = ("abs_pearson", "abs_pearson_other", "difference", "difference_jackknife_lo", "difference_jackknife_hi")
-    numbers = [f"{row[name]:.2f}".replace("-", "−") for name in names]
-    sentence = "SCE at the train length against NLL at the train length: |r| = {} and {}, difference {} [{}, {}]"
-    assert sentence.format(*numbers) in text
-    assert f"{len(made.correlations)} pairs were looked at" in text
-    assert "n = 12 checkpoints of F = 4 families" in words(page.texts[""])
-
-
-def sentences(made, **changed):
-    """About SCE alone, with some numbers of its row changed."""
-    table = made.correlations[made.correlations["outcome"] == OUTCOME].copy()
-    for name, value in changed.items():
-        table[name] = value
-    table = table[table["predictor"] == "sce"]
-    (finding,) = findings(replace(made, correlations=table, comparisons=pd.DataFrame()))
-    (sentence,) = finding.sentences
-    return sentence
+    buttons = [attributes for tag, attributes in page.elements if tag == "button" and "data-outcome" in attributes]
+    table = made.correlations
+    assert {(button["data-predictor"], button["data-outcome"]) for button in buttons} == set(
+        zip(table["predictor"], table["outcome"], strict=True)
+    )
+    for row in table.itertuples():
+        interval = f"[{signed(row.spearman_lo)}, {signed(row.spearman_hi)}]"
+        assert f"{signed(row.spearman)} {interval}" in text
+    assert f"{len(table)} pairs were examined" in text
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "value", "interval", "shade"),
     [
-        ({"pearson": 0.6, "pearson_lo": 0.2, "pearson_hi": 0.8}, "the higher the log-perplexity at 16384 tokens. "),
-        ({"pearson": -0.6, "pearson_lo": -0.8, "pearson_hi": -0.2}, "the lower the log-perplexity at 16384 tokens. "),
-        ({"pearson": 0.6, "pearson_lo": -0.1, "pearson_hi": 0.8}, "The interval holds 0: no correlation"),
-        ({"pearson": 0.6, "pearson_lo": 0.0, "pearson_hi": 0.8}, "The interval holds 0: no correlation"),
-        ({"pearson": 1.0, "pearson_lo": np.nan, "pearson_hi": np.nan}, "No interval could be computed"),
-        ({"pearson": np.nan, "note": "sce does not vary"}, "no coefficient (n = 12, F = 4 families): sce does not"),
-        ({"pearson_lo": 0.1, "pearson_hi": 0.2, "interval": "naive"}, "naive interval. The higher it is, the higher "),
-        ({"pearson_lo": 0.1, "pearson_hi": 0.2, "interval": "naive"}, "if checkpoints of a family may count as indep"),
-        ({"partial": 0.5, "partial_lo": 0.1, "partial_hi": 0.7}, "says something that NLL at the train length does"),
-        ({"partial": 0.5, "partial_lo": -0.1, "partial_hi": 0.7}, "beyond that, nothing is shown"),
-        ({"partial": 0.5, "partial_lo": np.nan}, "partial r = 0.50."),
-        ({"controls": "nll, log_params"}, "Holding NLL at the train length and logarithm of the number of parameters"),
-        ({"n_families": 1}, "F = 1 family."),
+        ((0.65, 0.2, 0.8), "0.65", "[0.20, 0.80]", "positive s3 certain"),
+        ((-0.65, -0.8, -0.2), "−0.65", "[−0.80, −0.20]", "negative s3 certain"),
+        ((0.15, -0.1, 0.8), "0.15", "[−0.10, 0.80]", "positive s0"),
+        ((0.65, 0.0, 0.8), "0.65", "[0.00, 0.80]", "positive s3"),
+        ((1.0, np.nan, np.nan), "1.00", "", "positive s4"),
+        ((np.nan, np.nan, np.nan), "", "", ""),
     ],
 )
-def test_sentences_follow_the_interval(made, changed, said):
-    assert said in sentences(made, **({"pearson": 0.15} | changed))
+def test_a_finding_follows_its_interval(made, changed, value, interval, shade):
+    table = made.leaderboard.copy()
+    place = (table["outcome"] == OUTCOME) & (table["predictor"] == "js")
+    table.loc[place, ["spearman", "spearman_lo", "spearman_hi"]] = changed
+    table.loc[place, "note"] = "js does not vary"
+    rows = findings(replace(made, leaderboard=table), [OUTCOME])
+    (cell,) = next(row.cells for row in rows if row.predictor == "js")
+    assert (cell.value, cell.interval, cell.shade) == (value, interval, shade)
+    assert cell.note == ("" if value else "js does not vary")
 
 
-def test_no_partial_coefficient_no_word_of_it(made):
-    assert "Holding" not in sentences(made, partial=np.nan)
-
-
-@pytest.mark.parametrize(
-    ("ends", "said"),
-    [
-        ((-0.1, 0.5), "neither is shown to predict better"),
-        ((0.1, 0.5), "SCE at the train length predicts better"),
-        ((-0.5, -0.1), "NLL at the train length predicts better"),
-        ((np.nan, np.nan), "cannot be said"),
-    ],
-)
-def test_comparisons_follow_the_interval(made, ends, said):
-    table = made.comparisons[(made.comparisons["other"] == "nll") & (made.comparisons["outcome"] == OUTCOME)].copy()
-    table["difference"] = np.mean(ends)
-    table["difference_jackknife_lo"], table["difference_jackknife_hi"] = ends
-    (finding,) = findings(replace(made, comparisons=table))
-    assert said in finding.sentences[-1]
-    (finding,) = findings(replace(made, comparisons=table.assign(interval="naive")))
-    assert "F = 4, naive interval. " in finding.sentences[-1]
-
-
-def test_longbench_comes_first_then_the_furthest_perplexity(made):
-    table = made.correlations[made.correlations["predictor"].isin(["sce", "nll"])]
-    longbench = table[table["outcome"] == OUTCOME].assign(outcome="longshort_longbench_e:score")
-    both = replace(made, correlations=pd.concat([table, longbench]))
-    assert headline_outcomes(made) == [OUTCOME]
-    assert headline_outcomes(both) == ["longshort_longbench_e:score", OUTCOME]
-    other = replace(made, correlations=longbench.assign(outcome="babilong_qa1:acc"))
-    assert headline_outcomes(other) == ["babilong_qa1:acc"]
+def test_naive_intervals_and_values_below_their_floor_are_marked(made):
+    table = made.leaderboard.assign(interval="naive")
+    flagged = made.correlations.assign(n_below_floor=(made.correlations["predictor"] == "jeffreys").astype(int))
+    rows = findings(replace(made, leaderboard=table, correlations=flagged), [OUTCOME])
+    assert all(row.cells[0].value.endswith("†") for row in rows)
+    assert [row.predictor for row in rows if row.label.endswith("‡")] == ["jeffreys"]
 
 
 @pytest.mark.parametrize(
     ("n", "families", "said"),
-    [(4, 4, "Fewer than 5"), (12, 1, "Only 1 family:"), (12, 3, "too narrow"), (12, 9, "lean on few"), (50, 10, "")],
+    [(4, 4, "Fewer than 5"), (12, 1, "Only 1 family:"), (12, 3, "too narrow"), (12, 9, "are wide"), (50, 10, "")],
 )
 def test_caution_at_few_points_and_families(made, n, families, said):
     found = caution(replace(made, correlations=made.correlations.assign(n=n, n_families=families)))
@@ -195,8 +175,6 @@ def test_reported_values_are_marked_and_apart(made, page):
     assert re.search(r"training loss\s+0\.62\s", text)
     for training, alpha, longbench, perplexity in METHODS_TABLE:
         assert f"{training} {alpha} {longbench} {perplexity:.2f}" in text
-    for row in made.wide.itertuples():
-        assert f"{np.exp(row.nll):.2f}" in text.partition("Measured here")[2]
     row = made.correlations.set_index(["predictor", "outcome"]).loc["nll", OUTCOME]
     assert f"{row['pearson']:.2f} [".replace("-", "−") in text
     numbers = {item for training in METHODS_TABLE for item in training[2:]}
@@ -208,23 +186,24 @@ def test_settings_notes_and_figures_are_told(made, page):
     assert "ab" * 32 in page.texts["settings"]
     assert "longshort" in page.texts["settings"]
     for note in made.notes:
-        assert note in page.texts["notes"]
+        assert note in page.texts["settings"]
     images = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(images) == 5
-    assert all(image["src"].startswith("data:image/svg+xml;base64,") and image["alt"] for image in images)
+    assert len(images) == 4
+    assert all(image["src"].startswith("data:image/svg+xml,") and image["alt"] for image in images)
 
 
-def test_figures_that_are_drawn_already_are_shown_as_they_are(made, tmp_path):
-    names = ["perplexity_by_length", "misalignment_curve_sce", "misalignment_curve_jeffreys", "misalignment_matrix_sce"]
-    drawn = [tmp_path / f"{name}.{kind}" for name in ["forest", *names] for kind in ("png", "svg")]
+def test_figures_are_embedded_as_they_were_written(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("longshort.analysis.report.draw_figures", None)  # none is drawn again
+    shown = ["perplexity_by_length", "misalignment_curve_sce", "misalignment_curve_jeffreys"]
+    drawn = [tmp_path / f"{name}.svg" for name in ["leaderboard", "scatter", *shown]]
     for file in drawn:
-        file.write_text(f"<svg>{file.name}</svg>")
+        file.write_text(f'<svg id="#1">{file.name} 100 % → “ä”</svg>', "utf-8")
     page = Page(write_report(made, tmp_path / "r.html", drawn).read_text("utf-8"))
     sources = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
-    shown = [base64.b64decode(source.partition("base64,")[2]).decode() for source in sources]
-    assert shown[1:] == [f"<svg>{name}.svg</svg>" for name in names]
-    assert "<svg>forest" not in shown[0]  # it has all pairs, the report's those of the main outcomes
-    assert shown[0].count("</text>") > 10
+    assert [unquote(source.partition(",")[2]) for source in sources] == [
+        f'<svg id="#1">{name}.svg 100 % → “ä”</svg>' for name in shown
+    ]
+    assert not any(letter in source for source in sources for letter in '#<>"')
 
 
 def test_nothing_is_fetched_and_no_name_is_markup(file, page):
@@ -243,19 +222,19 @@ def test_nothing_is_fetched_and_no_name_is_markup(file, page):
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|innerHTML", text)
 
 
-def test_a_name_cannot_end_the_data(tmp_path, without_figures):
+def test_a_name_cannot_end_the_data(tmp_path):
     name = '</script><script>alert("1")</script>'
-    written = write_report(analysis([(name, "a"), ("b", "<!--")]), tmp_path / "r.html").read_text("utf-8")
+    written = write_report(analysis([(name, "a"), ("b", "<!--")]), tmp_path / "r.html", ()).read_text("utf-8")
     page = Page(written)
     assert written.count("<script") == 2
     assert page.data["tables"]["checkpoints"]["values"]["checkpoint"] == sorted([name, "b"])
 
 
-def test_what_is_missing_or_infinite_is_null(made, tmp_path, without_figures):
+def test_what_is_missing_or_infinite_is_null(made, tmp_path):
     wide = made.wide.copy()
     wide.loc[0, ["sce", "nll"]] = [np.inf, np.nan]
     wide.loc[0, "params"] = pd.NA
-    page = Page(write_report(replace(made, wide=wide), tmp_path / "r.html").read_text("utf-8"))
+    page = Page(write_report(replace(made, wide=wide), tmp_path / "r.html", ()).read_text("utf-8"))
     values = page.data["tables"]["checkpoints"]["values"]
     assert [values[name][0] for name in ("sce", "nll", "params")] == [None] * 3
 
@@ -266,27 +245,26 @@ def test_an_analysis_without_pairs_or_figures(made, tmp_path):
         tidy=made.tidy[made.tidy["metric"] == "entropy"],
         correlations=made.correlations.iloc[:0],
         comparisons=pd.DataFrame(),
+        leaderboard=pd.DataFrame(),
     )
     page = Page(write_report(empty, tmp_path / "r.html").read_text("utf-8"))
-    assert "Fewer than 5 checkpoints" in page.texts["findings"]
-    assert "No pair of predictor and outcome was measured" in page.texts["findings"]
-    assert "None could be drawn" in page.texts["figures"]
-    assert "no ppl@L" in page.texts["notes"]
+    assert "Fewer than 5 checkpoints" in page.texts["first"]
+    assert "No pair of predictor and outcome was measured" in page.texts["first"]
+    assert "figures" not in page.texts
     assert "not measured" in page.texts["paper"]
 
 
-def test_columns_that_an_older_table_lacks(made, tmp_path, without_figures):
+def test_columns_that_an_older_table_lacks(made, tmp_path):
     old = made.correlations[["predictor", "outcome", "n", "n_families", "pearson", "spearman"]]
-    page = Page(write_report(replace(made, correlations=old), tmp_path / "r.html").read_text("utf-8"))
+    page = Page(write_report(replace(made, correlations=old), tmp_path / "r.html", ()).read_text("utf-8"))
     assert set(page.data["tables"]["correlations"]["values"]) == set(old)
 
 
-def test_another_grouping(made, tmp_path, without_figures):
+def test_another_grouping(made, tmp_path):
     wide = made.wide.assign(run=["one", "two"] * 6)
     grouped = replace(made, wide=wide, settings=made.settings | {"group_by": "run"})
-    page = Page(write_report(grouped, tmp_path / "r.html").read_text("utf-8"))
+    page = Page(write_report(grouped, tmp_path / "r.html", ()).read_text("utf-8"))
     assert page.data["group"] == "run"
-    assert "F = 2 families" in words(page.texts[""])
 
 
 def test_equal_analyses_give_equal_files(tmp_path):
@@ -294,8 +272,8 @@ def test_equal_analyses_give_equal_files(tmp_path):
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_a_place_that_cannot_be_written(made, tmp_path, without_figures):
+def test_a_place_that_cannot_be_written(made, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/report\.html") as raised:
-        write_report(made, tmp_path / "file" / "report.html")
+        write_report(made, tmp_path / "file" / "report.html", ())
     assert raised.value.kind == "unwritable"

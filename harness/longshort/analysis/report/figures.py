@@ -35,7 +35,7 @@ def embedded_figures(analysis: Analysis, files: Iterable[Path]) -> list[dict[str
                 {
                     "caption": CAPTIONS[name] + seen,
                     # Percent-encoded: a tenth longer than the file, where base64 would make it a third longer.
-                    "source": f"data:image/svg+xml,{quote(file.read_text('utf-8'), safe=' =:;/,.()')}",
+                    "source": f"data:image/svg+xml,{quote(file.read_text('utf-8'), safe=' =:;/,.')}",
                     "numbers": "positions.csv" if name == "nll_by_position" else "the tables of this report",
                 }
             )
