@@ -1,16 +1,13 @@
 """The leaderboard against SciPy and plain loops over families."""
 
-import io
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 from scipy import stats
 
 from longshort.analysis import compare, correlations
-from longshort.analysis.command import show_leaderboards
 from longshort.analysis.leaderboard import COLUMNS, leaderboard
 
 PREDICTORS = ["sce", "jeffreys", "js", "nll"]

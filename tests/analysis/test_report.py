@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from longshort.analysis import write_report
-from longshort.analysis.report import METHODS_TABLE
 from longshort.analysis.leaderboard import answer
+from longshort.analysis.report import METHODS_TABLE
 from longshort.analysis.report.findings import caution, coefficient, findings
 from longshort.errors import UserError
 from tests.analysis.analyses import EVIL, analysis, usual

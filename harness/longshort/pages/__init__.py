@@ -12,9 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 
-def render_page(
-    package: str, data: dict[str, Any], scripts: Sequence[str] = ("script.js",), **values: Any
-) -> str:
+def render_page(package: str, data: dict[str, Any], scripts: Sequence[str] = ("script.js",), **values: Any) -> str:
     """Render a package's ``template.html`` with its ``style.css``, its scripts and the data of the scripts.
 
     The template names ``style``, ``script``, ``data`` and, for its Content-Security-Policy, ``style_hash`` and

@@ -33,9 +33,7 @@ CROWD_WIDTH, CROWD_ALPHA = 0.8, 0.4
 CROWD = 60  # from here on lines alone: markers and bars would hide them, and fill megabytes
 
 
-def perplexity_by_length(
-    tidy: pd.DataFrame, path: str | Path, metric: str = "ppl", corpus: str | None = None
-) -> Path:
+def perplexity_by_length(tidy: pd.DataFrame, path: str | Path, metric: str = "ppl", corpus: str | None = None) -> Path:
     """Draw perplexity over length on logarithmic axes, a line per checkpoint, a colour per family.
 
     Bars are ± one standard error over documents. A vertical line marks each train length.
@@ -56,9 +54,7 @@ def perplexity_by_length(
     return _by_length(tidy, path, metric, corpus, across, "perplexity per token", _perplexity_axis)
 
 
-def misalignment_curve(
-    tidy: pd.DataFrame, path: str | Path, metric: str = "sce", corpus: str | None = None
-) -> Path:
+def misalignment_curve(tidy: pd.DataFrame, path: str | Path, metric: str = "sce", corpus: str | None = None) -> Path:
     """Draw misalignment over length, within the train length and where the model extrapolates.
 
     Lines, arguments and result are those of `perplexity_by_length`, but `metric` is one of

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
 
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.leaderboard import headline_outcomes
 from longshort.analysis.report.findings import coefficient
-from longshort.analysis.tables import LONGBENCH_OUTCOMES, plain_name
+from longshort.analysis.tables import plain_name
 
 SOURCE = "reported by Du et al., ICML 2025, not measured here"
 # |correlation| with long-context performance; which kind of correlation and which models is not known.
@@ -51,5 +48,3 @@ def beside_reported(analysis: Analysis) -> list[Beside]:
         ]
         found.append(Beside(label, value, measured))
     return found
-
-
