@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import Executor, Future
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from longshort.analysis import analyze
-from longshort.analysis.command import show_headline
+from longshort.analysis import Analysis, analyze, compare, correlations
+from longshort.analysis.command import show_leaderboards
+from longshort.analysis.leaderboard import leaderboard
 from longshort.analysis.write import write_analysis
 from longshort.cli import app
 from tests.analysis.results_folder import measured, results_of, save, save_folder
@@ -39,7 +41,8 @@ def test_everything_is_written_and_again_the_same(tmp_path):
     (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert str(damaged) in warning
     lines = done.stdout.splitlines()
-    assert "Correlation with log-perplexity at 256 tokens (nats per token)" in lines
+    assert lines[0].startswith("SCE ")  # the answer comes first
+    assert_facts(" ".join(lines), "10 checkpoints (5 families) by log-perplexity at 256 tokens", "better than NLL")
     assert max(map(len, lines)) <= max(80, len(str(results)) + len("/analysis:"))
     made = files(results / "analysis")
     for name in ("correlations.csv", "correlations.md", "correlations.tex", "comparisons.csv", "measurements.csv"):
@@ -55,8 +58,9 @@ def test_everything_is_written_and_again_the_same(tmp_path):
     row = found.iloc[0]
     assert row[["predictor", "outcome", "n", "n_families"]].tolist() == ["sce", "log_ppl@256", 10, 5]
     assert len(found) == 1
-    shown = next(line for line in lines if line.startswith("SCE"))
-    for value in (row["pearson"], row["pearson_lo"], row["pearson_hi"], row["spearman"], row["partial"]):
+    shown = next(line for line in lines if line.startswith("1 SCE"))
+    names = (f"{name}{end}" for name in ("spearman", "partial") for end in ("", "_lo", "_hi"))
+    for value in row[list(names)]:
         assert f"{value:.2f}".replace("-", "−") in shown
     assert "10 (5)" in shown
     wide = pd.read_csv(results / "analysis" / "checkpoints.csv")
@@ -146,14 +150,14 @@ def test_wrong_usage(results, arguments):
 
 
 def test_results_without_any_pair_are_said_to_have_none(tmp_path):
-    """Only accuracies by length of the perplexity task: neither a predictor nor an outcome."""
-    metrics = {"longshort_perplexity": {"accuracy_tail@64": 0.5}}
+    """Only bits per byte of the perplexity task: neither a predictor nor an outcome."""
+    metrics = {"longshort_perplexity": {"bpb@64": 0.5}}
     data = results_of("org/model", metrics, family="f", params=1000)
     save(tmp_path, "one", data)
     done = correlate(tmp_path)
     assert done.exit_code == 0
     assert_one(done.stdout.splitlines(), "No correlation")
-    assert "held fixed" not in done.stdout
+    assert "controlling for" not in done.stdout
     assert_one(done.stderr.splitlines(), "no predictor")
 
 
@@ -172,29 +176,49 @@ def test_the_help_has_examples():
     assert "--strict" in done.stdout
 
 
-def headline(analysis):
+def shown(analysis):
     screen = io.StringIO()
-    show_headline(analysis, Console(width=80, file=screen))
+    show_leaderboards(analysis, Console(width=80, file=screen))
     return screen.getvalue()
 
 
 def test_the_headline_fits_and_says_what_it_leaves_out(results, tmp_path):
-    text = headline(analyze(results))
+    text = shown(analyze(results))
     assert max(map(len, text.splitlines())) <= 80
-    assert text.count("Correlation with") == 3  # the effective length does not vary
-    assert_one(text.splitlines(), "9 of 63", "effective_length")
-    assert_facts(" ".join(text.split()), "all 63", "of 12")
+    assert text.count("predictor  ") == 3  # the effective length does not vary
+    words = " ".join(text.split())
+    assert_facts(words, "Effective length is 64 for all 15 checkpoints", "controlling for nll, log_params")
+    assert_facts(words, "leaderboard.csv", "63 rows")
     assert "†" not in text
 
     generator = np.random.default_rng(0)
     for index in range(6):
         save(tmp_path, str(index), results_of(f"m{index}", measured(generator, index), family="only"))
-    text = headline(analyze(tmp_path, predictors=["sce"], outcomes=["log_ppl@256"]))
+    text = shown(analyze(tmp_path, predictors=["sce"], outcomes=["log_ppl@256"]))
     assert "6 (1†)" in text
     assert_one(text.splitlines(), "†", "4 families")
-    few = headline(analyze(tmp_path, predictors=["sce"], outcomes=["log_ppl@256"], where="checkpoint < 'm3'"))
-    assert_one(few.splitlines(), "1 of 1", "5 checkpoints")
-    assert "Correlation with" not in few
+    few = shown(analyze(tmp_path, predictors=["sce"], outcomes=["log_ppl@256"], where="checkpoint < 'm3'"))
+    assert_facts(" ".join(few.split()), "3 of 3 checkpoints", "at least 5")
+    assert "jackknife" not in few
+    assert "predictor  " not in few
+
+
+def test_a_long_leaderboard_shows_the_first_rows_and_nll():
+    generator = np.random.default_rng(0)
+    names = [f"p{index:02}" for index in range(14)]
+    wide = pd.DataFrame({"family": [f"f{index % 6}" for index in range(30)]})
+    wide["y"] = generator.normal(size=30)
+    for index, name in enumerate(names):
+        wide[name] = wide["y"] + (0.1 + 0.1 * index) * generator.normal(size=30)
+    wide["nll"] = generator.normal(size=30)
+    predictors = [*names, "nll"]
+    table, pairs = correlations(wide, predictors, ["y"]), compare(wide, list(combinations(predictors, 2)), ["y"])
+    settings = {"controls": ["nll"], "group_by": "family", "outcomes": ["y"]}
+    text = shown(Analysis(wide, wide, table, pairs, settings, [], leaderboard(table, pairs)))
+    rows = [line.split()[:2] for line in text.splitlines() if line.strip()[:1].isdigit()]
+    ranks = dict(zip(leaderboard(table, pairs)["predictor"], range(1, 16), strict=True))
+    assert [name for _, name in rows][:-1] == sorted(names, key=ranks.__getitem__)[:10]
+    assert rows[-1] == [str(ranks["nll"]), "NLL"]
 
 
 class SmallArguments(Executor):

@@ -33,15 +33,16 @@ def correlate_command(
     predictor: Annotated[
         list[str] | None,
         typer.Option(
-            help="A column of checkpoints.csv; repeatable.  [default: misalignment at the training context length and beyond, longppl, context_gain, accuracy_tail, nll]"
+            help="A column of checkpoints.csv; repeatable.  [default: misalignment at the training context length and "
+            "beyond, longppl, context_gain, accuracy_tail, nll]"
         ),
     ] = None,
     outcome: Annotated[
         list[str] | None,
         typer.Option(
             help="A column of checkpoints.csv, TASK:METRIC for other lm-eval tasks; repeatable.  "
-            "[default: LongBench-E, retrieval and log-perplexity beyond the training context length, its rise, effective "
-            "length]"
+            "[default: LongBench-E, retrieval and log-perplexity beyond the training context length, its rise, "
+            "effective length]"
         ),
     ] = None,
     control: Annotated[
@@ -99,7 +100,6 @@ def correlate_command(
 
 def show_leaderboards(analysis: Analysis, console: Console) -> None:
     """Print the answer and the leaderboard of each headline outcome, within 80 columns; say where the rest is."""
-    from rich.padding import Padding
     from rich.text import Text
 
     from longshort.analysis.leaderboard import answer, headline_outcomes, legend
@@ -111,9 +111,10 @@ def show_leaderboards(analysis: Analysis, console: Console) -> None:
     for outcome in headline_outcomes(analysis):
         console.print(Text(answer(analysis, outcome)))
         if grid := _grid(analysis, outcome):
-            console.print(Padding(grid, (1, 0, 0, 0)))
+            console.print()
+            console.print(grid)
         console.print()
-    for line in legend(analysis):
+    for line in [*legend(analysis), f"leaderboard.csv has all {len(analysis.leaderboard)} rows."]:
         console.print(Text(line))
 
 
@@ -133,14 +134,16 @@ def _grid(analysis: Analysis, outcome: str) -> Table | None:
     grid.add_column("predictor")
     for name in ("ρ [95 %]", "partial r [95 %]", "n (F)"):
         grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("better\nthan")
-    for row in shown:
+    better = [ranks(row, ranked) for row in shown]
+    if any(better):
+        grid.add_column("better\nthan")
+    for row, places in zip(shown, better, strict=True):
         coefficients = (f"{number(getattr(row, name))} {interval(row, name)}" for name in ("spearman", "partial"))
         grid.add_row(
             str(row.rank),
             Text(short_label(row.predictor)),
             *(Text(text) for text in coefficients),
             f"{checkpoints(row)} ({families(row)})",
-            ranks(row, ranked),
+            *([places] if any(better) else []),
         )
     return grid

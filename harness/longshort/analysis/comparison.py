@@ -13,7 +13,7 @@ from longshort.analysis import coefficients
 from longshort.analysis.adjustment import holm
 from longshort.analysis.correlation import MIN_FAMILIES, MIN_POINTS
 from longshort.analysis.intervals import delete_one, jackknife
-from longshort.analysis.points import Points, is_constant, note_on_floors, numbered, points_of
+from longshort.analysis.points import Array, Integers, Points, is_constant, note_on_floors, numbered, points_of
 
 STATISTICS = ["jackknife_lo", "jackknife_hi", "p"]
 COLUMNS = [
@@ -24,6 +24,9 @@ COLUMNS = [
     *(f"spearman_difference_{name}" for name in STATISTICS), "spearman_difference_p_adjusted",
     "interval", "note",
 ]  # fmt: skip
+
+# |coefficient| with all families and without each, by coefficient, predictor, outcome and checkpoints used
+Known = dict[tuple[str, str, str, bytes], Array]
 
 
 def compare(
@@ -75,7 +78,8 @@ def compare(
         0                    -0.16                     0.63          0.17
     """
     points = points_of(wide, [*(name for pair in pairs for name in pair), *outcomes], group)
-    rows = [_row(points, predictor, other, outcome) for (predictor, other), outcome in product(pairs, outcomes)]
+    known: Known = {}  # every predictor is part of many pairs, mostly on the same checkpoints
+    rows = [_row(points, predictor, other, outcome, known) for (predictor, other), outcome in product(pairs, outcomes)]
     table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
     for p in ("difference_p", "spearman_difference_p"):
         valid = table[p].where(table["interval"] == "families").astype(np.float64)
@@ -83,7 +87,7 @@ def compare(
     return table
 
 
-def _row(points: Points, predictor: str, other: str, outcome: str) -> dict[str, Any]:
+def _row(points: Points, predictor: str, other: str, outcome: str, known: Known) -> dict[str, Any]:
     columns = [points.columns[name] for name in (predictor, other, outcome)]
     all_three = np.isfinite(columns).all(axis=0)
     x, z, y = (values[all_three] for values in columns)
@@ -102,10 +106,11 @@ def _row(points: Points, predictor: str, other: str, outcome: str) -> dict[str, 
     if count < MIN_FAMILIES:
         row["interval"], families, count = "naive", np.arange(len(x)), len(x)
         notes.append(f"fewer than {MIN_FAMILIES} families: checkpoints taken for independent")
-    weights = np.vstack([np.ones(count), delete_one(count)])
     for name, prefix in (("pearson", ""), ("spearman", "spearman_")):
-        coefficient = getattr(coefficients, name)
-        one, two = (np.abs(coefficient(side, y, families, weights)) for side in (x, z))
+        one, two = (
+            _absolute(name, side, y, families, known, (name, column, outcome, all_three.tobytes()))
+            for column, side in ((predictor, x), (other, z))
+        )
         differences = one - two
         row[f"abs_{name}"], row[f"abs_{name}_other"] = float(one[0]), float(two[0])
         row[f"{prefix}difference"] = float(differences[0])
@@ -114,3 +119,14 @@ def _row(points: Points, predictor: str, other: str, outcome: str) -> dict[str, 
         if np.isnan(row[f"{prefix}difference_p"]):
             notes.append(f"no jackknife for {name}: not defined, or all the same, at the latest without one family")
     return row | {"note": "; ".join(notes)}
+
+
+def _absolute(
+    name: str, x: Array, y: Array, families: Integers, known: Known, key: tuple[str, str, str, bytes]
+) -> Array:
+    """|coefficient| with all families and without each of them, [1 + F]."""
+    if key not in known:
+        count = int(families.max()) + 1
+        weights = np.vstack([np.ones(count), delete_one(count)])
+        known[key] = np.abs(getattr(coefficients, name)(x, y, families, weights))
+    return known[key]

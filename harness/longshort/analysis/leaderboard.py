@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from longshort.analysis.adjustment import holm
 from longshort.analysis.analysis import Analysis
-from longshort.analysis.correlation import MIN_FAMILIES, MIN_POINTS
+from longshort.analysis.correlation import BELOW_FLOOR, MIN_FAMILIES, MIN_POINTS
 from longshort.analysis.paper import SIGNIFICANT, interval, legend_of_floors, number, short_label
 from longshort.analysis.points import is_constant
 from longshort.analysis.selection import main_outcomes
 from longshort.analysis.tables import plain_name
+from longshort.errors import listed
 
 COLUMNS = [
     "outcome", "rank", "predictor", "n", "n_families",
@@ -36,6 +38,7 @@ def leaderboard(correlations: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Dat
         better_than, worse_than: the predictors, joined by ``; ``, whose |ρ| is smaller or larger on the checkpoints
             that have both: the leave-one-family-out jackknife of the difference rejects 0 at 5 % after Holm's
             adjustment over all pairs of this outcome. Empty with fewer than 4 families.
+        n_below_floor: as in the correlations, where they have it.
 
     Args:
         correlations: the table of `longshort.analysis.correlations`.
@@ -47,6 +50,7 @@ def leaderboard(correlations: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Dat
     """
     groups = [_of_outcome(rows) for _, rows in correlations.groupby("outcome", sort=False)]
     table: pd.DataFrame = pd.concat(groups) if groups else correlations.assign(rank=None, spearman_p_adjusted=None)
+    below_floor = [BELOW_FLOOR] if BELOW_FLOOR in table else []
     table["rank"] = table["rank"].astype("Int64")
     without_baseline = ~table["controls"].str.split(", ").map(lambda names: BASELINE in names).astype(bool)
     table.loc[without_baseline, ["partial", "partial_lo", "partial_hi"]] = np.nan
@@ -55,7 +59,7 @@ def leaderboard(correlations: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Dat
     keys = list(zip(table["outcome"], table["predictor"], strict=True))
     table["better_than"] = ["; ".join(better.get(key, [])) for key in keys]
     table["worse_than"] = ["; ".join(worse.get(key, [])) for key in keys]
-    ordered: pd.DataFrame = table[COLUMNS].reset_index(drop=True)
+    ordered: pd.DataFrame = table[[*COLUMNS, *below_floor]].reset_index(drop=True)
     return ordered
 
 
@@ -107,14 +111,16 @@ def ranks(row: Any, ranked: list[Any]) -> str:
 
 
 def legend(analysis: Analysis) -> list[str]:
-    """What the columns of a leaderboard mean, and what it does not show."""
+    """What the columns of a leaderboard mean; nothing if there is no coefficient."""
     table, settings = analysis.leaderboard, analysis.settings
+    if table["spearman"].isna().all():
+        return []
     controls = ", ".join(settings["controls"]) or "nothing"
     lines = [
         f"ρ: Spearman's. partial r: Pearson's, controlling for {controls}. n checkpoints of F families (by "
         f"{settings['group_by']}). Intervals: leave-one-family-out jackknife. better than: ranks whose |ρ| is smaller "
         "on the checkpoints that have both (jackknife of the difference, Holm-adjusted over the pairs of an outcome, "
-        f"p < {SIGNIFICANT})."
+        f"p < {SIGNIFICANT}); a leaderboard without this column has none."
     ]
     if "naive" in set(table["interval"]):
         lines.append(
@@ -123,9 +129,6 @@ def legend(analysis: Analysis) -> list[str]:
         )
     if floors := legend_of_floors(analysis.correlations):
         lines.append(floors)
-    lines.append(
-        f"leaderboard.csv has all {table['predictor'].nunique()} predictors and {table['outcome'].nunique()} outcomes."
-    )
     return lines
 
 
@@ -135,85 +138,108 @@ def answer(analysis: Analysis, outcome: str) -> str:
     A predictor is shown to order the checkpoints if its Spearman correlation differs from 0 at 5 %, after Holm's
     adjustment over the predictors of this outcome.
     """
-    rows = list(analysis.leaderboard[analysis.leaderboard["outcome"] == outcome].itertuples())
-    ranked = [row for row in rows if np.isfinite(row.spearman)]
+    ranked, _ = of_outcome(analysis, outcome)
     if not ranked:
         return _nothing_to_order(analysis.wide[outcome].to_numpy(np.float64, na_value=np.nan), outcome)
-    first, *others = ranked
+    first = ranked[0]
     shown = [row for row in ranked if row.spearman_p_adjusted < SIGNIFICANT]
     if not shown:
-        return _nothing_shown(first, len(ranked))
+        return _nothing_shown(ranked)
+    among = f"Of {len(ranked)} predictors, " if len(ranked) > 1 else ""
     best, by = shown[0], f"{_checkpoints(shown[0])} by {plain_name(outcome)}"
-    among = f"Of {len(ranked)} predictors, " if others else ""
-    if best is not first:
+    if best.rank > first.rank:
         return (
             f"{among}{short_label(first.predictor)} has the largest coefficient, {_rho(first)} over "
             f"{_checkpoints(first)}, but it is not established. {short_label(best.predictor)} is the strongest that is "
             f"shown to order the {by}: {_rho(best)}."
         )
-    text = f"{among}{short_label(first.predictor)} orders the {by}{' best' if others else ''}: {_rho(first)}."
-    return f"{text} {_lead(analysis, first, others)}" if others else text
+    text = f"{among}{short_label(best.predictor)} orders the {by}{' best' if among else ''}: {_rho(best)}."
+    return f"{text} {_lead(analysis, best, [row for row in ranked if row is not best])}".strip()
 
 
-def _nothing_to_order(values: np.ndarray[Any, np.dtype[np.float64]], outcome: str) -> str:
+def _nothing_to_order(values: NDArray[np.float64], outcome: str) -> str:
     known, name = values[np.isfinite(values)], plain_name(outcome)
     if len(known) < MIN_POINTS:
         return f"{len(known)} of {len(values)} checkpoints have {name}: at least {MIN_POINTS} are needed to rank."
     if is_constant(known):
-        return f"{name} is {known[0]:.3g} for all {len(known)} checkpoints, so no predictor can be ranked."
-    return f"No predictor of {name} varies over the {MIN_POINTS} checkpoints or more that a coefficient needs."
+        return f"{_sentence(name)} is {known[0]:.4g} for all {len(known)} checkpoints, so no predictor can be ranked."
+    return f"No predictor of {name} varies over the {MIN_POINTS} or more checkpoints that a coefficient needs."
 
 
-def _nothing_shown(first: Any, count: int) -> str:
-    strongest = f"the strongest of {count}, {short_label(first.predictor)}," if count > 1 else "it"
-    subject = "No predictor" if count > 1 else short_label(first.predictor)
+def _nothing_shown(ranked: list[Any]) -> str:
+    first, several = ranked[0], len(ranked) > 1
+    name, equal = short_label(first.predictor), [short_label(row.predictor) for row in ranked[1:] if row.rank == 1]
     by = f"order the {_checkpoints(first)} by {plain_name(first.outcome)}"
+    tied = f" (tied with {listed(equal)})" if equal else ""
+    has = f"{f'the strongest of {len(ranked)}, {name}{tied},' if several else 'it'} has {_rho(first)}"
+    subject = "No predictor" if several else name
     if first.interval == "naive":
         return (
-            f"{subject} {'can' if count > 1 else 'cannot'} be shown to {by}, because at least {MIN_FAMILIES} families "
-            f"are needed: {strongest} has {_rho(first)} if checkpoints of one family are taken as independent."
+            f"{subject} {'can' if several else 'cannot'} be shown to {by}, because at least {MIN_FAMILIES} families "
+            f"are needed: {has} if checkpoints of one family are taken as independent."
         )
-    p = f" (Holm-adjusted p = {first.spearman_p_adjusted:.2f})" if np.isfinite(first.spearman_p_adjusted) else ""
-    if not p:
-        p = ", for which no interval can be computed"
-    return f"{subject} is {'' if count > 1 else 'not '}shown to {by}: {strongest} has {_rho(first)}{p}."
+    known = np.isfinite(first.spearman_p_adjusted)
+    p = f" (Holm-adjusted p = {number(first.spearman_p_adjusted)})" if known else ", with no interval"
+    return f"{subject} is {'' if several else 'not '}shown to {by}: {has}{p}."
 
 
-def _lead(analysis: Analysis, first: Any, others: list[Any]) -> str:
-    """How far the first is ahead of the next, and which others it is shown to be better than."""
-    following, names = others[0], [row.predictor for row in others]
-    beaten = [name for name in first.better_than.split("; ") if name in names]
-    difference, adjusted = _difference(analysis.comparisons, first, following)
-    next_one = short_label(following.predictor)
+def _lead(analysis: Analysis, best: Any, others: list[Any]) -> str:
+    """How far the best is ahead of the next, and how many others it is shown to be better than."""
+    if not others:
+        return _over_baseline(analysis, best)
+    equal = [short_label(row.predictor) for row in others if row.rank == best.rank]
+    text = f"{listed(equal)} {'has' if len(equal) == 1 else 'have'} the same |ρ|. " if equal else ""
+    behind = [row for row in others if row.rank > best.rank]
+    beaten = {*best.better_than.split("; ")} & {row.predictor for row in others}
+    if not behind:
+        return text
+    following = short_label(behind[0].predictor)
+    difference = _difference(analysis.comparisons, best, behind[0].predictor)
+    if behind[0].predictor not in beaten:
+        text += f"Its lead over the next, {following}, is not established ({difference})."
+        return text + (f" It is shown to be better than {len(beaten)} of the other {len(others)}." if beaten else "")
     if len(beaten) == len(others):
-        each = f"each of the other {len(others)}; the next is {next_one}" if len(others) > 1 else next_one
+        each = f"each of the other {len(others)}, the next of which is {following}" if len(others) > 1 else following
         return f"It is shown to be better than {each} ({difference})."
-    if following.predictor in beaten:
-        rest = [short_label(name) for name in names if name not in beaten]
-        return (
-            f"It is shown to be better than the next, {next_one} ({difference}), but not than "
-            f"{rest[0] if len(rest) == 1 else f'{len(rest)} others'}."
-        )
-    text = f"Its lead over the next, {next_one}, is not established ({difference}{adjusted})."
-    if first.worse_than:
-        text += f" Where both are measured, {short_label(first.worse_than.split('; ')[0])} is better."
-    return text + (f" It is shown to be better than {len(beaten)} of the other {len(others)}." if beaten else "")
+    return (
+        f"{text}It is shown to be better than {len(beaten)} of the other {len(others)}, among them the next, "
+        f"{following} ({difference})."
+    )
 
 
-def _difference(comparisons: pd.DataFrame, first: Any, other: Any) -> tuple[str, str]:
-    """Δ|ρ| of the first less the other with its interval, and the adjusted p-value, as text."""
-    of_outcome = comparisons[comparisons["outcome"] == first.outcome]
-    ends = ["spearman_difference", "spearman_difference_jackknife_lo", "spearman_difference_jackknife_hi"]
-    for one, two, sign in ((first, other, 1), (other, first, -1)):
-        rows = of_outcome[(of_outcome["predictor"] == one.predictor) & (of_outcome["other"] == two.predictor)]
-        if len(rows):
-            row = rows.iloc[0]
-            value, low, high = (sign * float(row[name]) for name in (ends[0], *ends[1:][::sign]))
-            text = f"Δ|ρ| = {number(value)}" + (f" [{number(low)}, {number(high)}]" if np.isfinite(low) else "")
-            text += f" on the {row['n']} checkpoints that have both" if row["n"] != first.n else ""
-            p = row["spearman_difference_p_adjusted"]
-            return text, f", Holm-adjusted p = {p:.2f}" if np.isfinite(p) else ""
-    return "no comparison", ""
+def _over_baseline(analysis: Analysis, row: Any) -> str:
+    """How the only predictor of the leaderboard compares with NLL, if it was compared with it."""
+    if row.predictor == BASELINE or not (difference := _difference(analysis.comparisons, row, BASELINE)):
+        return ""
+    shown = "is shown to be" if BASELINE in row.better_than.split("; ") else "is not shown to be"
+    return f"It {shown} better than {short_label(BASELINE)} ({difference})."
+
+
+def _difference(comparisons: pd.DataFrame, one: Any, other: str) -> str:
+    """Δ|ρ| of one predictor minus another with its interval, on which checkpoints, and the adjusted p-value."""
+    pairs = comparisons[comparisons["outcome"] == one.outcome]
+    sign = 1
+    rows = pairs[(pairs["predictor"] == one.predictor) & (pairs["other"] == other)]
+    if rows.empty:
+        sign = -1
+        rows = pairs[(pairs["predictor"] == other) & (pairs["other"] == one.predictor)]
+    if rows.empty or not np.isfinite(rows["spearman_difference"].iloc[0]):
+        return ""
+    row = rows.iloc[0]
+    low, high = sorted(sign * float(row[f"spearman_difference_jackknife_{end}"]) for end in ("lo", "hi"))
+    text = f"Δ|ρ| = {number(sign * row['spearman_difference'])}"
+    text += f" [{number(low)}, {number(high)}]" if np.isfinite([low, high]).all() else ", with no interval"
+    if np.isfinite(row["spearman_difference_p_adjusted"]):
+        text += f", Holm-adjusted p = {_p(row['spearman_difference_p_adjusted'])}"
+    return text + (f", on the {row['n']} checkpoints that have both" if row["n"] != one.n else "")
+
+
+def _p(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _checkpoints(row: Any) -> str:

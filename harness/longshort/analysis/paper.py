@@ -25,7 +25,7 @@ SHORT = {
     "longppl": "LongPPL",
     "longppl_self": "LongPPL, self-evaluated",
     "context_gain": "Context gain",
-    "accuracy_tail": "Accuracy",
+    "accuracy_tail": "Top-1 accuracy",
     "nll": "NLL",
     "log_params": "log parameters",
 }

@@ -157,7 +157,8 @@ def _doubts(
     others = sorted(set(reading.table["checkpoint"]) - known)
     if others:
         notes.append(
-            f"{listed(others)}: no perplexity, misalignment, LongPPL or retrieval by longshort's tasks on this corpus. Skipped."
+            f"{listed(others)}: no perplexity, misalignment, LongPPL or retrieval by longshort's tasks on this corpus. "
+            "Skipped."
         )
     untold = sorted(wide.loc[wide["train_length"].isna(), "checkpoint"])
     if untold:
