@@ -170,7 +170,7 @@ def test_coefficient():
 def test_reported_values_are_marked_and_apart(made, page):
     text = words(page.texts["paper"])
     marked = "reported by Du et al., ICML 2025, not measured here"
-    assert text.count(marked) == 2
+    assert text.count(marked) == 4
     assert re.search(r"misalignment \(L_misalign\)\s+0\.85\s", text)
     assert re.search(r"training loss\s+0\.62\s", text)
     for training, alpha, longbench, perplexity in METHODS_TABLE:

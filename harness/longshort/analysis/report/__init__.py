@@ -16,7 +16,7 @@ from longshort.analysis.precisions import summary
 from longshort.analysis.report.embedded import embedded, group_of
 from longshort.analysis.report.figures import embedded_figures
 from longshort.analysis.report.findings import caution, findings
-from longshort.analysis.report.reported import METHODS_TABLE, SOURCE, beside_reported
+from longshort.analysis.report.reported import ABLATIONS, BABILONG, METHODS_TABLE, SOURCE, beside_reported
 from longshort.analysis.tables import plain_name
 from longshort.pages import render_page
 from longshort.results import write_atomically
@@ -64,6 +64,8 @@ def write_report(analysis: Analysis, path: str | Path, figures: Iterable[Path] |
         intervals=sorted({*analysis.correlations.get("interval", pd.Series(dtype=str)).dropna()} - {""}),
         figures=embedded_figures(analysis, figures),
         beside=beside_reported(analysis),
+        ablations=ABLATIONS,
+        babilong=BABILONG,
         reported=METHODS_TABLE,
         source=SOURCE,
         settings={key: _setting(value) for key, value in analysis.settings.items()},
