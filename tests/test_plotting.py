@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from matplotlib.text import Text
@@ -16,29 +18,44 @@ def figure_of(points, names=(), bars=None):
     return figure
 
 
-def test_png_and_svg_or_the_one_that_the_suffix_names(tmp_path):
+def test_svg_unless_the_suffix_is_png(tmp_path):
     with style():
         figure = figure_of(np.zeros((0, 2)))
-        assert save_figure(figure, tmp_path / "made" / "log_ppl@0.5") == [
-            tmp_path / "made" / f"log_ppl@0.5.{kind}" for kind in ("png", "svg")
-        ]
-        assert save_figure(figure, tmp_path / "one.svg") == [tmp_path / "one.svg"]
-    assert (tmp_path / "made" / "log_ppl@0.5.png").read_bytes().startswith(b"\x89PNG")
-    assert b"<svg" in (tmp_path / "one.svg").read_bytes()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["made", "one.svg"]
+        assert save_figure(figure, tmp_path / "made" / "log_ppl@0.5") == tmp_path / "made" / "log_ppl@0.5.svg"
+        assert save_figure(figure, tmp_path / "one.svg") == tmp_path / "one.svg"
+        assert save_figure(figure, tmp_path / "other.png") == tmp_path / "other.png"
+    assert b"<svg" in (tmp_path / "made" / "log_ppl@0.5.svg").read_bytes()
+    assert (tmp_path / "other.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["made", "one.svg", "other.png"]
+
+
+def test_coordinates_have_two_decimals_and_text_has_all(tmp_path):
+    values = np.random.default_rng(0).uniform(size=(50, 2))
+    with style():
+        figure = new_figure()
+        axes = figure.subplots()
+        axes.plot(*values.T, gid="line")
+        axes.set_title("0.123456 nats")
+        figure.draw_without_rendering()
+        svg = save_figure(figure, tmp_path / "one").read_text("utf-8")
+        places = axes.transData.transform(values) * 72 / figure.dpi
+    assert ">0.123456 nats<" in svg
+    line = re.search(r'id="line">\s*<path d="([^"]*)"', svg)[1]
+    drawn = np.array([[float(number) for number in point.split()] for point in re.findall(r"[ML] (\S+ \S+)", line)])
+    np.testing.assert_allclose(drawn, np.column_stack([places[:, 0], 72 * 4.8 - places[:, 1]]), atol=0.011)
+    assert max(len(number.partition(".")[2]) for number in re.findall(r"[\d.]+", line)) == 2
 
 
 def test_equal_figures_are_equal_files(tmp_path):
     for name in "ab":
         with style():
             save_figure(figure_of(np.array([[0.0, 1], [1, 0]]), ["one", "other"]), tmp_path / name)
-    for kind in ("png", "svg"):
-        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with style(), pytest.raises(UserError, match=r"x\.png") as raised:
+    with style(), pytest.raises(UserError, match=r"x\.svg") as raised:
         save_figure(figure_of(np.zeros((0, 2))), tmp_path / "file" / "x")
     assert raised.value.kind == "unwritable"
 
@@ -81,5 +98,5 @@ def test_each_file_is_drawn_once(tmp_path, monkeypatch):
             lambda self, drawn: layouts.append(drawn.dpi) or execute(self, drawn),
         )
         save_figure(figure, tmp_path / "a", dpi=150)
-    assert len(draws) == 2
+    assert len(draws) == 1
     assert layouts == [150]

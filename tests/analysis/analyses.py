@@ -86,6 +86,8 @@ def analysis(names_and_families, naive=False, seed=0):
     settings = {
         "predictors": predictors(wide),
         "controls": ["nll"],
+        "adjust": "holm",
+        "group_by": "family",
         "results": {"results/a.json": "ab" * 32},
         "versions": {"longshort": "0.1.0"},
     }

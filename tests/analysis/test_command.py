@@ -2,10 +2,8 @@
 
 import io
 import os
-import pickle
 import subprocess
 import sys
-from concurrent.futures import Executor, Future
 from itertools import combinations
 
 import numpy as np
@@ -17,7 +15,6 @@ from typer.testing import CliRunner
 from longshort.analysis import Analysis, analyze, compare, correlations
 from longshort.analysis.command import show_leaderboards
 from longshort.analysis.leaderboard import leaderboard
-from longshort.analysis.write import write_analysis
 from longshort.cli import app
 from tests.analysis.results_folder import measured, results_of, save, save_folder
 from tests.errors import assert_error, assert_facts, assert_one
@@ -45,14 +42,17 @@ def test_everything_is_written_and_again_the_same(tmp_path):
     assert_facts(" ".join(lines), "10 checkpoints (5 families) by log-perplexity at 256 tokens", "better than NLL")
     assert max(map(len, lines)) <= max(80, len(str(results)) + len("/analysis:"))
     made = files(results / "analysis")
-    for name in ("correlations.csv", "correlations.md", "correlations.tex", "comparisons.csv", "measurements.csv"):
+    for name in ("correlations.csv", "correlations.md", "correlations.tex", "leaderboard.csv", "comparisons.csv"):
         assert name in made
         assert name in done.stdout.replace("\n", "")
-    assert {"checkpoints.csv", "report.html"} < set(made)
+    assert {"checkpoints.csv", "measurements.csv", "report.html"} < set(made)
     figures = {name.removeprefix("figures/") for name in made if name.startswith("figures/")}
-    names = ("forest", "perplexity_by_length", "scatter_sce_log_ppl@256")
-    names += tuple(f"misalignment_{kind}_{metric}" for kind in ("curve", "matrix") for metric in ("sce", "jeffreys"))
-    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    names = ("leaderboard", "scatter", "perplexity_by_length", "misalignment_matrix_jeffreys")
+    names += tuple(f"misalignment_curve_{metric}" for metric in ("sce", "jeffreys"))
+    assert figures == {f"{name}.svg" for name in names}
+    board = pd.read_csv(results / "analysis" / "leaderboard.csv")
+    assert board.loc[0, ["outcome", "rank", "predictor", "n"]].tolist() == ["log_ppl@256", 1, "sce", 10]
+    assert len(board) == 1
 
     found = pd.read_csv(results / "analysis" / "correlations.csv")
     row = found.iloc[0]
@@ -67,10 +67,6 @@ def test_everything_is_written_and_again_the_same(tmp_path):
     assert np.corrcoef(wide["sce"], wide["log_ppl@256"])[0, 1] == pytest.approx(row["pearson"])
     assert len(pd.read_csv(results / "analysis" / "measurements.csv")) == 10 * (15 + 12 + 4)
 
-    for kind in ("png", "svg"):  # of an earlier run with other outcomes
-        earlier = tmp_path / "again" / "figures" / f"scatter_sce_log_ppl@128.{kind}"
-        earlier.parent.mkdir(parents=True, exist_ok=True)
-        earlier.write_text("")
     again = subprocess.run(
         [
             sys.executable,
@@ -219,26 +215,3 @@ def test_a_long_leaderboard_shows_the_first_rows_and_nll():
     ranks = dict(zip(leaderboard(table, pairs)["predictor"], range(1, 16), strict=True))
     assert [name for _, name in rows][:-1] == sorted(names, key=ranks.__getitem__)[:10]
     assert rows[-1] == [str(ranks["nll"]), "NLL"]
-
-
-class SmallArguments(Executor):
-    """Draws at once; a large argument would fill the pipe of a real pool, whose end then waits for ever."""
-
-    def __init__(self):
-        self.drawn = 0
-
-    def submit(self, function, *arguments):
-        assert len(pickle.dumps(arguments)) < 1000
-        future = Future()
-        if self.drawn < 3:  # the others are left to the process that asks
-            self.drawn += 1
-            future.set_result(function(*arguments))
-        return future
-
-
-def test_other_processes_get_small_arguments_and_draw_the_same(tmp_path):
-    analysis = analyze(save_folder(tmp_path / "results", families=5, members=2), predictors=["sce"])
-    here = write_analysis(analysis, tmp_path / "here")
-    there = write_analysis(analysis, tmp_path / "there", SmallArguments())
-    assert [file.name for file in there] == [file.name for file in here]
-    assert files(tmp_path / "there") == files(tmp_path / "here")

@@ -3,7 +3,6 @@
 import io
 import re
 import xml.etree.ElementTree as ElementTree
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -68,11 +67,10 @@ def write_tables(analysis, folder):
     """The files of an analysis, of the figures the forest plot alone: drawing all takes most of the time."""
 
     def forest_alone(analysis, folder):
-        yield partial(forest, analysis.correlations, folder / "forest")
+        return [forest(analysis.correlations, folder / "forest")]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("longshort.analysis.write._drawings", forest_alone)
-        patch.setattr("longshort.analysis.report._figures", lambda *_: ([], []))
+        patch.setattr("longshort.analysis.figures.draw_figures", forest_alone)
         write_analysis(analysis, folder)
 
 
@@ -300,10 +298,10 @@ def test_forest_marks_the_counts(written):
 
 def test_report_flags_and_explains(analysis, tmp_path):
     page = Page(write_report(analysis, tmp_path / "report.html").read_text("utf-8"))
-    assert "2 of the 10 values are below 3 times their numerical floor" in words(page.texts["findings"])
-    assert_facts(words(page.texts["plot"]), "hollow point", "3 times its numerical floor")
+    assert "Jeffreys ‡" in words(page.texts["findings"])
+    assert_facts(words(page.texts["first"]), "Hollow points", "3 times its numerical floor", "‡")
     assert_facts(words(page.texts["figures"]), "hollow points are below 3 times their numerical floor")
-    assert_facts(words(page.texts["notes"]), "org/m0-0, org/m2-0")
+    assert_facts(words(page.texts["settings"]), "org/m0-0, org/m2-0")
     checkpoints = page.data["tables"]["checkpoints"]
     assert "jeffreys_floor" in checkpoints["values"]
     assert not [

@@ -31,7 +31,6 @@ def test_writes_tables_figures_and_how_they_came_about(run, tmp_path):
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     for name in ("error_mean", "error_length-sqrt", "error_length_tasks", "misalignment_by_length"):
-        assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
         assert "<svg" in (tmp_path / "figures" / f"{name}.svg").read_text("utf-8")
     table = pd.read_csv(tmp_path / "by_length.csv", keep_default_na=False)
     assert len(table) == 2 * 2 * 8

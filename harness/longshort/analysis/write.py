@@ -45,8 +45,8 @@ def write_analysis(analysis: Analysis, folder: str | Path) -> list[Path]:
     for place in (folder, folder / "figures"):
         remove_left_over(place)
     content = {
-        "leaderboard.csv": analysis.leaderboard.to_csv(index=False),
         "correlations.csv": analysis.correlations.to_csv(index=False),
+        "leaderboard.csv": analysis.leaderboard.to_csv(index=False),
         "correlations.md": markdown(analysis),
         "correlations.tex": latex(analysis),
         "comparisons.csv": analysis.comparisons.to_csv(index=False),

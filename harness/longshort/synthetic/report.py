@@ -104,7 +104,7 @@ def _markdown(config: StudyConfig, tables: dict[str, pd.DataFrame]) -> str:
         if (shares > 0).any():
             told = ", ".join(f"{encoding} {share:.2g}" for encoding, share in shares.items())
             parts.append(f"Share of outputs beyond training that have no inverse and were clamped: {told}.\n")
-        parts.append(f"![error by length](figures/error_{task}.png)\n")
+        parts.append(f"![error by length](figures/error_{task}.svg)\n")
     exponents = tables["growth_exponents"]
     if "exponent" in exponents:
         parts.append("## Growth exponent of the length error beyond training\n")

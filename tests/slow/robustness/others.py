@@ -106,7 +106,7 @@ INTERRUPTED = [
                   "out/results/model-*/longshort_misalignment/results_*.json", "out/results.parquet",
                   inputs=("model", "text.jsonl", "manifest.yaml")),
     *_interrupted("correlate", "correlate results -o out", "out/correlations.csv", "out/report.html",
-                  "out/figures/forest.png", inputs=("results",)),
+                  "out/figures/leaderboard.svg", inputs=("results",)),
     *_interrupted("demo", "demo --out out", "out/checkpoints/base.partial/checkpoint-*", "out/report.html",
                   "out/checkpoints/clex-a0.1/longshort.json", program="demo"),
     *_interrupted("demo, evaluating", "demo --out out", "out/sweep/results/*/*/results_*.json",

@@ -1,0 +1,53 @@
+"""Which files an analysis leaves in its folder."""
+
+import pytest
+
+from longshort.analysis import write_analysis
+from tests.analysis.analyses import usual
+
+MATPLOTLIB = "<svg><metadata><dc:title>Matplotlib v3.10.0, https://matplotlib.org/</dc:title></metadata></svg>"
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00:tEXtSoftware\x00Matplotlib version3.10.0, https://matplotlib.org/"
+STALE = {  # of earlier versions, and of another analysis
+    "forest.png": PNG,
+    "forest.svg": MATPLOTLIB.encode(),
+    "misalignment_matrix_sce.png": PNG,
+    "scatter_sce_log_ppl@128.svg": MATPLOTLIB.encode(),
+    "scatter_jeffreys_beyond_babilong_qa1-acc.png": PNG,
+    "nll_by_position.svg": MATPLOTLIB.replace("Matplotlib v3.10.0, https://matplotlib.org/", "longshort").encode(),
+}
+KEPT = {  # of the user: another name, or another program
+    "scatter_mine.png": PNG,
+    "my_forest.svg": MATPLOTLIB.encode(),
+    "forest.pdf": b"%PDF",
+    "nll_by_position.png": b"\x89PNG drawn by hand",
+    "scatter_sce_notes.svg": b"<svg>by Inkscape</svg>",
+    "notes.txt": b"Matplotlib",
+}
+
+
+@pytest.fixture(scope="module")
+def made():
+    return usual()
+
+
+def test_stale_figures_are_removed_only_if_they_are_ours(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("longshort.analysis.figures.draw_figures", lambda *_: [])
+    (tmp_path / "figures").mkdir()
+    for name, content in (STALE | KEPT).items():
+        (tmp_path / "figures" / name).write_bytes(content)
+    write_analysis(made, tmp_path)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()} == KEPT
+
+
+def test_each_figure_is_drawn_once_and_the_report_embeds_it(made, tmp_path, monkeypatch):
+    saved = []
+    from longshort import plotting
+
+    write = plotting.write_atomically
+    monkeypatch.setattr(plotting, "write_atomically", lambda path, content: (saved.append(path), write(path, content)))
+    written = write_analysis(made, tmp_path)
+    assert len(saved) == len(set(saved))
+    assert sorted(saved) == sorted((tmp_path / "figures").iterdir()) == sorted(set(saved) & set(written))
+    assert {file.suffix for file in saved} == {".svg"}
+    report = (tmp_path / "report.html").read_text("utf-8")
+    assert report.count("data:image/svg+xml,") == len(saved) - 2  # the page draws leaderboard and scatter plot itself
