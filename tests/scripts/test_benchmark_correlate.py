@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from longshort.analysis.correlation import COLUMNS, correlations
+from tests.analysis.results_folder import save_folder
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_it_runs_at_a_tiny_size_and_fails_where_the_sides_differ(benchmark, monk
     monkeypatch.setattr(benchmark, "PAIRS", (2, 2))
     monkeypatch.setattr(benchmark, "write", lambda rows, *_: written.extend(json.loads(json.dumps(rows))))
     monkeypatch.setenv("COLUMNS", "100")
-    arguments = ["--sizes", "20:5", "--runs", "2"]
+    arguments = ["--sizes", "20:5", "--runs", "2", "--no-whole"]
     if shift:
         with pytest.raises(SystemExit, match="the two sides differ by more than"):
             benchmark.main(arguments)
@@ -61,3 +62,20 @@ def test_it_runs_at_a_tiny_size_and_fails_where_the_sides_differ(benchmark, monk
     shown = capsys.readouterr().out
     assert "jackknife" in shown
     assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_the_whole_is_measured_at_a_tiny_size(benchmark, tmp_path, monkeypatch):
+    whole = benchmark.whole_analysis
+    monkeypatch.setattr(whole, "FAMILIES", 5)
+    results = save_folder(tmp_path / "results", families=4, members=2)
+    command = whole.measure(whole.COMMAND, results)
+    assert command["seconds"] > 0
+    assert command["cpu_seconds"] > 0
+    report = whole.measure(whole.REPORT, checkpoints=20)
+    assert (report["checkpoints"], report["predictors"], report["outcomes"]) == (20, 12, 8)
+    assert report["bytes"] > 100_000
+    row = whole.summary(whole.REPORT, [report, report])
+    assert row["report_cpu_seconds_median"] == report["report_cpu_seconds"]
+    assert row["bytes"] == report["bytes"]
+    with pytest.raises(SystemExit, match="too little memory"):
+        whole.summary(whole.REPORT, [{"error": "too little memory"}])
