@@ -182,6 +182,22 @@ def test_damaged_files_and_repetitions_are_noted(tmp_path, caplog):
         analyze(tmp_path, strict=True)
 
 
+def test_longppl_with_key_spans_of_several_evaluators_is_noted(tmp_path):
+    generator = np.random.default_rng(0)
+    for index in range(6):
+        metrics = measured(generator, index / 3) | {"longshort_longppl": {"longppl@64": 5.0 + index}}
+        data = results_of(f"m{index}", metrics, family=f"f{index}")
+        spans = {"sha256": f"{index % 2}" * 64, "evaluator": {"pretrained": f"org/evaluator-{index % 2}"}}
+        about = {"train_length": 64, "corpus": "builtin", "scored": {"sha256": "d" * 64, "key_spans": spans}}
+        data["configs"]["longshort_longppl"]["metadata"] = about
+        save(tmp_path, str(index), data)
+    assert_one(analyze(tmp_path).notes, "longppl", "org/evaluator-0 (00000000)", "org/evaluator-1 (11111111)")
+    assert not [note for note in analyze(tmp_path, predictors=["sce"]).notes if "longppl" in note]
+    one = analyze([file for file in tmp_path.rglob("*.json") if int(file.parent.name) % 2])
+    assert "longppl" in one.settings["predictors"]
+    assert not [note for note in one.notes if "longppl" in note]
+
+
 def test_what_does_not_compare_is_noted(tmp_path):
     save_folder(tmp_path)
     generator = np.random.default_rng(1)

@@ -165,19 +165,7 @@ def _doubts(
         notes.append(
             f"{listed(untold)}: no train_length in the results, so no predictor. Evaluate with --train-length."
         )
-    for name, origins in reading.corpora.items():
-        sets = max(Counter(task for task, _ in {(origin["task"], origin["sha256"]) for origin in origins}).values())
-        if sets > 1:
-            notes.append(
-                f"corpus '{name}' stands for {sets} different sets of documents (by SHA-256): values of checkpoints "
-                "measured on different documents do not compare well."
-            )
-        targets = sorted({origin["fixed_targets"] for origin in origins if "fixed_targets" in origin})
-        if len(targets) > 1 and wide.filter(regex="_tail").notna().any(axis=None):
-            notes.append(
-                f"the fixed targets (…_tail…) on corpus '{name}' are not one set of tokens but {' or '.join(targets)}: "
-                "values of checkpoints evaluated up to different lengths do not compare well."
-            )
+    notes += _doubts_on_documents(reading, wide, predictors)
     low, high = _bytes_per_token(tidy)
     if high > MAX_RATIO_OF_BYTES * low:
         notes.append(
@@ -189,6 +177,36 @@ def _doubts(
         notes.append("no outcome: nothing was measured beyond the training context lengths.")
     if not predictors:
         notes.append("no predictor: nothing that predicts was measured at the training context length.")
+    return notes
+
+
+def _doubts_on_documents(reading: Reading, wide: pd.DataFrame, predictors: Sequence[str]) -> list[str]:
+    """Where checkpoints were not measured on the same documents, targets or key tokens."""
+    notes = []
+    for name, origins in reading.corpora.items():
+        sets = max(Counter(task for task, _ in {(origin["task"], origin["sha256"]) for origin in origins}).values())
+        if sets > 1:
+            notes.append(
+                f"corpus '{name}' stands for {sets} different sets of documents (by SHA-256): values of checkpoints "
+                "measured on different documents do not compare well."
+            )
+        perplexities = [
+            origin for origin in origins if origin["task"] == tables.PERPLEXITY and "fixed_targets" in origin
+        ]
+        targets = sorted({origin["fixed_targets"] for origin in perplexities})
+        if len(targets) > 1 and wide.filter(regex="_tail|context_gain").notna().any(axis=None):
+            notes.append(
+                f"the fixed targets (…_tail…, context_gain) on corpus '{name}' are not one set of tokens but "
+                f"{' or '.join(targets)}: values of checkpoints evaluated up to different lengths do not compare well."
+            )
+    spans = sorted(
+        {origin["key_spans"] for origins in reading.corpora.values() for origin in origins if "key_spans" in origin}
+    )
+    if len(spans) > 1 and "longppl" in predictors:
+        notes.append(
+            f"longppl: the key tokens come from {len(spans)} files of key spans, by the evaluators "
+            f"{' and '.join(spans)}: values of checkpoints evaluated with different key tokens do not compare well."
+        )
     return notes
 
 

@@ -198,6 +198,9 @@ def _record_origins(data: dict[str, Any], tasks: Iterable[str], reading: Reading
             origin = {"task": task} | {name: scored.get(name) for name in ("source", "revision", "split", "sha256")}
             if metadata.get("lengths") and metadata.get("tail_tokens"):
                 origin["fixed_targets"] = f"the last {metadata['tail_tokens']} of {max(metadata['lengths']) + 1} tokens"
+            spans = scored.get("key_spans") or {}
+            if spans.get("sha256"):  # a file's; the key tokens that a model finds itself are its own
+                origin["key_spans"] = f"{(spans.get('evaluator') or {}).get('pretrained')} ({spans['sha256'][:8]})"
             _add(reading.corpora, str(metadata.get("corpus")), origin)
     for name, version in found.items():
         if version is not None:
