@@ -56,11 +56,11 @@ def test_markdown_has_a_table_per_outcome(analysis):
     assert "| NLL | 4 | 8 | – | – | – | – | – |" in text
     assert "NLL: no coefficient: fewer than 5." in text
     assert "## log\\_ppl@8192\n\nlog-perplexity at 8192 tokens (nats per token)" in text
-    assert "jackknife by family" in text
+    assert "leave-one-family-out jackknife" in text
     assert "Holm-adjusted over all 3 pairs" in text
     other = replace(analysis, settings=analysis.settings | {"adjust": "bh", "controls": []})
     assert "Benjamini–Hochberg-adjusted" in markdown(other)
-    assert "held fixed" not in markdown(other)
+    assert "controlling for" not in markdown(other)
 
 
 def test_every_row_of_a_markdown_table_has_as_many_cells(analysis):

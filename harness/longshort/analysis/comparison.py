@@ -105,7 +105,7 @@ def _row(points: Points, predictor: str, other: str, outcome: str, known: Known)
     row["interval"] = "families"
     if count < MIN_FAMILIES:
         row["interval"], families, count = "naive", np.arange(len(x)), len(x)
-        notes.append(f"fewer than {MIN_FAMILIES} families: checkpoints taken for independent")
+        notes.append(f"fewer than {MIN_FAMILIES} families: checkpoints taken as independent")
     for name, prefix in (("pearson", ""), ("spearman", "spearman_")):
         one, two = (
             _absolute(name, side, y, families, known, (name, column, outcome, all_three.tobytes()))

@@ -44,7 +44,7 @@ def usable_controls(
         if same:
             reasons[name] = f"a linear function of the {same[0]}"
     used = [name for name in measured if name not in reasons]
-    return used, known, [f"control {name} left out: {reason}" for name, reason in reasons.items()]
+    return used, known, [f"control {name} skipped: {reason}" for name, reason in reasons.items()]
 
 
 def _is_linear(a: Array, b: Array) -> bool:

@@ -102,7 +102,7 @@ def correlations(
           predictor  partial  partial_lo  partial_hi  partial_p controls
         0       sce     0.86       0.381       0.975      0.016      nll
         >>> print(table["note"][1])
-        ties in nll: mean ranks (Spearman), τ-b (Kendall); control nll left out: it is the predictor
+        ties in nll: mean ranks (Spearman), τ-b (Kendall); control nll skipped: it is the predictor
     """
     if adjust not in ADJUST:
         raise UserError(f"Unknown adjustment '{adjust}'. Choose {' or '.join(ADJUST)}.", "setting", "adjust")
@@ -124,7 +124,7 @@ def _row(points: Points, predictor: str, outcome: str, controls: Sequence[str]) 
     row |= {"controls": "", "interval": "", "note": ""}
     flags = [points.below_floor[name] for name in sides if name in points.below_floor]
     row[BELOW_FLOOR] = int(np.logical_or.reduce([np.zeros_like(both), *flags])[both].sum())
-    notes = [*_left_out(sides, both), *note_on_floors(points, sides, both)]
+    notes = [*_skipped(sides, both), *note_on_floors(points, sides, both)]
     if len(x) < MIN_POINTS:
         return row | {"note": "; ".join([f"no coefficient: fewer than {MIN_POINTS} checkpoints have both", *notes])}
     constant = [name for name, values in sides.items() if is_constant(values[both])]
@@ -133,7 +133,7 @@ def _row(points: Points, predictor: str, outcome: str, controls: Sequence[str]) 
 
     row["interval"] = "jackknife" if count >= MIN_FAMILIES else "naive"
     if row["interval"] == "naive":
-        notes.append(f"fewer than {MIN_FAMILIES} families: checkpoints taken for independent")
+        notes.append(f"fewer than {MIN_FAMILIES} families: checkpoints taken as independent")
     tied = [name for name, values in sides.items() if len(np.unique(values[both])) < len(x)]
     if tied:
         notes.append(f"ties in {' and '.join(tied)}: mean ranks (Spearman), τ-b (Kendall)")
@@ -150,11 +150,11 @@ def _row(points: Points, predictor: str, outcome: str, controls: Sequence[str]) 
     return row | {"note": "; ".join(notes)}
 
 
-def _left_out(sides: dict[str, Array], both: Mask) -> list[str]:
+def _skipped(sides: dict[str, Array], both: Mask) -> list[str]:
     infinite = int(np.logical_or.reduce([np.isinf(values) for values in sides.values()]).sum())
     missing = int((~both).sum()) - infinite
-    notes = [f"{missing} of {len(both)} checkpoints left out: no value"] if missing else []
-    return notes + ([f"{infinite} of {len(both)} checkpoints left out: infinite value"] if infinite else [])
+    notes = [f"{missing} of {len(both)} checkpoints skipped: no value"] if missing else []
+    return notes + ([f"{infinite} of {len(both)} checkpoints skipped: infinite value"] if infinite else [])
 
 
 def _put(

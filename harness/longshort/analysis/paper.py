@@ -88,12 +88,12 @@ def p_value(p: float) -> str:
 def legend(analysis: Analysis) -> str:
     """What the columns are."""
     settings = analysis.settings
-    fixed = f" with {', '.join(map(short_label, settings['controls']))} held fixed" if settings["controls"] else ""
+    fixed = f" controlling for {', '.join(map(short_label, settings['controls']))}" if settings["controls"] else ""
     adjusted = f"p of r, {ADJUSTED[settings['adjust']]}-adjusted over all {len(analysis.correlations)} pairs"
     return (
         f"n checkpoints of F families ({settings['group_by']}); Pearson's r, Spearman's ρ and partial r{fixed}, each "
-        f"with its 95 % interval (jackknife by family); Kendall's τ-b; {adjusted}, * below {SIGNIFICANT}. † Naive "
-        "interval and p: fewer than 4 families, checkpoints taken for independent, which is too narrow. "
+        f"with its 95 % interval (leave-one-family-out jackknife); Kendall's τ-b; {adjusted}, * below {SIGNIFICANT}. "
+        "† Naive interval and p: fewer than 4 families, checkpoints taken as independent, which is too narrow. "
         f"{legend_of_floors(analysis.correlations)}"
     ).strip()
 

@@ -277,7 +277,7 @@ def _shortest_context(tidy: pd.DataFrame) -> int | None:
 
 
 def _lengths_beyond(tidy: pd.DataFrame) -> dict[tuple[str, int | None], int]:
-    """The next length after each train length, by metric: one for all checkpoints, so that they compare."""
+    """The next length after each training context length, by metric: one for all checkpoints, so that they compare."""
     after = tidy[(tidy["length"] > tidy["train_length"]).fillna(False)]
     following = after.groupby(["metric", "train_length"], as_index=False)["length"].min()
     return {(metric, int(trained)): int(length) for metric, trained, length in following.to_numpy()}
