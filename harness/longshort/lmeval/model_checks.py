@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakSet
 
 import torch
+from torch import Tensor
 
 from longshort.errors import UserError
 from longshort.lmeval.adapters import adapter_vocabulary, has_trained_in_full, require_no_other_weights
-from longshort.lmeval.documents import EncodedDocument
 from longshort.lmeval.trained_in_full import load_trained_in_full, read_trained_in_full
 from longshort.scoring.causality import require_causal
 from longshort.scoring.forward import evaluating, forward, input_device, without_wrappers
@@ -121,7 +121,15 @@ def require_weights_as_trained(lm: Any) -> None:
     loaded_as_trained.add(lm)
 
 
-def require_embeddings(model: Any, documents: Iterable[EncodedDocument]) -> None:
+class Tokenized(Protocol):
+    """What has tokens: a document, a prompt."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """Token ids, [N]."""
+
+
+def require_embeddings(model: Any, documents: Iterable[Tokenized]) -> None:
     """Refuse documents with tokens for which the model has no embedding.
 
     Raises:

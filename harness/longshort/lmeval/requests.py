@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -52,6 +53,8 @@ METRICS = {
 }  # by task; the matrices have no gaps of their own
 
 AUTO_BATCH_TOKENS = 16_384  # with batch size auto: as many documents per forward as make this many tokens
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 _is_automatic = ContextVar("is_automatic", default=False)
 
 
@@ -81,6 +84,14 @@ class Job:
         return f"{self.document.name} at lengths {list(self.settings.lengths)}"
 
 
+class HasDocument(Protocol):
+    """A job of this or another request type."""
+
+    @property
+    def document(self) -> Document:
+        """What is read."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """One document to evaluate, and the tasks that need it."""
@@ -100,11 +111,23 @@ class Backend:
 
     def usable(self, lengths: Sequence[int], result: Measured, names: Sequence[str]) -> list[int]:
         """Return the lengths that the model can address; the others are recorded in `result`."""
-        for limit, gap in self.limits.items():
-            for length in lengths:
-                if length > limit:
-                    result.skip(names, length, gap)
-        return [length for length in lengths if all(length <= limit for limit in self.limits)]
+        return usable_lengths(self.limits, lengths, result, names)
+
+
+def usable_lengths(
+    limits: Mapping[int, Gap], lengths: Sequence[int], result: Measured, names: Sequence[str]
+) -> list[int]:
+    """Return the lengths within all limits; the others are recorded in `result`.
+
+    Args:
+        limits: by longest usable length, why longer ones are skipped.
+        names: of the metrics.
+    """
+    for limit, gap in limits.items():
+        for length in lengths:
+            if length > limit:
+                result.skip(names, length, gap)
+    return [length for length in lengths if all(length <= limit for limit in limits)]
 
 
 # How a model's prefixes are read, decided by a probe on the first, longest document, and the lengths it was tried on.
@@ -122,12 +145,12 @@ def answer(lm: Any, requests: list[Instance]) -> list[Measured]:
     for job in jobs:
         tasks[replace(job, task="")].add(job.task)
     read = [Reading(job, frozenset(of_job)) for job, of_job in tasks.items()]
-    backend = _backend(lm, " and ".join(sorted({job.task for job in jobs})))
+    backend = backend_of(lm, " and ".join(sorted({job.task for job in jobs})))
     measured = dict(zip(tasks, _measure_all(backend, read), strict=True))
     answers = [measured[replace(job, task="")].only(METRICS[job.task]) for job in jobs]
     if lm.rank == 0:
         for task in METRICS:
-            _warn_of_gaps(task, [pair for pair in zip(jobs, answers, strict=True) if pair[0].task == task])
+            warn_of_gaps(task, [pair for pair in zip(jobs, answers, strict=True) if pair[0].task == task])
     return answers
 
 
@@ -168,15 +191,24 @@ def _measure_all(backend: Backend, readings: list[Reading]) -> list[Measured]:
     answers: dict[int, Measured] = {}
     with tqdm(total=total, desc="reading documents", unit="token", unit_scale=True, disable=lm.rank != 0) as progress:
         for (num_tokens, _, _), indices in sorted(by_shape.items(), key=lambda item: -item[0][0]):
-            for batch in _batches(lm, indices, num_tokens):
+            for batch in batches(lm, indices, num_tokens):
                 documents = [(readings[index], encoded[index]) for index in batch]
-                answers |= zip(batch, _within_memory(backend, documents), strict=True)
+                measured = within_memory(partial(_measure, backend), documents, num_tokens)
+                answers |= zip(batch, measured, strict=True)
                 progress.update(num_tokens * len(batch))
     answers = share(lm, answers)
     return [answers[index] for index in range(len(readings))]
 
 
-def _backend(lm: Any, tasks: str) -> Backend:
+def backend_of(lm: Any, tasks: str) -> Backend:
+    """Return what measuring needs of an lm-eval model, which must be a decoder-only one of the ``hf`` backend.
+
+    Args:
+        tasks: their names, for messages.
+
+    Raises:
+        UserError: it cannot be measured ("unsupported").
+    """
     model = getattr(lm, "model", None)
     if not isinstance(model, nn.Module):
         raise UserError(
@@ -246,7 +278,7 @@ def _known_passes(model: nn.Module, lengths: Sequence[int]) -> str | None:
     return passes if tried.issuperset(lengths) else None
 
 
-def _batches(lm: Any, indices: list[int], num_tokens: int) -> Iterator[list[int]]:
+def batches(lm: Any, indices: list[int], num_tokens: int) -> Iterator[list[int]]:
     """Split documents of equal length by the batch size."""
     size = lm.batch_size
     if _is_automatic.get() or not isinstance(size, int):  # "auto"
@@ -255,27 +287,39 @@ def _batches(lm: Any, indices: list[int], num_tokens: int) -> Iterator[list[int]
         yield indices[start : start + size]
 
 
-def _within_memory(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocument]]) -> list[Measured]:
-    """Measure a batch; if memory runs out, in halves."""
-    size = len(documents)
+def within_memory(
+    measure_batch: Callable[[Sequence[Item]], list[Answer]], batch: Sequence[Item], num_tokens: int
+) -> list[Answer]:
+    """Measure a batch; if memory runs out, in halves.
+
+    Args:
+        measure_batch: returns an answer for each item.
+        num_tokens: of each item, for the message.
+
+    Raises:
+        UserError: memory does not suffice for a single item ("out_of_memory").
+    """
+    size = len(batch)
     try:
-        return _measure(backend, documents)
+        return measure_batch(batch)
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
         if size == 1:
             raise UserError(
-                f"out of memory at {len(documents[0][1].tokens)} tokens and batch size 1. Use shorter lengths or a "
-                "smaller dtype, or spread the model over devices: --model_args parallelize=True.",
+                f"out of memory at {num_tokens} tokens and batch size 1. Use shorter lengths or a smaller dtype, or "
+                "spread the model over devices: --model_args parallelize=True.",
                 "out_of_memory",
             ) from error
     clear_device_cache()
     middle = size // 2
     logger.warning("out of memory at batch size %d; continuing with %d", size, middle)
-    return _within_memory(backend, documents[:middle]) + _within_memory(backend, documents[middle:])
+    return within_memory(measure_batch, batch[:middle], num_tokens) + within_memory(
+        measure_batch, batch[middle:], num_tokens
+    )
 
 
-def _warn_of_gaps(task: str, answers: Sequence[tuple[Job, Measured]]) -> None:
+def warn_of_gaps(task: str, answers: Sequence[tuple[HasDocument, Measured]]) -> None:
     """Log one line per reason: which metrics were skipped, for how many documents and which."""
     by_reason: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # reason → metric → documents
     for job, answer in answers:
