@@ -12,6 +12,7 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
 from typing_extensions import override
 
+from longshort.errors import UserError
 from longshort.lmeval.token_values import TaskValues
 
 
@@ -91,6 +92,11 @@ class LongShortTask(Task):
 
     def token_values(self) -> TaskValues | None:
         """Return what was measured of each token, with the setting `save_tokens`; called after all documents were."""
+        return None
+
+    @property
+    def cannot_run(self) -> UserError | None:
+        """What is missing, such as a setting: the task is skipped if others run with it, else this is raised."""
         return None
 
     @property

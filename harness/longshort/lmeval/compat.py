@@ -37,10 +37,11 @@ from torch.utils import collect_env
 from transformers import PreTrainedModel
 
 from longshort.errors import UserError, one_line_for_user_errors
-from longshort.lmeval import requests
+from longshort.lmeval import longppl, requests
 from longshort.lmeval.adapters import has_trained_in_full
 from longshort.lmeval.base import LongShortTask
 from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
+from longshort.lmeval.longppl_pooling import pooled_perplexity, pooled_perplexity_stderr
 from longshort.lmeval.model_checks import require_weights_as_trained
 from longshort.lmeval.output import date_in_names
 from longshort.lmeval.parallel import SharedGeneration, share
@@ -49,7 +50,7 @@ from longshort.results.tokens import RECORD, write_tokens
 
 logger = logging.getLogger(__name__)
 
-Statistic = Callable[[Sequence[float]], float]
+Statistic = Callable[[Sequence[Any]], float]
 
 
 @cache
@@ -63,20 +64,22 @@ def install() -> None:
     _collect_tokens()
     _save_tokens()
     _complete_adapters()
+    _skip_tasks()
     one_line_for_user_errors()  # the stock lm_eval command lets exceptions through to the interpreter
 
 
 def _add_request_type() -> None:
-    """Let every lm-eval model answer the request type of longshort, or say why it cannot.
+    """Let every lm-eval model answer the request types of longshort, or say why it cannot.
 
     Versions: lm-eval 0.4.13.
     Why: lm-eval calls the method of a model that is named like the request type; it has no registry of request types.
     """
     setattr(LM, requests.REQUEST, requests.answer)
+    setattr(LM, longppl.LONGPPL, longppl.answer)
 
 
 def _add_stderr_of_perplexity() -> None:
-    """Give `bootstrap.perplexity` its standard error; lm-eval computes all others as before.
+    """Give `bootstrap.perplexity` and `pooled_perplexity` their standard errors; lm-eval computes all others as before.
 
     Versions: lm-eval 0.4.13.
     Why: the standard error is chosen from a fixed list of aggregating functions. Its own bootstrap of a perplexity
@@ -86,10 +89,12 @@ def _add_stderr_of_perplexity() -> None:
 
     @wraps(of_lm_eval)
     def stderr_for_metric(metric: Statistic, bootstrap_iters: int) -> Statistic | None:
-        if metric is not perplexity:
+        if metric not in (perplexity, pooled_perplexity):
             return of_lm_eval(metric, bootstrap_iters)  # type: ignore[no-any-return]  # lm-eval has no types here
         if bootstrap_iters < 2:
             return None
+        if metric is pooled_perplexity:
+            return pooled_perplexity_stderr
         return lambda values: perplexity_stderr(values, bootstrap_iters)
 
     for module in (lm_eval.api.metrics, lm_eval.evaluator_utils):  # where it is defined, and where it is imported
@@ -191,6 +196,33 @@ def _complete_adapters() -> None:
         if isinstance(lm, HFLM) and lm.peft and has_trained_in_full(lm.peft, lm.revision):
             require_weights_as_trained(lm)
         return original(*arguments, **options)
+
+    evaluator.evaluate = evaluate
+
+
+def _skip_tasks() -> None:
+    """Skip longshort's tasks that cannot run, such as one whose setting is missing, if there are other tasks.
+
+    Versions: lm-eval 0.4.13.
+    Why: a glob such as ``longshort_*`` matches every task, and lm-eval has no way to skip one: an exception when it is
+    constructed ends the run, and `evaluator.evaluate` needs a request of each.
+    """
+    original = evaluator.evaluate
+
+    @wraps(original)
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        given = signature(original).bind(*arguments, **options)
+        task_dict = given.arguments["task_dict"]
+        tasks = task_dict.get("tasks", task_dict)
+        ours = {name: task for name, task in tasks.items() if isinstance(task, LongShortTask)}
+        problems = {name: problem for name, task in ours.items() if (problem := task.cannot_run)}
+        if problems and len(problems) == len(tasks):
+            raise next(iter(problems.values()))
+        for name, problem in problems.items():
+            logger.warning("%s was skipped: %s", name, problem)
+        kept = {name: task for name, task in tasks.items() if name not in problems}
+        given.arguments["task_dict"] = task_dict | {"tasks": kept} if "tasks" in task_dict else kept
+        return original(*given.args, **given.kwargs)
 
     evaluator.evaluate = evaluate
 

@@ -72,6 +72,39 @@ def pieces(tokenizer: Any, document: Document, num_tokens: int) -> list[str]:
     return [text[start:end] for start, end in pairwise([0, *bounds])]
 
 
+def character_offsets(tokenizer: Any, document: Document, num_tokens: int) -> tuple[list[int], NDArray[np.int64]]:
+    """Return a document's first tokens and the characters of its text that each is made of.
+
+    Tokens that share a character, as those of its bytes, each claim it. Whether a token claims the space before its
+    word is up to its tokenizer.
+
+    Returns:
+        Token ids without special tokens, [N], and start and end of each in characters, [N, 2].
+
+    Raises:
+        UserError: the tokenizer only decodes, and not to the text of the document ("unsupported").
+    """
+    text = _well_formed(document.text)
+    if tokenizer.is_fast:
+        ids, offsets = first_tokens(tokenizer, text, num_tokens)
+        return ids, np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    ids = _slow_ids(tokenizer, text, num_tokens)
+    if not text.startswith(tokenizer.decode(ids).rstrip(CUT)):
+        raise UserError(
+            f"the tokenizer {type(tokenizer).__name__} does not report which characters its tokens are made of, and "
+            f"what it decodes differs from the text of {document.name}. Give a fast tokenizer: tokenizer=….",
+            "unsupported",
+            "tokenizer",
+        )
+    ends = _decoded_sizes(tokenizer, ids, lambda decoded: len(decoded.rstrip(CUT)))
+    ends = np.maximum.accumulate(ends).astype(np.int64)
+    starts = np.concatenate([[0], ends[:-1]])[: len(ids)]
+    for index in reversed(range(len(ids))):
+        if ends[index] == starts[index]:  # part of a character that a later token completes
+            ends[index] = ends[index + 1] if index + 1 < len(ids) else min(starts[index] + 1, len(text))
+    return ids, np.stack([starts, ends], axis=1)
+
+
 def special_tokens(lm: Any) -> list[int]:
     """Return the ids that the tokenizer puts before a text by default, or none with ``add_bos_token=False``.
 

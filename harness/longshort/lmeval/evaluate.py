@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -21,8 +22,10 @@ from lm_eval.utils import hash_string
 from longshort.devices import require_device
 from longshort.errors import UserError
 from longshort.lmeval.adapters import attach_adapter
+from longshort.lmeval.base import LongShortTask
 from longshort.lmeval.compat import install, no_random_weights, quiet
 from longshort.lmeval.delta import add_delta
+from longshort.lmeval.longppl import LONGPPL
 from longshort.lmeval.model_checks import loaded_as_trained
 from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.requests import REQUEST, automatic_batches
@@ -30,6 +33,8 @@ from longshort.lmeval.task_folder import tasks_folder
 from longshort.load_errors import load_error, sentencepiece_problem
 from longshort.scoring.chunks import smaller_chunks
 from longshort.settings import ADDED, DEFAULT_TASKS
+
+logger = logging.getLogger(__name__)
 
 OWN_PREFIX = "longshort_"  # of the names that a user is offered
 
@@ -99,14 +104,25 @@ def prepare_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> Prepared
         metadata: settings of the tasks and, as in lm-eval, the model's arguments.
 
     Raises:
-        UserError: an unknown task or corpus, a wrong setting.
+        UserError: an unknown task or corpus, a wrong setting, or one that is missing for a task that is named.
     """
     manager = _task_manager(names, dict(metadata))
     matching = _matching(manager, names)
     built: dict[str, Any] = {}
     for entry in [manager.load(name) for name in matching]:
         built |= entry["tasks"] | entry.get("groups", {})
-    return Prepared(manager, [built.get(name, name) for name in matching])  # a tag has no object of its own
+    kept = [name for name in matching if _can_run(name, built.get(name), is_given=name in names or len(matching) == 1)]
+    return Prepared(manager, [built.get(name, name) for name in kept])  # a tag has no object of its own
+
+
+def _can_run(name: str, task: Any, *, is_given: bool) -> bool:
+    """Whether a task has the settings that it needs; without them one that only a glob matches is skipped."""
+    problem = task.cannot_run if isinstance(task, LongShortTask) else None
+    if problem is not None and is_given:
+        raise problem
+    if problem is not None:
+        logger.warning("%s was skipped: %s", name, problem)
+    return problem is None
 
 
 def load_checkpoint(
@@ -200,7 +216,8 @@ def evaluate_loaded(
 
 
 def _default_batch_size(prepared: Prepared) -> int | str:
-    return "auto" if any(getattr(spec, "OUTPUT_TYPE", None) == REQUEST for spec in prepared.specs) else 1
+    own = (REQUEST, LONGPPL)
+    return "auto" if any(getattr(spec, "OUTPUT_TYPE", None) in own for spec in prepared.specs) else 1
 
 
 def results_of(results: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def _measure(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocumen
     perplexity = PERPLEXITY in first.tasks
     num_tokens = len(documents[0][1].tokens) + len(backend.special_tokens)
     prefixes = [length for length in usable if length <= num_tokens]
-    known = _known_passes(backend.model, prefixes) if perplexity and prefixes else None
+    known = known_passes(backend.model, prefixes) if perplexity and prefixes else None
     wanted = Wanted(settings, usable, perplexity, passes=known)
     if MISALIGNMENT in first.tasks:
         floors = [reading.job.index < FLOOR_DOCUMENTS for reading, _ in documents]
@@ -255,7 +255,7 @@ def _measure(backend: Backend, documents: Sequence[tuple[Reading, EncodedDocumen
     encoded = [document for _, document in documents]
     results = measure_documents(backend.model, encoded, backend.special_tokens, wanted)
     if known is None and results[0].passes:
-        _passes[backend.model] = results[0].passes, frozenset(prefixes)
+        remember_passes(backend.model, results[0].passes, prefixes)
     for result in results:
         result.gaps |= gaps.gaps
     return results
@@ -270,7 +270,7 @@ def _seconds(job: Job, lengths: Sequence[int]) -> dict[int, list[int]]:
     }
 
 
-def _known_passes(model: nn.Module, lengths: Sequence[int]) -> str | None:
+def known_passes(model: nn.Module, lengths: Sequence[int]) -> str | None:
     """Return how prefixes of these lengths are read, or None unless all were among the lengths that were tried."""
     if len(lengths) == 1:
         return measure.SINGLE_PASS
@@ -278,11 +278,22 @@ def _known_passes(model: nn.Module, lengths: Sequence[int]) -> str | None:
     return passes if tried.issuperset(lengths) else None
 
 
-def batches(lm: Any, indices: list[int], num_tokens: int) -> Iterator[list[int]]:
-    """Split documents of equal length by the batch size."""
+def remember_passes(model: nn.Module, passes: str, lengths: Sequence[int]) -> None:
+    """Keep how prefixes of these lengths are read, for `known_passes`."""
+    _passes[model] = passes, frozenset(lengths)
+
+
+def rows_per_forward(lm: Any, num_tokens: int) -> int:
+    """Return the batch size for sequences of this length."""
     size = lm.batch_size
     if _is_automatic.get() or not isinstance(size, int):  # "auto"
         size = max(1, min(lm.max_batch_size, AUTO_BATCH_TOKENS // num_tokens))
+    return int(size)
+
+
+def batches(lm: Any, indices: list[int], num_tokens: int) -> Iterator[list[int]]:
+    """Split documents of equal length by the batch size."""
+    size = rows_per_forward(lm, num_tokens)
     for start in range(0, len(indices), size):
         yield indices[start : start + size]
 

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from longshort.results.floors import FLOOR_METRICS, FLOORS, MARK, floor_of, limit
+from longshort.results.rows import is_self_evaluated
 
 Rows = dict[str, dict[str, str]]  # row → column → text
+SELF_EVALUATED = "self-evaluated: the model found the key tokens itself, so the values show little"
 FLAGGED = f"{MARK} Below {FLOORS} times its numerical floor: rounding in half precision may explain it."
 
 
@@ -39,7 +41,7 @@ def results_table(results: Mapping[str, Any], console: Console | None = None) ->
     A divergence below three times its numerical floor is marked with ‡, which a line below the table explains.
 
     Args:
-        results: ``results`` and, where there are groups, ``group_subtasks`` of lm-eval's results.
+        results: ``results``, ``configs`` and, where there are groups, ``group_subtasks`` of lm-eval's results.
     """
     console = console or Console()
     groups = results.get("group_subtasks") or {}
@@ -56,7 +58,19 @@ def results_table(results: Mapping[str, Any], console: Console | None = None) ->
     for name in sorted(tables, key=lambda name: name in groups):  # groups last
         if any(tables[name].values()):
             title = _labels[name].title if name in _labels else name
+            title += _key_tokens_by(name, results)
             _print_table(console, title, "" if name in groups else "metric @ length", tables[name])
+
+
+def _key_tokens_by(task: str, results: Mapping[str, Any]) -> str:
+    """Whose key tokens LongPPL is of."""
+    metadata = ((results.get("configs") or {}).get(task) or {}).get("metadata") or {}
+    spans = (metadata.get("scored") or {}).get("key_spans")
+    if not spans:
+        return ""
+    if is_self_evaluated(task, metadata):
+        return f" ({SELF_EVALUATED})"
+    return f" (key tokens by {(spans.get('evaluator') or {}).get('pretrained')})"
 
 
 def _members(name: str, groups: Mapping[str, list[str]]) -> list[str]:

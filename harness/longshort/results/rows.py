@@ -27,6 +27,7 @@ from longshort.results.model_args import (
 from longshort.results.source import Source
 
 TASK_PREFIXES = ("longshort_", "longshort-")
+LONGPPL = "longshort_longppl"
 END_OF_INTEGERS = 2**63  # of the table's columns
 NO_NUMBER = ("N/A", "")  # lm-eval's standard error where it cannot compute one
 # Not settings that a number depends on.
@@ -86,6 +87,12 @@ def is_number(value: Any) -> bool:
 def is_ours(task: str) -> bool:
     """Whether a task is one of longshort's."""
     return task.startswith(TASK_PREFIXES)
+
+
+def is_self_evaluated(task: str, metadata: Mapping[str, Any]) -> bool:
+    """Whether the key tokens of LongPPL are those that the evaluated model found itself, so that they show little."""
+    spans = (metadata.get("scored") or {}).get("key_spans") or {}
+    return task == LONGPPL and (metadata.get("key_spans") == "self" or bool(spans.get("self_evaluated")))
 
 
 def rows_of(source: Source, task: str, reader: Reader) -> Iterator[Row]:
@@ -169,7 +176,7 @@ def _metrics(
             continue
         metric, length = _split_length(name) if is_ours(task) else (name if filter_name == "none" else key, None)
         yield {
-            "metric": metric,
+            "metric": f"{metric}_self" if is_self_evaluated(task, metadata) else metric,
             "length": length,
             "value": value,
             "stderr": reader.number(

@@ -65,6 +65,13 @@ class EvalSettings:
         Role.SOURCE,
         Mark.PATH,
     ] = None
+    key_spans: Annotated[
+        Text | None,
+        "Key tokens for longshort_longppl: a file of 'longshort key-spans', a file or folder in LongPPL's key_text "
+        "format, or self for those that the model finds itself, which is known to make the metric uninformative.",
+        Role.SOURCE,
+        Mark.CORPUS,
+    ] = None
     family: Annotated[Text | None, "Family of the checkpoint, for the analysis.", Role.ABOUT] = None
     params: Annotated[
         Count | None, "Number of parameters of the checkpoint, for the analysis.", Role.ABOUT, Mark.MANIFEST_ONLY
