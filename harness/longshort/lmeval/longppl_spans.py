@@ -117,14 +117,14 @@ def read_key_spans(spec: str, corpus: Corpus, documents: Sequence[Document]) -> 
             Its `field` is ``key_spans``.
     """
     path = Path(spec).expanduser()
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, also False for a name that is too long
         raise UserError(
             f"key_spans '{spec}': there is no such file or folder. Make one with 'longshort key-spans', or use self.",
             "not_found",
             "key_spans",
         )
     try:
-        if path.is_dir() or not _is_json(path):
+        if os.path.isdir(path) or not _is_json(path):
             return _read_key_text(path, corpus, documents)
         return _read_own(path, corpus, documents)
     except UserError as error:  # of the readers of files
