@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "load_errors": {"errors"},
     "testing": FOUNDATION,
     "lmeval": FOUNDATION,
+    "key_spans": FOUNDATION | {"lmeval"},
     "longbench": FOUNDATION | {"lmeval"},
     "training": FOUNDATION,
     "sweep": FOUNDATION | {"lmeval", "longbench"},

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 import longshort
 from longshort.analysis import command as analysis
+from longshort.key_spans import command as key_spans
 from longshort.lmeval import command as lmeval
 from longshort.longbench import command as longbench
 from longshort.options import run_app
@@ -77,6 +78,7 @@ def tasks() -> None:
 
 
 app.command("eval", no_args_is_help=True)(lmeval.eval_command)
+app.command("key-spans", no_args_is_help=True)(key_spans.key_spans_command)
 app.command("train", epilog=training.EPILOG, no_args_is_help=True)(training.train_command)
 app.command("correlate", epilog=analysis.EPILOG, no_args_is_help=True)(analysis.correlate_command)
 app.command("export-clex", no_args_is_help=True)(training.export_clex_command)

@@ -42,7 +42,7 @@ def eval_command(
 
     `longshort eval EleutherAI/pythia-1.4b --lengths 1024,2048,4096 --train-length 2048 --dtype bfloat16`
     """
-    _check_model_args(model_args or [])
+    check_model_args(model_args or [])
     with usage_errors():  # before torch and lm-eval are imported, which takes seconds
         checkpoint = build(Checkpoint, {"pretrained": pretrained} | settings)
 
@@ -52,7 +52,7 @@ def eval_command(
     from longshort.lmeval.evaluate import evaluate_checkpoint
 
     results = evaluate_checkpoint(
-        _arguments(checkpoint, model_args or []),
+        model_arguments(checkpoint, model_args or []),
         tasks=checkpoint.tasks,
         metadata=checkpoint.metadata(),
         output=output,
@@ -65,14 +65,19 @@ def eval_command(
         _report(results, output)
 
 
-def _check_model_args(arguments: list[str]) -> None:
+def check_model_args(arguments: list[str]) -> None:
+    """Refuse what is not KEY=VALUE.
+
+    Raises:
+        UserError: one is not ("usage").
+    """
     for argument in arguments:
         if not all(re.match(r"[^=\s]+=", part) for part in argument.split(",") if part):
             raise UserError(f"--model-args: '{argument}' is not KEY=VALUE.", "usage", "model_args")
 
 
-def _arguments(checkpoint: Checkpoint, model_args: list[str]) -> dict[str, Any]:
-    """The arguments of lm-eval's ``hf`` backend."""
+def model_arguments(checkpoint: Checkpoint, model_args: list[str]) -> dict[str, Any]:
+    """Return the arguments of lm-eval's ``hf`` backend, further ones as ``--model-args`` has them."""
     from lm_eval.utils import simple_parse_args_string
 
     arguments = checkpoint.loading

@@ -98,8 +98,9 @@ def is_self_evaluated(record: Mapping[str, Any], metadata: Mapping[str, Any]) ->
     if record.get("format") != FORMAT or any(metadata.get(name) != evaluator.get(name) for name in ("peft", "delta")):
         return False
     names = [str(each.get("pretrained")) for each in (evaluator, metadata)]
+    names = [os.path.realpath(name) if os.path.isdir(name) else name for name in names]
     revisions = [str(each.get("revision") or "main") for each in (evaluator, metadata)]
-    return os.path.normpath(names[0]) == os.path.normpath(names[1]) and revisions[0] == revisions[1]
+    return names[0] == names[1] and revisions[0] == revisions[1]
 
 
 def read_key_spans(spec: str, corpus: Corpus, documents: Sequence[Document]) -> KeySpans:
@@ -141,7 +142,7 @@ def _is_json(path: Path) -> bool:
 def header_of(
     evaluator: dict[str, Any], corpus: dict[str, Any], criterion: dict[str, Any], documents: int
 ) -> dict[str, Any]:
-    """Return the first line of a file."""
+    """Return the first line of a file: what its spans depend on, and how many lines follow."""
     known = {"evaluator": evaluator, "corpus": corpus, "criterion": criterion, "documents": documents}
     return {"format": FORMAT, "version": VERSION} | known
 
