@@ -265,6 +265,15 @@ def test_eval_skips_it_in_a_glob_and_refuses_it_by_name(
         evaluate_checkpoint({"pretrained": str(llama)}, tasks=["longshort_perplexity", TASK], metadata=given)
 
 
+def test_per_token_values_are_those_of_the_other_tasks(llama: Path, corpus: Path, spans: Path) -> None:
+    """Whether it runs, runs alone, or is skipped."""
+    tasks, saving = [TASK, "longshort_perplexity"], {"lengths": [16], "save_tokens": True, "num_docs": 1}
+    for key_spans in (spans, None):
+        results = run(llama, tasks, metadata(corpus, key_spans, **saving))
+        assert results["longshort_tokens"].rows > 0
+    assert "longshort_tokens" not in run(llama, [TASK], metadata(corpus, spans, **saving))
+
+
 def test_other_backends_are_refused(corpus: Path, spans: Path) -> None:
     with user_error("unsupported", "DummyLM"):
         run("dummy", [TASK], metadata(corpus, spans))

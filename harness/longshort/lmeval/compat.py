@@ -61,10 +61,10 @@ def install() -> None:
     _let_processes_lack_metrics()
     _share_generation()
     _let_tokenizers_lack_special_tokens()
+    _skip_tasks()
     _collect_tokens()
     _save_tokens()
     _complete_adapters()
-    _skip_tasks()
     one_line_for_user_errors()  # the stock lm_eval command lets exceptions through to the interpreter
 
 

@@ -50,9 +50,10 @@ from longshort.scoring.key_tokens import Criterion, nll_at
 from longshort.scoring.lm_head import LMHead, lm_head_of
 from longshort.scoring.positions import depends_on_length
 from longshort.scoring.prefix import nll_of_states
-from longshort.settings import EvalSettings
+from longshort.settings import LONGPPL, EvalSettings
 
-LONGPPL = "longshort_longppl"  # the task and its request type
+__all__ = ["LONGPPL", "METRICS", "KeyTokenJob", "answer"]  # LONGPPL is the name of the task and of its request type
+
 METRICS = ("longppl", "key_tokens")
 
 NO_SPANS = Gap("data", "the key spans do not have this document")

@@ -16,6 +16,7 @@ from longshort.lmeval.longppl_pooling import pooled_perplexity
 from longshort.lmeval.longppl_spans import SELF, KeySpans, is_self_evaluated, read_key_spans
 from longshort.lmeval.measure import Measured
 from longshort.lmeval.tasks import DocumentTask
+from longshort.lmeval.token_values import TaskValues
 from longshort.scoring.key_tokens import Criterion
 
 
@@ -82,6 +83,11 @@ class LongPPLTask(DocumentTask):
         """`pooled_perplexity` of log-likelihoods with numbers of key tokens, `mean` of the numbers."""
         pooled = {name: pooled_perplexity for name in self.metrics() if name.startswith("longppl")}
         return super().aggregation() | pooled
+
+    @override
+    def token_values(self) -> TaskValues | None:
+        """None: most tokens of a document are not scored."""
+        return None
 
     @override
     def scored(self) -> dict[str, Any]:

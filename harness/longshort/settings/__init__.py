@@ -35,6 +35,7 @@ from longshort.settings.types import (
 logger = logging.getLogger(__name__)
 
 DEFAULT_TASKS = ("longshort_perplexity", "longshort_misalignment")
+LONGPPL = "longshort_longppl"  # the task that needs key_spans
 ADDED = ("peft", "delta")  # weights that lm-eval puts on a checkpoint
 
 

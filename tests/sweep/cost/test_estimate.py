@@ -179,6 +179,15 @@ def test_foreign_tasks_count_as_nothing_and_are_named(tmp_path):
     assert found.hours * 3600 == pytest.approx(30 + found.weight_bytes / 1e9)
 
 
+def test_longppl_reads_the_longest_prefix_of_every_document(tmp_path):
+    save_checkpoint(tmp_path / "model", max_position_embeddings=4096)
+    given = {"tasks": ("longshort_longppl",), "lengths": (64, 256), "num_docs": 3}
+    cost = cost_of(Checkpoint(str(tmp_path / "model"), key_spans="spans", **given), ["longshort_longppl"], A100)
+    assert (cost.forward_tokens, cost.assumed) == (3 * 256, ())
+    cost = cost_of(Checkpoint(str(tmp_path / "model"), key_spans="self", **given), ["longshort_longppl"], A100)
+    assert "longshort_longppl" in cost.assumed[0]
+
+
 def test_longbench_counts_every_row_within_its_window(tmp_path):
     checkpoint = folder(tmp_path, LLAMA_2_7B | {"max_position_embeddings": 4096})
     found = cost_of(checkpoint, ["longshort_longbench_e"], A100)

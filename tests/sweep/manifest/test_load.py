@@ -92,6 +92,27 @@ checkpoints:
     ]
 
 
+def test_key_spans_are_a_path_or_self(tmp_path):
+    (tmp_path / "spans.jsonl").write_text("")
+    tasks = "tasks: longshort_longppl"
+    found = entries(tmp_path, f"{{pretrained: a/b, {tasks}, key_spans: spans.jsonl}}")
+    assert found[0].key_spans == str(tmp_path / "spans.jsonl")
+    assert found[0].metadata()["key_spans"] == str(tmp_path / "spans.jsonl")
+    assert entries(tmp_path, f"{{pretrained: a/b, {tasks}, key_spans: self}}")[0].key_spans == "self"
+
+
+def test_longppl_without_key_spans_is_refused_by_name_and_skipped_in_a_glob(tmp_path, caplog):
+    assert_error(tmp_path, "{pretrained: a/b, tasks: longshort_longppl}", "checkpoints[0].tasks", "key_spans")
+    text = "defaults: {tasks: [longshort_perplexity, longshort_longppl]}\ncheckpoints: [{pretrained: a/b}]"
+    assert_manifest_error(tmp_path, text, "defaults.tasks", "key_spans", line=1)
+    (found,) = entries(tmp_path, "{pretrained: a/b, tasks: 'longshort_*'}")
+    assert "longshort_longppl" not in found.tasks
+    assert {"longshort_perplexity", "longshort_misalignment"} <= {*found.tasks}
+    assert_facts(caplog.messages[-1], "longshort_longppl", "key_spans", 2)
+    (found,) = entries(tmp_path, "{pretrained: a/b, tasks: 'longshort_*', key_spans: self}")
+    assert "longshort_longppl" in found.tasks
+
+
 def test_metadata_is_what_the_tasks_take(tmp_path):
     (checkpoint,) = entries(tmp_path, "{pretrained: owner/name, lengths: [16, 32], params: 5, family: f}")
     metadata = checkpoint.metadata()

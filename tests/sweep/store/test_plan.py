@@ -32,7 +32,7 @@ from longshort.sweep.store import plan
 from longshort.sweep.store.fingerprint import Hashes, identify_corpus, resolve_all
 from longshort.sweep.store.folder import Folder, key_of, slug
 from longshort.sweep.store.plan import make_plan, relabel, why_invalid
-from tests.errors import assert_facts, contains
+from tests.errors import assert_facts, contains, user_error
 
 PLAIN = st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.integers(0, 2), st.text(max_size=2)))
 
@@ -84,6 +84,30 @@ def test_whatever_can_change_a_number_is_measured_again(
     (reason,) = item.missing.values()
     assert list(item.missing) == ["longshort_perplexity"]
     assert_facts(str(reason), *facts)
+
+
+def test_key_spans_count_by_their_content_and_only_for_longppl(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder, spans = Folder(tmp_path / "out"), tmp_path / "spans.jsonl"
+    spans.write_text("one")
+    both = ("longshort_perplexity", "longshort_longppl")
+    checkpoint = replace(checkpoint, tasks=both, key_spans=str(spans))
+    measured(checkpoint, folder)
+    copy = tmp_path / "elsewhere" / "spans.jsonl"
+    copy.parent.mkdir()
+    copy.write_text("one")
+    for same in (checkpoint, replace(checkpoint, key_spans=str(copy))):
+        assert make_plan([same], folder)[0].done == list(both)
+    spans.write_text("two")
+    copy.unlink()
+    copy.with_name("slice_0.txt").write_text("[1, 2]")
+    for other in (str(spans), str(copy.parent), "self"):
+        (item,) = make_plan([replace(checkpoint, key_spans=other)], folder)
+        assert item.done == ["longshort_perplexity"]
+        assert_facts(str(item.missing["longshort_longppl"]), "key spans")
+    measured(replace(checkpoint, key_spans="self"), folder)
+    assert make_plan([replace(checkpoint, key_spans="self")], folder)[0].done == list(both)
+    with user_error("not_found", "gone.jsonl", field="key_spans"):
+        make_plan([replace(checkpoint, key_spans="gone.jsonl")], folder)
 
 
 @pytest.mark.parametrize("change", [{"dtype": "float16"}, {"model_args": {"load_in_4bit": True}}])

@@ -12,7 +12,7 @@ from longshort.errors import UserError
 from longshort.longbench.prompts import prompt_limit
 from longshort.longbench.scores import DATASETS, LONGBENCH, task_of
 from longshort.scoring.offsets import FLOOR_DOCUMENTS, draw_offsets
-from longshort.settings import Checkpoint, settings_from
+from longshort.settings import LONGPPL, Checkpoint, settings_from
 from longshort.sweep.cost.shape import (
     USUAL_BYTES,
     WINDOW,
@@ -68,6 +68,8 @@ def work_of(tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, A
 
 
 def _other(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Work, list[str]]:
+    if task == LONGPPL:
+        return _key_tokens(checkpoint, config)
     datasets = _datasets(task)
     if not datasets:
         return Work(), [f"{task}: its cost is not known and counts as 0"]
@@ -77,6 +79,19 @@ def _other(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tupl
         window = checkpoint.train_length
         assumed.append("LongBench-E in a window of train_length tokens")
     return sum((_longbench(checkpoint, name, window) for name in datasets), Work()), assumed
+
+
+def _key_tokens(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Work, list[str]]:
+    """Work of the prefixes of all documents; few of their positions go through the LM head."""
+    settings = settings_from(checkpoint.metadata())
+    documents, lengths = _count(checkpoint, settings.num_docs), usable_lengths(checkpoint, config)
+    if not lengths or not documents:
+        return Work(), []
+    read = lengths if len(lengths) > 1 and is_read_per_length(config, lengths[-1]) else lengths[-1:]
+    work = sum((_pass(length, 0) for length in read), Work()) * documents
+    if checkpoint.key_spans != "self":
+        return work, []
+    return work, [f"{LONGPPL}: the passes that find key tokens are not counted"]
 
 
 def usable_lengths(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[int, ...]:

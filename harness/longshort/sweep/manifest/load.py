@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from longshort.errors import Kind, UserError
-from longshort.settings import ADDED, Checkpoint
+from longshort.settings import ADDED, LONGPPL, Checkpoint
 from longshort.settings.definition import build
 from longshort.sweep.manifest.document import Node, parse
 from longshort.sweep.manifest.expand import folders, own_record, revisions, shared_families
@@ -74,7 +75,7 @@ def _read(top: Node, place: Place, settings_class: type[Checkpoint]) -> list[Che
     found = [
         checkpoint
         for entry in parts["checkpoints"].sequence()
-        for checkpoint in _entry(entry, usual, place, settings_class)
+        for checkpoint in _entry(entry, usual, place, settings_class, defaults.get("tasks"))
     ]
     if not found:
         raise parts["checkpoints"].error("the list is empty. Add '- pretrained: NAME'")
@@ -84,7 +85,13 @@ def _read(top: Node, place: Place, settings_class: type[Checkpoint]) -> list[Che
     return with_unique_names(found)
 
 
-def _entry(entry: Node, usual: Mapping[str, Any], place: Place, settings_class: type[Checkpoint]) -> list[Checkpoint]:
+def _entry(
+    entry: Node,
+    usual: Mapping[str, Any],
+    place: Place,
+    settings_class: type[Checkpoint],
+    usual_tasks: Node | None,
+) -> list[Checkpoint]:
     """The checkpoints of one entry. Its fields win over a checkpoint's own record, and that over the defaults."""
     parts = entry.mapping()
     refuse_unknown(parts, (*SOURCES, *names_of_fields(settings_class)))
@@ -105,8 +112,23 @@ def _entry(entry: Node, usual: Mapping[str, Any], place: Place, settings_class: 
                 )
             except UserError as error:  # what only all settings together show, as tail_tokens above lengths
                 raise parts.get(error.field or "", entry).error(error.message) from error
-            checkpoints.append(checkpoint)
+            checkpoints.append(_with_key_spans(checkpoint, parts.get("tasks", usual_tasks), entry))
     return checkpoints
+
+
+def _with_key_spans(checkpoint: Checkpoint, tasks: Node | None, entry: Node) -> Checkpoint:
+    """The checkpoint without LongPPL if that lacks its key tokens and only a glob matches it.
+
+    Raises:
+        UserError: it is named.
+    """
+    if checkpoint.key_spans is not None or LONGPPL not in checkpoint.tasks:
+        return checkpoint
+    others = tuple(task for task in checkpoint.tasks if task != LONGPPL)
+    if tasks is None or LONGPPL in tasks.texts() or not others:
+        raise (tasks or entry).error(f"{LONGPPL} needs key_spans: a file of 'longshort key-spans', or self")
+    logger.warning("line %d: %s was skipped, since key_spans is not set.", entry.line, LONGPPL)
+    return replace(checkpoint, tasks=others)
 
 
 def _refuse_twins(checkpoints: list[Checkpoint], manifest: str) -> None:

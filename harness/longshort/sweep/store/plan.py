@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from longshort.errors import UserError
+from longshort.lmeval.longppl_spans import SELF
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.results import write_atomically
 from longshort.results.tokens import RECORD, token_file_of
-from longshort.settings import DEFAULT_TASKS, Checkpoint
+from longshort.settings import DEFAULT_TASKS, LONGPPL, Checkpoint
 from longshort.settings.definition import Role
 from longshort.sweep.store.failure import Failure
 from longshort.sweep.store.fingerprint import (
@@ -30,6 +31,13 @@ from longshort.sweep.store.fingerprint import (
 from longshort.sweep.store.folder import HASHES, MARK, Folder, Saved, former_slug, is_of, slug
 
 logger = logging.getLogger(__name__)
+
+CONTENTS = {  # inputs that are identified by their content
+    "identity": "the checkpoint",
+    "corpus_identity": "the corpus",
+    "added": "the adapter",
+    "key_spans": "the file of key spans",
+}
 
 
 @dataclass
@@ -53,7 +61,7 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
     """Compare a manifest with a folder's results.
 
     Raises:
-        UserError: a local corpus or LongBench file does not exist or cannot be read.
+        UserError: a local corpus, a file of key spans or of LongBench does not exist or cannot be read.
     """
     hashes = Hashes(folder.path / HASHES)
     saved = folder.all_saved()
@@ -66,6 +74,8 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
     # LongBench data on the hub are at a revision fixed in the code.
     folders = {checkpoint.longbench_dir for checkpoint in checkpoints}
     archives = {spec: hash_of_files("longbench_dir", spec, hashes) if spec else None for spec in folders}
+    spans = {checkpoint.key_spans for checkpoint in checkpoints if LONGPPL in checkpoint.tasks}
+    key_spans = {spec: _identify_key_spans(spec, hashes) for spec in spans}
     libraries, task_versions = versions(), _task_versions()
     items = []
     for checkpoint in checkpoints:
@@ -74,6 +84,8 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
             task: common | {"task": task, "task_version": task_versions.get(task)} | {"versions": libraries}
             for task in checkpoint.tasks
         }
+        if LONGPPL in inputs:
+            inputs[LONGPPL]["key_spans"] = key_spans[checkpoint.key_spans]
         item = Item(checkpoint, inputs)
         for task in checkpoint.tasks:
             result = _result(saved, checkpoint, task)
@@ -135,8 +147,8 @@ def why_invalid(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             parts = [part for part in sorted(old.keys() | new.keys()) if old.get(part) != new.get(part)]
             reasons += [f"{part} was {old.get(part)}, is {new.get(part)}" for part in parts]
-        elif name in ("identity", "corpus_identity", "added"):
-            what = {"identity": "the checkpoint", "corpus_identity": "the corpus", "added": "the adapter"}[name]
+        elif name in CONTENTS:
+            what = CONTENTS[name]
             short = [str(identity).removeprefix("sha256:")[:20] for identity in (old, new)]
             reasons.append(f"{what} has changed ({short[0]}, now {short[1]})")
         else:
@@ -193,6 +205,11 @@ def _corpora(checkpoints: Sequence[Checkpoint], hashes: Hashes, saved: Sequence[
         except UserError as error:
             raise UserError(f"Line {line} of the manifest: {error}", error.kind, error.field) from error
     return found
+
+
+def _identify_key_spans(spec: str | None, hashes: Hashes) -> str | None:
+    """The hash of the files of key spans; a model's own depend on nothing else."""
+    return hash_of_files("key_spans", spec, hashes) if spec and spec != SELF else spec
 
 
 def _task_versions() -> dict[str, Any]:
