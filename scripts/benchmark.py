@@ -18,6 +18,7 @@ BENCHMARKS = (
     "perplexity",
     "lengths",
     "misalignment",
+    "longppl",
     "evaluate",
     "head",
     "startup",

@@ -17,6 +17,7 @@ from benchmarks import (
     head,
     lengths,
     longbench,
+    longppl,
     misalignment,
     overhead,
     perplexity,
@@ -27,7 +28,13 @@ from benchmarks import (
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
 COLUMNS = 80
-SCORING = {"perplexity": perplexity, "lengths": lengths, "misalignment": misalignment, "head": head}
+SCORING = {
+    "perplexity": perplexity,
+    "lengths": lengths,
+    "misalignment": misalignment,
+    "longppl": longppl,
+    "head": head,
+}
 SHOW: dict[str, Callable[[dict[str, Any]], None]] = {
     "train": lambda report: train.show(report["rows"], Namespace(**report["settings"])),
     "sweep": lambda report: sweep.show(report["rows"]),

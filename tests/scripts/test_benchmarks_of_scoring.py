@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import head, lengths, misalignment, perplexity
+from benchmarks import head, lengths, longppl, misalignment, perplexity
 from benchmarks.scoring import Benchmark, forward_flops, random_llama, timed
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,6 +43,12 @@ def test_misalignment() -> None:
     found = values(misalignment.BENCHMARK)
     for side in (misalignment.OURS, misalignment.DENSE_ALL):
         assert found[side] == pytest.approx(found[misalignment.DENSE], rel=1e-5)
+
+
+def test_longppl() -> None:
+    pytest.importorskip("longppl.longppl", reason="no longppl: pip install --no-deps longppl==0.3.0")
+    found = values(longppl.BENCHMARK)
+    assert found[longppl.OURS] == pytest.approx(found[longppl.PACKAGE], rel=1e-5)
 
 
 def test_head() -> None:
