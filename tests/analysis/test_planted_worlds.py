@@ -51,12 +51,11 @@ def correlate(tmp_path, monkeypatch):
     """Makes a world and returns the text about its retrieval, and the leaderboard; no figures, which take seconds."""
     boards = []
 
-    def keep(analysis, folder, pool):
+    def keep(analysis, folder):
         boards.append(analysis.leaderboard.set_index(["outcome", "predictor"]))
         return [folder / "leaderboard.csv"]
 
     monkeypatch.setattr("longshort.analysis.write.write_analysis", keep)
-    monkeypatch.setattr("longshort.devices.available_cpus", lambda: 1)
 
     def run(loadings, outcome=OUTCOME, **options):
         save_world(tmp_path, loadings, **options)
