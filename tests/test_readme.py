@@ -329,7 +329,7 @@ def here(stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     for name in ("small-results", "my-results", "paper-results", "gpu-results"):
         (place / name).symlink_to("results")
     monkeypatch.chdir(place)
-    monkeypatch.setattr("longshort.analysis.write._drawings", lambda *_: [])
+    monkeypatch.setattr("longshort.analysis.figures.draw_figures", lambda *_: [])
     monkeypatch.setattr(sys, "argv", ["longshort"])
     return place
 
