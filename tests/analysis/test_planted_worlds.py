@@ -27,7 +27,7 @@ def save_world(folder, loadings, noise=0.4, families=FAMILIES, passed=True, seed
     ability = draw()
     names = ("sce", "longppl", "accuracy_tail", "context_gain", "nll")
     values = {name: loadings.get(name, 0) * ability + noise * draw() for name in names}
-    recall = 1 / (1 + np.exp(-ability - 0.1 * draw()))
+    recall = 1 / (1 + np.exp(-ability - noise * draw() / 4))
     for index in range(families * MEMBERS):
         sce, longppl, accuracy, gain, nll = (float(values[name][index]) for name in names)
         metrics = {
@@ -85,6 +85,13 @@ def test_a_rival_that_beats_misalignment_is_said_to(correlate):
     first = next(line for line in table if line.split()[:1] == ["1"])
     assert contains(first, "LongPPL", "90 (30)")
     assert first.split()[-1] == "2–6"
+
+
+def test_a_rival_in_perfect_order_is_said_to_be_the_best(correlate):
+    answer, _, board = correlate({"longppl": 2}, noise=0.0)
+    assert board.loc["longppl", "spearman"] == -1
+    assert answer.startswith("Of 6 predictors, LongPPL orders the 90 checkpoints (30 families) by ")
+    assert contains(answer, "ρ = −1.00", "each of the other 5")
 
 
 def test_a_world_in_which_nothing_predicts_has_no_winner(correlate):

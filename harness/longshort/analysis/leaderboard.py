@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
 from longshort.analysis.adjustment import holm
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.correlation import BELOW_FLOOR, MIN_FAMILIES, MIN_POINTS
+from longshort.analysis.intervals import ONE
 from longshort.analysis.paper import SIGNIFICANT, interval, legend_of_floors, number, short_label
 from longshort.analysis.points import is_constant
 from longshort.analysis.selection import main_outcomes
@@ -32,7 +34,8 @@ def leaderboard(correlations: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Dat
     Columns, next to those of the correlations:
         rank: 1 for the largest |ρ| of an outcome; equal ones share the lower rank; empty without a coefficient.
         spearman_p_adjusted: ``spearman_p`` by Holm's method over the predictors of this outcome; empty where the
-            interval is ``naive``, because those p-values are too small.
+            interval is ``naive``, because those p-values are too small. Where ρ is ±1, with all families or without
+            one, there is no ``spearman_p``, and a bound is adjusted instead (`_p_value`).
         partial, partial_lo, partial_hi, controls: Pearson's r controlling for NLL and whatever else the analysis
             controls for; empty where NLL is the predictor or cannot be controlled for.
         better_than, worse_than: the predictors, joined by ``; ``, whose |ρ| is smaller or larger on the checkpoints
@@ -64,11 +67,30 @@ def leaderboard(correlations: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Dat
 
 
 def _of_outcome(rows: pd.DataFrame) -> pd.DataFrame:
-    strength = rows["spearman"].abs()
-    p_values = rows["spearman_p"].where(rows["interval"] == "jackknife").to_numpy(np.float64)
+    strength = rows["spearman"].abs().round(12)  # a predictor and its negative differ by rounding
+    p_values = np.array([_p_value(row) for row in rows.itertuples()])
     ranked = rows.assign(rank=strength.rank(method="min", ascending=False), spearman_p_adjusted=holm(p_values))
     ordered: pd.DataFrame = ranked.loc[strength.sort_values(ascending=False, kind="stable").index]
     return ordered
+
+
+def _p_value(row: Any) -> float:
+    """The p-value of ρ with families as the unit; NaN where there is none.
+
+    Where ρ is ±1 with all families or without one, Fisher's z is infinite and there is no p-value of the jackknife. A
+    bound is used instead: the larger of 2/F!, the probability that one checkpoint of each of F unrelated families has
+    the same or the reverse order in predictor and outcome, and the p-value of the jackknife of ρ itself with the
+    largest standard error that the range of its leave-one-family-out values allows.
+    """
+    if row.interval != "jackknife":
+        return np.nan
+    extremes = np.abs([row.spearman, row.spearman_loo_lo, row.spearman_loo_hi])
+    if np.isfinite(row.spearman_p) or not extremes.max() >= ONE:
+        return float(row.spearman_p)
+    count = row.n_families
+    stderr = np.sqrt(count - 1) * (row.spearman_loo_hi - row.spearman_loo_lo) / 2
+    of_jackknife = 2 * special.stdtr(count - 1, -abs(row.spearman) / stderr) if stderr > 0 else 0.0
+    return float(max(of_jackknife, 2 / special.factorial(count)))
 
 
 Names = dict[tuple[str, str], list[str]]  # predictors by outcome and predictor
@@ -173,13 +195,16 @@ def _nothing_shown(ranked: list[Any]) -> str:
     tied = f" (tied with {listed(equal)})" if equal else ""
     has = f"{f'the strongest of {len(ranked)}, {name}{tied},' if several else 'it'} has {_rho(first)}"
     subject = "No predictor" if several else name
-    if first.interval == "naive":
+    if all(row.interval == "naive" for row in ranked):
         return (
             f"{subject} {'can' if several else 'cannot'} be shown to {by}, because at least {MIN_FAMILIES} families "
             f"are needed: {has} if checkpoints of one family are taken as independent."
         )
-    known = np.isfinite(first.spearman_p_adjusted)
-    p = f" (Holm-adjusted p = {number(first.spearman_p_adjusted)})" if known else ", with no interval"
+    if np.isfinite(first.spearman_p_adjusted):
+        p = f" (Holm-adjusted p = {_p(first.spearman_p_adjusted)})"
+    else:
+        few = f" over fewer than {MIN_FAMILIES} families, too few to establish it"
+        p = few if first.interval == "naive" else ", for which the jackknife gives no interval"
     return f"{subject} is {'' if several else 'not '}shown to {by}: {has}{p}."
 
 
@@ -228,7 +253,11 @@ def _difference(comparisons: pd.DataFrame, one: Any, other: str) -> str:
     row = rows.iloc[0]
     low, high = sorted(sign * float(row[f"spearman_difference_jackknife_{end}"]) for end in ("lo", "hi"))
     text = f"Δ|ρ| = {number(sign * row['spearman_difference'])}"
-    text += f" [{number(low)}, {number(high)}]" if np.isfinite([low, high]).all() else ", with no interval"
+    text += (
+        f" [{number(low)}, {number(high)}]"
+        if np.isfinite([low, high]).all()
+        else ", for which the jackknife gives no interval"
+    )
     if np.isfinite(row["spearman_difference_p_adjusted"]):
         text += f", Holm-adjusted p = {_p(row['spearman_difference_p_adjusted'])}"
     return text + (f", on the {row['n']} checkpoints that have both" if row["n"] != one.n else "")
