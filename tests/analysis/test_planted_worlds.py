@@ -16,7 +16,8 @@ def save_world(folder, loadings, noise=0.4, families=FAMILIES, passed=True, exac
     """Checkpoints with a latent ability, from which recall at 256 tokens comes; predictors follow it by `loadings`.
 
     Loadings are of ``sce``, ``longppl``, ``accuracy_tail``, ``context_gain`` and ``nll``; what is not named is noise.
-    That named `exact` follows it without noise, and so does recall. Four fifths of the variance of everything is between families.
+    That named `exact` follows it without noise, and so does recall. Four fifths of the variance of everything is
+    between families.
     """
     generator = np.random.default_rng(seed)
 

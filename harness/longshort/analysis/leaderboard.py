@@ -201,7 +201,7 @@ def _nothing_shown(ranked: list[Any]) -> str:
             f"are needed: {has} if checkpoints of one family are taken as independent."
         )
     if np.isfinite(first.spearman_p_adjusted):
-        p = f" (Holm-adjusted p = {_p(first.spearman_p_adjusted)})"
+        p = f" (Holm-adjusted p {_p(first.spearman_p_adjusted)})"
     else:
         few = f" over fewer than {MIN_FAMILIES} families, too few to establish it"
         p = few if first.interval == "naive" else ", for which the jackknife gives no interval"
@@ -259,12 +259,12 @@ def _difference(comparisons: pd.DataFrame, one: Any, other: str) -> str:
         else ", for which the jackknife gives no interval"
     )
     if np.isfinite(row["spearman_difference_p_adjusted"]):
-        text += f", Holm-adjusted p = {_p(row['spearman_difference_p_adjusted'])}"
+        text += f", Holm-adjusted p {_p(row['spearman_difference_p_adjusted'])}"
     return text + (f", on the {row['n']} checkpoints that have both" if row["n"] != one.n else "")
 
 
 def _p(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+    return "< 0.001" if value < 0.001 else f"= {value:.2f}" if value >= 0.1 else f"= {value:.2g}"
 
 
 def _sentence(text: str) -> str:

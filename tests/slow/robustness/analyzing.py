@@ -93,6 +93,21 @@ def _two_corpora(folder: Path) -> None:
         file.write_text(text.replace('"corpus": "builtin"', '"corpus": "pg19"') if index % 2 else text, "utf-8")
 
 
+def _retrieval(*corpora: str) -> Step:
+    """Retrieval for every results file, on these corpora in turn."""
+
+    def step(folder: Path) -> None:
+        for index, file in enumerate(sorted((folder / "results").rglob("results_*.json"))):
+            data = json.loads(file.read_text("utf-8"))
+            about = data["configs"]["longshort_perplexity"]["metadata"]
+            corpus = {"corpus": corpora[index % len(corpora)]}
+            data["configs"]["longshort_retrieval"] = {"metadata": about | corpus}
+            data["results"]["longshort_retrieval"] = {"recall@256,none": 0.1 * index}
+            file.write_text(json.dumps(data), "utf-8")
+
+    return step
+
+
 def _score(name: str, facts: Facts, *steps: Step, command: str = SCORE, **more: Any) -> Case:
     inputs = more.pop("inputs", ("predictions",))
     return Case("predictions", name, command, facts, inputs=inputs, steps=steps, lines=3, leaves=LEFT, **more)
@@ -144,6 +159,14 @@ RESULTS = [
     _correlate("results", "infinite values", "", (*MEASURED, "inf"), _set_values(float("inf"))),
     _correlate("results", "text for values", "", (*MEASURED, "high"), _set_values("high")),
     _correlate("results", "two corpora", "", "builtin pg19 --corpus", _two_corpora),
+    _correlate("results", "retrieval on a corpus of its own", "", "", _retrieval("novels"), code=0, leaves=LEFT),
+    _correlate("results", "retrieval on two corpora", "", "longshort_retrieval novels plays --corpus",
+               _retrieval("novels", "plays")),
+    _correlate("results", "retrieval on two corpora, another chosen", "--corpus builtin",
+               "longshort_retrieval novels plays", _retrieval("novels", "plays")),
+    _correlate("results", "retrieval that no checkpoint passes", "", "",
+               _retrieval("novels"), _edit(lambda data: data["results"]["longshort_retrieval"].update(
+                   {"recall@256,none": 0.0})), code=0, leaves=LEFT),
     _correlate("results", "all locked", "", (FIRST, DENIED, "longshort eval"),
                *(mode(f"results/{f}-{m}-0/{NAME}", 0) for f in range(4) for m in range(2)), locked=True),
     _correlate("results", "one of eight is cut off", "", "", cut(FIRST, 99), code=0, leaves=LEFT),
