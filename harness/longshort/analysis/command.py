@@ -58,7 +58,7 @@ def correlate_command(
     group_by: Annotated[str, typer.Option(help="Column that says which checkpoints belong together.")] = "family",
     adjust: Annotated[
         Literal["holm", "bh"],
-        typer.Option(help="Correction of p-values for multiple comparisons: Holm, or Benjamini-Hochberg."),
+        typer.Option(help="Correction of p_adjusted in correlations.csv for all pairs: Holm, or Benjamini-Hochberg."),
     ] = "holm",
     corpus: Annotated[
         str | None, typer.Option(help="Corpus whose results to use, if a task was measured on several.")
