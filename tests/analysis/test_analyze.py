@@ -182,6 +182,26 @@ def test_damaged_files_and_repetitions_are_noted(tmp_path, caplog):
         analyze(tmp_path, strict=True)
 
 
+def test_each_task_keeps_to_its_corpus(tmp_path):
+    """Retrieval has novels as haystack; perplexity was measured on these too, and the other corpus is chosen."""
+    generator = np.random.default_rng(0)
+    for index in range(6):
+        family = {"family": f"f{index}"}
+        save(tmp_path, f"{index}", results_of(f"m{index}", measured(generator, index / 3), **family))
+        metrics = {"longshort_perplexity": {"ppl@64": 9.0}, "longshort_retrieval": {"recall@256": index / 6}}
+        data = results_of(f"m{index}", metrics, corpus="novels", **family)
+        data["configs"]["longshort_retrieval"]["metadata"] = data["configs"]["longshort_perplexity"]["metadata"]
+        save(tmp_path, f"{index}-novels", data)
+    with user_error("setting", "longshort_perplexity", "builtin", "novels", field="corpus"):
+        analyze(tmp_path)
+    analysis = analyze(tmp_path, corpus="builtin")
+    assert "recall@256" in analysis.settings["outcomes"]
+    used = set(zip(analysis.tidy["task"], analysis.tidy["corpus"], strict=True))
+    assert ("longshort_retrieval", "novels") in used
+    assert ("longshort_perplexity", "novels") not in used
+    assert 9.0 not in set(np.exp(analysis.wide["nll"]).round(6))
+
+
 def test_longppl_with_key_spans_of_several_evaluators_is_noted(tmp_path):
     generator = np.random.default_rng(0)
     for index in range(6):

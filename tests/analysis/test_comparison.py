@@ -101,6 +101,20 @@ def test_a_row_for_each_pair_and_outcome():
     assert named == [["a", "b", "y"], ["a", "b", "z"], ["b", "a", "y"], ["b", "a", "z"]]
 
 
+def test_pairs_that_share_predictors_are_those_of_each_pair_alone():
+    """On the checkpoints of each pair: a coefficient is computed once where these are the same."""
+    wide = table_of().assign(
+        c=lambda wide: wide["a"] ** 2, z=lambda wide: wide["b"] - wide["y"], w=lambda wide: wide["y"] ** 2
+    )
+    wide.loc[:3, "b"] = np.nan
+    wide.loc[20:, "z"] = np.nan
+    pairs = [("a", "b"), ("a", "c"), ("b", "c")]
+    adjusted = ["difference_p_adjusted", "spearman_difference_p_adjusted"]
+    together = compare(wide, pairs, ["y", "z", "w"]).drop(columns=adjusted)
+    alone = [compare(wide, [pair], [outcome]).drop(columns=adjusted) for pair in pairs for outcome in "yzw"]
+    pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True), check_exact=True)
+
+
 def test_a_column_that_is_not_there():
     with user_error("setting", "'c'"):
         row_of(table_of(), "a", "c")

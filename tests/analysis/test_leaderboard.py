@@ -131,6 +131,13 @@ def test_equal_predictors_share_a_rank_and_neither_is_better():
     assert contains(text, "JS has the same", "better than 2 of the other 3")
 
 
+def test_coefficients_that_differ_by_rounding_share_a_rank():
+    wide = table_of()
+    table = correlations(wide, PREDICTORS, ["y"]).assign(spearman=[0.1 + 0.2, -0.3, 0.2, 0.5])
+    board = leaderboard(table, compare(wide, [], [])).set_index("predictor")
+    assert board["rank"].to_dict() == {"nll": 1, "sce": 2, "jeffreys": 2, "js": 4}
+
+
 def test_below_four_families_nothing_is_established():
     wide = table_of(families=3, members=12)
     board = made(wide)
