@@ -16,8 +16,7 @@ NUMBERS = {  # by heading; second-hand, see the sources in the report
 }
 
 
-def test_the_further_numbers_are_reported_and_not_mixed_with_measurements(tmp_path, monkeypatch):
-    monkeypatch.setattr("longshort.analysis.report._figures", lambda *_: ([], []), raising=False)
+def test_the_further_numbers_are_reported_and_not_mixed_with_measurements(tmp_path):
     made = usual()
     page = Page(write_report(made, tmp_path / "report.html", ()).read_text("utf-8"))
     text = words(page.texts["paper"])
