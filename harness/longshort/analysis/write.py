@@ -53,16 +53,12 @@ def write_analysis(analysis: Analysis, folder: str | Path) -> list[Path]:
         "measurements.csv": with_floors(analysis.tidy).to_csv(index=False),
         "checkpoints.csv": analysis.wide.to_csv(index=False),
     }
-    if len(analysis.precisions):
-        content[PRECISIONS] = analysis.precisions.to_csv(index=False)
-    else:
-        (folder / PRECISIONS).unlink(missing_ok=True)  # of an earlier analysis
-    if len(analysis.positions):
-        content[POSITIONS] = analysis.positions.to_csv(index=False)
-    else:
-        (folder / POSITIONS).unlink(missing_ok=True)  # of an earlier analysis
+    optional = {PRECISIONS: analysis.precisions, POSITIONS: analysis.positions}
+    content |= {name: table.to_csv(index=False) for name, table in optional.items() if len(table)}
     for name, text in content.items():
         write_atomically(folder / name, text)
+    for name in optional.keys() - content.keys():
+        (folder / name).unlink(missing_ok=True)  # of an earlier analysis
     figures = draw_figures(analysis, folder / "figures")
     for file in (folder / "figures").glob("*.*"):
         if file not in figures and _is_ours(file):
