@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from longshort.analysis.tables import IDENTITY, PERPLEXITY
 from longshort.errors import UserError, listed
@@ -95,6 +95,6 @@ def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:
 def _mean(values: NDArray[np.float64]) -> dict[str, float]:
     """Mean and interval over documents."""
     count, mean = len(values), float(values.mean())
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) if count > 1 else np.nan
+    quantile = special.stdtrit(count - 1, (1 + CONFIDENCE) / 2) if count > 1 else np.nan
     half = float(quantile * values.std(ddof=1) / np.sqrt(count)) if count > 1 else np.nan
     return {"nll": mean, "nll_lo": mean - half, "nll_hi": mean + half, "n": count}
