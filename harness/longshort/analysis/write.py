@@ -16,7 +16,7 @@ PRECISIONS = "precisions.csv"  # where a checkpoint was measured in float32 and 
 POSITIONS = "positions.csv"  # where per-token values were saved
 # Names of figures of this and of earlier versions; a figure of any other name is the user's.
 FIGURES = re.compile(
-    "(leaderboard|scatter|forest|perplexity_by_length|nll_by_position|misalignment_(curve|matrix)_(sce|jeffreys)"
+    "(leaderboard|scatter|forest|perplexity_by_length|nll_by_position|retrieval|misalignment_(curve|matrix)_(sce|jeffreys)"
     rf"|scatter_({'|'.join(PREDICTORS)})(_beyond)?_.+)\.(png|svg)"
 )
 MADE_BY = (CREATOR.encode(), b"Matplotlib")  # earlier versions left the name of the library

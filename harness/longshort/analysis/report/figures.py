@@ -20,8 +20,10 @@ CAPTIONS = {
     "misalignment_curve_jeffreys": "Misalignment without its entropy part (Jeffreys divergence) by length",
     "misalignment_matrix_sce": "Misalignment (SCE) between all lengths",
     "misalignment_matrix_jeffreys": "Misalignment (Jeffreys divergence) between all lengths",
+    "retrieval": "Recall by length and depth",
     "nll_by_position": "NLL by position within the window",
 }
+NUMBERS = {"nll_by_position": "positions.csv", "retrieval": "the results files"}
 
 
 def embedded_figures(analysis: Analysis, files: Iterable[Path]) -> list[dict[str, str]]:
@@ -36,7 +38,7 @@ def embedded_figures(analysis: Analysis, files: Iterable[Path]) -> list[dict[str
                     "caption": CAPTIONS[name] + seen,
                     # Percent-encoded: a tenth longer than the file, where base64 would make it a third longer.
                     "source": f"data:image/svg+xml,{quote(file.read_text('utf-8'), safe=' =:;/,.')}",
-                    "numbers": "positions.csv" if name == "nll_by_position" else "the tables of this report",
+                    "numbers": NUMBERS.get(name, "the tables of this report"),
                 }
             )
     return shown
