@@ -108,11 +108,11 @@ def test_the_one_with_more_values_counts(results, tmp_path):
 
 
 def test_the_report_has_the_table_and_its_sentence(analysis, tmp_path, monkeypatch):
-    monkeypatch.setattr("longshort.analysis.report._figures", lambda *_: ([], []))
+    monkeypatch.setattr("longshort.analysis.report.draw_figures", lambda *_: [])
     page = Page(write_report(analysis, tmp_path / "report.html").read_text("utf-8"))
     assert "54 values of 2 checkpoints were measured both in float32 and in bfloat16" in words(page.texts["precisions"])
     values = page.data["tables"]["precisions"]["values"]
-    assert values["difference"] == analysis.precisions["difference"].tolist()
+    assert values["difference"] == pytest.approx(analysis.precisions["difference"].tolist(), rel=5e-6)
     assert {"value_float32", "value_half", "floor", "within_floor"} <= {
         column["key"] for column in page.data["tables"]["precisions"]["columns"] if column["print"]
     }
