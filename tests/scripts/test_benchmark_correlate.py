@@ -67,6 +67,7 @@ def test_it_runs_at_a_tiny_size_and_fails_where_the_sides_differ(benchmark, monk
 def test_the_whole_is_measured_at_a_tiny_size(benchmark, tmp_path, monkeypatch):
     whole = benchmark.whole_analysis
     monkeypatch.setattr(whole, "FAMILIES", 5)
+    monkeypatch.setattr("longshort.analysis.figures.draw_figures", lambda *_: [])  # which takes seconds
     results = save_folder(tmp_path / "results", families=4, members=2)
     command = whole.measure(whole.COMMAND, results)
     assert command["seconds"] > 0
