@@ -104,6 +104,8 @@ NAMES = {
 }
 SMALLER = {
     "eval": "--lengths 16,32 --train-length 32 --num-docs 2 --limit 1 --device cpu -o evaluated",
+    "key-spans": "--corpus text.jsonl --lengths 16,32 --num-docs 2 --short 8 --stride 8 --max-loss 9 --min-gain 0 "
+    "--device cpu -o found.jsonl",
     "train": "--corpus text.jsonl --eval-corpus text.jsonl --train-length 32 --steps 2 --global-batch-size 2 "
     "--batch-size 2 --warmup 0 --eval-every 0 --save-at 1 --dtype float32 -o trained",
     "import-clex": "-o imported",
@@ -148,7 +150,7 @@ def check_longshort(words: list[str]) -> None:
     elif name == "correlate":
         words = ["correlate", "others", *words[2:]]
     told = longshort([*on_stand_ins(words), *shlex.split(SMALLER.get(name, ""))])
-    where = {"eval": "has the results", "train": "Checkpoint written to trained"}
+    where = {"eval": "has the results", "key-spans": "found.jsonl", "train": "Checkpoint written to trained"}
     assert where.get(name, "") in told
 
 
@@ -273,6 +275,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
         longshort(["train", "--config", "config.json", "--tokenizer", "bytes", *smaller, "-o", "my-checkpoint"])
         clex = ["--extension", "clex", "--factor", "4", "-o", "clex-a0.1"]
         longshort(["train", "--base", "my-checkpoint", *smaller, *clex])
+        longshort(["key-spans", "my-checkpoint", *shlex.split(SMALLER["key-spans"])])
+    shutil.move(place / "found.jsonl", place / "spans.jsonl")
     base = transformers.AutoModelForCausalLM.from_pretrained(place / "my-checkpoint")
     save_official(place / "official-clex", base, transformers.AutoTokenizer.from_pretrained(place / "my-checkpoint"))
     import_clex(place / "official-clex", place / "clex-7b-16k")
