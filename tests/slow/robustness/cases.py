@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from tests.slow.robustness import analyzing, evaluating, others, sweeping, training
+from tests.slow.robustness import analyzing, evaluating, longppl, others, sweeping, training
 from tests.slow.robustness.case import Case
 
-CASES = [*others.CASES, *evaluating.CASES, *training.CASES, *sweeping.CASES, *analyzing.CASES]  # the longest first
+CASES = [
+    *others.CASES,
+    *evaluating.CASES,
+    *longppl.CASES,
+    *training.CASES,
+    *sweeping.CASES,
+    *analyzing.CASES,
+]  # the longest first
 
 
 def command_of(case: Case) -> str:

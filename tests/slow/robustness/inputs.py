@@ -49,6 +49,8 @@ def build(folder: Path) -> None:
     (folder / "manifest.yaml").write_text(MANIFEST)
     _models(folder)
     _adapters(folder)
+    chosen = ("--corpus", "text.jsonl", "--lengths", "16,32", "--num-docs", "2", "--short", "8", "--stride", "8")
+    _run(folder, "key-spans", "model", *chosen, "--min-gain", "0", "--max-loss", "20", "-o", "spans.jsonl")
     _run(folder, "sweep", "manifest.yaml", "-o", "sweep")
     options = ("--base", "model", "--corpus", "text.jsonl", "--train-length", "16", "--global-batch-size", "2")
     _run(folder, "train", *options, "--steps", "1", "-o", "trained")
