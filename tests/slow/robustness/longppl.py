@@ -63,7 +63,7 @@ SPANS = [
 FOUND = [
     _find("options", "key-spans --short 99", "99 32 --lengths --short", more="--short 99"),
     _find("options", "key-spans --short 0", "--short", more="--short 0", code=2),
-    _find("options", "key-spans --stride x", "--stride 'x'", more="--stride x", code=2),
+    _find("options", "key-spans --stride x", "--stride", more="--stride x", code=2),
     _find("options", "key-spans --min-gain inf", "--min-gain inf", more="--min-gain inf", code=2),
     _find("options", "key-spans --num-docs 0", "num_docs 0 1", more="--num-docs 0", code=2),
     _find("options", "key-spans --batch-size 0", "--batch-size", more="--batch-size 0", code=2),
