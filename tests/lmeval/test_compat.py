@@ -33,6 +33,7 @@ from longshort.lmeval import compat, requests
 from longshort.lmeval.base import LongShortTask
 from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
 from longshort.lmeval.compat import environment, no_random_weights, quiet
+from longshort.lmeval.longppl_task import LongPPLTask
 from longshort.lmeval.parallel import SharedGeneration
 from longshort.lmeval.token_values import TaskValues
 from longshort.results.tokens import RECORD, TokenFile, token_file_of
@@ -550,3 +551,14 @@ def test_token_values_that_lm_eval_cannot_write_leave_results_and_samples(
 
 def no_space(path: Path, content: bytes) -> None:
     raise UserError(f"Cannot write {path}: No space left on device.", "unwritable")
+
+
+def test_lm_eval_cannot_evaluate_a_task_without_requests(
+    llama: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else tasks that a glob matches without their settings could stay in the run."""
+    metadata = {"corpus": str(corpus), "lengths": [16], "num_docs": 1}
+    assert "longshort_perplexity" in run(llama, ["longshort_longppl", "longshort_perplexity"], metadata)["results"]
+    monkeypatch.setattr(LongPPLTask, "cannot_run", None)
+    with pytest.raises((IndexError, ValueError)):
+        run(llama, ["longshort_longppl", "longshort_perplexity"], metadata)
