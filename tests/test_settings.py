@@ -102,6 +102,16 @@ def test_other_wrong_values(name: str, value: Any, facts: tuple[str, ...]) -> No
         ({"tasks": ","}, "tasks"),
         ({"trust_remote_code": 1}, "trust_remote_code"),
         ({"gated": "true"}, "gated"),
+        ({"task_args": {"lengths": [64]}}, "task_args"),  # a setting of longshort's tasks
+        ({"task_args": {"pretrained": "x"}}, "task_args"),
+        ({"task_args": {"scored": {}}}, "task_args"),  # what results record
+        ({"task_args": "max_seq_lengths=64"}, "task_args"),
+        ({"task_args": "[64]"}, "task_args"),
+        ({"task_args": [64]}, "task_args"),
+        ({"task_args": '{"a": 1, "a": 2}'}, "task_args"),
+        ({"task_args": '{"a": NaN}'}, "task_args"),
+        ({"task_args": {"a": object()}}, "task_args"),
+        ({"task_args": "[" * 100_000}, "task_args"),
         ({"no_such_setting": 1}, "no_such_setting"),
     ],
 )
@@ -117,6 +127,16 @@ def test_other_forms_of_a_checkpoints_settings() -> None:
     assert (checkpoint.tasks, checkpoint.batch_size, checkpoint.limit) == (("a", "b"), 4, 2)
     assert checkpoint.resources == Resources(gpus=0, memory=1_500_000_000)
     assert build(Checkpoint, {"pretrained": "a", "batch_size": "auto:4"}).batch_size == "auto:4"
+
+
+def test_metadata_of_other_tasks_is_no_setting_of_longshort_s() -> None:
+    for given_as in ({"max_seq_lengths": (64, 128)}, '{"max_seq_lengths": [64, 128]}'):
+        checkpoint = build(Checkpoint, {"pretrained": "a/b", "task_args": given_as})
+        assert checkpoint.task_args == {"max_seq_lengths": [64, 128]}
+        assert checkpoint.metadata() == Checkpoint("a/b").metadata()
+        assert checkpoint.values(Role.NUMBERS)["task_args"] == {"max_seq_lengths": [64, 128]}
+    with pytest.raises(UserError, match=r"'lengths'.*setting"):
+        build(Checkpoint, {"pretrained": "a/b", "task_args": {"max_seq_lengths": [64], "lengths": [64]}})
 
 
 def test_metadata_holds_the_resolved_settings_and_nothing_unknown() -> None:

@@ -21,6 +21,8 @@ longshort correlate results --predictor sce --predictor jeffreys --outcome log_p
 
 longshort correlate results --outcome babilong_qa1:acc --where "params < 8e9 and family != 'llama'"
 
+longshort correlate results --outcome ruler@8192 --outcome effective_length:ruler
+
 longshort correlate results --group-by train_length --adjust bh
 """
 
@@ -40,7 +42,7 @@ def correlate_command(
     outcome: Annotated[
         list[str] | None,
         typer.Option(
-            help="A column of checkpoints.csv, TASK:METRIC for other lm-eval tasks; repeatable.  "
+            help="A column of checkpoints.csv, for other lm-eval tasks TASK:METRIC or TASK@LENGTH; repeatable.  "
             "[default: LongBench-E, retrieval and log-perplexity beyond the training context length, its rise, "
             "effective length]"
         ),
@@ -62,6 +64,13 @@ def correlate_command(
     ] = "holm",
     corpus: Annotated[
         str | None, typer.Option(help="Corpus whose results to use, if a task was measured on several.")
+    ] = None,
+    effective_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Score that a length needs to count in effective_length:TASK, as 0.856 for RULER.  "
+            "[default: 85 % of the score at the shortest length]"
+        ),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at a damaged results file instead of skipping it.")
@@ -87,6 +96,7 @@ def correlate_command(
             group_by=group_by,
             adjust=adjust,
             corpus=corpus,
+            effective_threshold=effective_threshold,
             strict=strict,
         )
         written = write_analysis(analysis, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,10 +19,11 @@ from longshort.analysis.comparison import compare
 from longshort.analysis.correlation import Adjust, correlations
 from longshort.analysis.floors import notes_on_floors
 from longshort.analysis.leaderboard import leaderboard
+from longshort.analysis.other_tasks import effective_length_columns, notes_on_effective_lengths, with_short_names
 from longshort.analysis.positions import nll_by_position
 from longshort.analysis.precisions import one_point_each, precision_table, summary
 from longshort.analysis.selection import check_columns, check_group, keep_where
-from longshort.errors import listed
+from longshort.errors import UserError, listed
 from longshort.results import Reading, read
 from longshort.results.table import TokenSource
 
@@ -39,11 +41,13 @@ def analyze(
     group_by: str = "family",
     adjust: Adjust = "holm",
     corpus: str | None = None,
+    effective_threshold: float | None = None,
     strict: bool = False,
 ) -> Analysis:
     """Read results, correlate every predictor with every outcome, compare the predictors.
 
-    The names of predictors, outcomes and controls are columns of `longshort.analysis.wide_table`.
+    The names of predictors, outcomes and controls are columns of `longshort.analysis.wide_table`, or short names of
+    other tasks' metrics, such as ``ruler@8192``: see `longshort.analysis.other_tasks.with_short_names`.
 
     Args:
         folder: of lm-eval's results, searched at any depth; or results files.
@@ -56,6 +60,8 @@ def analyze(
         group_by: the column that says which checkpoints belong together.
         adjust: of p-values for their number, ``holm`` or ``bh``.
         corpus: whose results to use; needed where a task has several, see `longshort.analysis.tables.of_corpus`.
+        effective_threshold: score that a length needs to count in a task's effective length, in the units of its
+            metric; by default 85 % of the score at the shortest length.
         strict: raise for a file that cannot be read instead of skipping it with a note.
 
     Returns:
@@ -66,13 +72,21 @@ def analyze(
         UserError: one of the arguments names what is not there.
     """
     reading = read(folder, strict=strict, every_task=True)
-    everything = tables.wide_table(reading.table, corpus)
+    if effective_threshold is not None and not (effective_threshold > 0 and math.isfinite(effective_threshold)):
+        raise UserError(
+            f"effective_threshold: {effective_threshold} is not a score above 0, such as 0.856.",
+            "usage",
+            "effective_threshold",
+        )
+    directions = reading.lower_is_better
+    everything = tables.wide_table(reading.table, corpus, threshold=effective_threshold, lower_is_better=directions)
     kept = keep_where(everything, where) if where else everything
     # Half precision alone has floors, which do not make it the better measured one.
     counted = [name for name in [*tables.predictors(kept), *tables.outcomes(kept)] if "_excess" not in name]
     wide, left_out = one_point_each(kept, reading.variants, counted)
     check_group(group_by, wide)
     for what, names in (("predictor", predictors), ("outcome", outcomes), ("control", controls)):
+        wide = with_short_names(wide, names or (), what)
         check_columns(what, names or (), wide)
     chosen = list(dict.fromkeys(predictors or tables.predictors(wide)))
     aims = list(dict.fromkeys(outcomes or [name for name in tables.outcomes(wide) if "_tail" not in name]))
@@ -98,6 +112,7 @@ def analyze(
             "group_by": group_by,
             "adjust": adjust,
             "corpus": corpus,
+            "effective_threshold": effective_threshold,
             "corpora": reading.corpora,
             "versions of tasks and tools": reading.versions,
             "versions of the analysis": {"python": platform.python_version()}
@@ -110,6 +125,12 @@ def analyze(
             *left_out,
             *([f"{summary(precisions)} precisions.csv lists them."] if len(precisions) else []),
             *notes_on_floors(wide, tidy, chosen),
+            *notes_on_effective_lengths(
+                tidy,
+                effective_length_columns(tidy, directions),
+                [*chosen, *aims, *fixed],
+                effective_threshold,
+            ),
             *_doubts(reading, tidy, wide, everything, chosen, aims),
         ],
         precisions=precisions,

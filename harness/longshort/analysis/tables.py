@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from longshort.analysis.floors import flag_columns
+from longshort.analysis.other_tasks import column_of, effective_length_columns, effective_lengths, label_of
 from longshort.errors import UserError
 from longshort.results.floors import FLOOR_METRICS, floor_of
 
@@ -54,7 +56,13 @@ MISSING: Measurement = (np.nan, np.nan)
 TOLERANCE = 0.05
 
 
-def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
+def wide_table(
+    tidy: pd.DataFrame,
+    corpus: str | None = None,
+    *,
+    threshold: float | None = None,
+    lower_is_better: Collection[tuple[str, str]] = (),
+) -> pd.DataFrame:
     """Turn the tidy table into one row per checkpoint and revision.
 
     What was not measured, or cannot be said because ``train_length`` is not known, is NaN.
@@ -79,8 +87,11 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         effective_length: the largest L, in tokens, at which log-perplexity has risen by no more than 0.05 nats
             over its best. One of the lengths measured, so at the greatest of them it means "at least".
         log_ppl_tail@L, log_ppl_tail_increase@L, effective_length_tail: from the fixed-target view.
-        TASK:METRIC, TASK:METRIC@L: any metric of any other task, as ``longshort_longbench_e:score@8k+`` or
-            ``babilong_qa1:acc``.
+        TASK:METRIC, TASK:METRIC@L: any metric of any other task, as ``longshort_longbench_e:score@8k+`` or, where it
+            is of one context length, ``ruler:score@8192``.
+        effective_length:TASK: of any other task that has a metric by length, and of ``longshort_retrieval``'s recall:
+            see `longshort.analysis.other_tasks.effective_length`. Where a task has several such metrics,
+            ``effective_length:TASK:METRIC``.
         jeffreys_floor, js_floor, …_beyond_floor: the numerical floors of half precision, where they were measured;
             jeffreys_below_floor and so on: whether the value is below three times its floor, False where there is none.
         NAME_stderr: standard error of NAME over documents, for the columns that are a single measurement. There is
@@ -91,11 +102,14 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         tidy: the table of `longshort.results.read_results`. Checkpoints that have no result of `BY_LENGTH` on the
             corpus are skipped.
         corpus: which corpus's measurements to use; needed where one task has several, see `of_corpus`.
+        threshold: score that a length needs to count as effective; by default 85 % of that at the shortest length.
+        lower_is_better: other tasks and metrics of which less is better, as `longshort.results.read` reports them.
 
     Raises:
         UserError: several corpora (kind ``setting``), or none of that name (``usage``); one checkpoint with several
             training context lengths (``data``).
     """
+    effective = effective_length_columns(tidy, lower_is_better)
     of_checkpoint = pd.concat([of_corpus(tidy, corpus), tidy[~_is_ours(tidy)]]).groupby(IDENTITY, dropna=False)
     tidy = of_corpus(tidy, corpus)
     lengths = sorted(int(length) for length in tidy.loc[tidy["metric"].isin([*VIEWS, *RECALL]), "length"].unique())
@@ -132,7 +146,8 @@ def wide_table(tidy: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
         for metric, view in VIEWS.items():
             _put_outcomes(row, view, train_length, {n: _log_perplexity(values, metric, n) for n in lengths})
         for task, metric, length, value, stderr in results.loc[~_is_ours(results), MEASUREMENT].to_numpy():
-            _put(row, f"{task}:{metric}" + ("" if pd.isna(length) else f"@{length}"), (value, stderr))
+            _put(row, column_of(task, metric, length), (value, stderr))
+        row |= effective_lengths(results, effective, threshold)
         rows.append(row)
     wide: pd.DataFrame = pd.DataFrame(rows).astype({name: tidy.dtypes[name] for name in [*IDENTITY, *ABOUT]})
     always = {*IDENTITY, *ABOUT, "log_params", *ALWAYS}
@@ -158,7 +173,7 @@ def axis_label(name: str) -> str:
     if name in PERFORMANCE:
         what, unit = PERFORMANCE[name]
         return f"{what} at the training context length ({unit})"
-    if name.startswith("effective_length"):
+    if name in ("effective_length", "effective_length_tail"):
         return f"effective length{', fixed targets' if name.endswith('_tail') else ''} (tokens)"
     if match := re.fullmatch(r"log_ppl(_tail)?(_increase)?@(\d+)", name):
         tail, increase, length = match.groups()
@@ -179,7 +194,7 @@ def axis_label(name: str) -> str:
         return f"{MISALIGNMENT_METRICS[EXCESS[metric]]} minus its numerical floor {where} (nats)"
     if metric in MISALIGNMENT_METRICS:
         return f"{MISALIGNMENT_METRICS[metric]} {where} ({'share' if metric == 'agreement' else 'nats'})"
-    return name
+    return label_of(name)
 
 
 def plain_name(name: str) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from longshort.errors import UserError
 from longshort.options import options_of, settings_of, usage_errors
+from longshort.results.metrics import is_ours
 from longshort.settings import Checkpoint
 from longshort.settings.definition import Mark, build, marked
 
@@ -45,6 +46,8 @@ def eval_command(
     check_model_args(model_args or [])
     with usage_errors():  # before torch and lm-eval are imported, which takes seconds
         checkpoint = build(Checkpoint, {"pretrained": pretrained} | settings)
+    if checkpoint.task_args and all(is_ours(task) for task in checkpoint.tasks):
+        typer.echo("warning: --task-args has no effect: it is for other tasks than longshort's.", err=True)
 
     from longshort.lmeval.imports import import_libraries
 
@@ -55,6 +58,7 @@ def eval_command(
         model_arguments(checkpoint, model_args or []),
         tasks=checkpoint.tasks,
         metadata=checkpoint.metadata(),
+        task_args=checkpoint.task_args,
         output=output,
         batch_size=checkpoint.batch_size,
         device=device,

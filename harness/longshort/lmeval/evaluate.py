@@ -31,6 +31,8 @@ from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.requests import REQUEST, automatic_batches
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.load_errors import load_error, sentencepiece_problem
+from longshort.results.groups import leaves
+from longshort.results.metrics import is_ours
 from longshort.scoring.chunks import smaller_chunks
 from longshort.settings import ADDED, DEFAULT_TASKS
 
@@ -52,6 +54,7 @@ def evaluate_checkpoint(
     *,
     tasks: Sequence[str] = DEFAULT_TASKS,
     metadata: Mapping[str, Any] | None = None,
+    task_args: Mapping[str, Any] | None = None,
     output: Path | None = None,
     batch_size: int | str | None = None,
     device: str | None = None,
@@ -64,6 +67,7 @@ def evaluate_checkpoint(
         model_args: as lm-eval's ``--model_args`` for its ``hf`` backend; at least ``pretrained``.
         tasks: names or globs, of longshort's tasks or any other of lm-eval's.
         metadata: values of `longshort.settings.EvalSettings`.
+        task_args: further metadata, of the tasks that are not longshort's.
         output: folder; the results file is ``<output>/<model name>/results_<time>.json``.
         batch_size: documents per forward pass, or "auto". By default "auto" for perplexity and misalignment, and 1 for
             other tasks, since lm-eval's "auto" tries batches of the model's maximum length.
@@ -86,7 +90,8 @@ def evaluate_checkpoint(
         folder = output / _folder_name(model_args)
         if folder.exists():
             require_writable(folder)
-    prepared = prepare_tasks(tasks, dict(model_args) | dict(metadata or {}))  # before loading, which takes longer
+    settings = dict(model_args) | dict(metadata or {})
+    prepared = prepare_tasks(tasks, settings, task_args)  # before loading, which takes longer
     lm = load_checkpoint(model_args, batch_size=batch_size, device=device)
     results = evaluate_loaded(
         lm, model_args, prepared, batch_size=batch_size, device=device, limit=limit, log_samples=log_samples
@@ -96,20 +101,26 @@ def evaluate_checkpoint(
     return results
 
 
-def prepare_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> Prepared:
+def prepare_tasks(
+    names: Sequence[str], metadata: Mapping[str, Any], task_args: Mapping[str, Any] | None = None
+) -> Prepared:
     """Read and check tasks.
 
     Args:
         names: names or globs.
         metadata: settings of the tasks and, as in lm-eval, the model's arguments.
+        task_args: further metadata, of the tasks that are not longshort's.
 
     Raises:
         UserError: an unknown task or corpus, a wrong setting, or one that is missing for a task that is named.
     """
-    manager = _task_manager(names, dict(metadata))
+    ours = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=dict(metadata))
+    manager = ours
+    if not all(ours.match_tasks([name]) for name in names):  # reading all of lm-eval's tasks takes seconds
+        manager = TaskManager(include_path=str(tasks_folder()), metadata=dict(metadata) | dict(task_args or {}))
     matching = _matching(manager, names)
     built: dict[str, Any] = {}
-    for entry in [manager.load(name) for name in matching]:
+    for entry in [(ours if name in ours.all_tasks else manager).load(name) for name in matching]:
         built |= entry["tasks"] | entry.get("groups", {})
     kept = [name for name in matching if _can_run(name, built.get(name), is_given=name in names or len(matching) == 1)]
     return Prepared(manager, [built.get(name, name) for name in kept])  # a tag has no object of its own
@@ -221,9 +232,15 @@ def _default_batch_size(prepared: Prepared) -> int | str:
 
 
 def results_of(results: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return the part of an evaluation's results that belongs to one task, in the same form."""
+    """Return the part of an evaluation's results that belongs to one task, in the same form.
+
+    Of a group that is not longshort's, its tasks belong to it: RULER's has their scores at one length only.
+    """
+    tasks = [task] if is_ours(task) else [task, *leaves(results, task)]
     return {
-        key: {task: value[task]} if isinstance(value, Mapping) and task in value else value
+        key: {name: value[name] for name in tasks if name in value}
+        if isinstance(value, Mapping) and task in value
+        else value
         for key, value in results.items()
     }
 
@@ -246,14 +263,6 @@ def _problems_of_tasks(specs: Sequence[Any]) -> Iterator[str]:
         tasks += [task for task in group.get_all_tasks() if task not in tasks]
     for reporter in (*tasks, *groups):
         yield from getattr(reporter, "problems", ())
-
-
-def _task_manager(tasks: Sequence[str], metadata: dict[str, Any]) -> TaskManager:
-    """A manager of longshort's tasks alone, unless others are requested: reading all of lm-eval's takes seconds."""
-    ours = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata)
-    if all(ours.match_tasks([task]) for task in tasks):
-        return ours
-    return TaskManager(include_path=str(tasks_folder()), metadata=metadata)
 
 
 def _matching(manager: TaskManager, tasks: Sequence[str]) -> list[str]:

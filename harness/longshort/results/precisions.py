@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from longshort.results.rows import Row, is_ours
+from longshort.results.metrics import is_ours
+from longshort.results.rows import Row
 from longshort.results.variants import IDENTITY, Variant
 
 if TYPE_CHECKING:

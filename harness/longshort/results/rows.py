@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
+from longshort.results.metrics import is_ours, values_of
 from longshort.results.model_args import (
     ADDED,
     CHECKPOINT,
@@ -24,12 +23,9 @@ from longshort.results.model_args import (
     plain_dtype,
     variant_suffix,
 )
+from longshort.results.reader import Reader
 from longshort.results.source import Source
 
-TASK_PREFIXES = ("longshort_", "longshort-")
-LONGPPL = "longshort_longppl"
-END_OF_INTEGERS = 2**63  # of the table's columns
-NO_NUMBER = ("N/A", "")  # lm-eval's standard error where it cannot compute one
 # Not settings that a number depends on.
 ABOUT = ("family", "params", "train_tokens", "train_length", "version", "scored", "corpus", "save_tokens")
 ASKED = ("limit", "gen_kwargs", "system_instruction", "chat_template", "fewshot_as_multiturn", "num_fewshot")
@@ -47,52 +43,6 @@ class Row:
     has_family: bool  # whether the family was given
     date: float  # in seconds; 0 before lm-eval 0.4.3, which did not record it
     origin: dict[str, str]  # version of the task and SHA-256 of its documents, where they are recorded
-
-
-@dataclass
-class Reader:
-    """Reads the numbers of one file, and notes those that are not numbers."""
-
-    file: Path  # where they are
-    notes: list[str]  # receives one line for each field
-    noted: set[str] = field(default_factory=set)
-
-    def number(self, value: Any, name: str, *, is_value: bool = False) -> int | float | None:
-        """Return a finite number; None, with a note, for anything else but a missing one."""
-        if is_number(value):
-            return value  # type: ignore[no-any-return]  # mypy does not follow `is_number`
-        is_missing = value is None or value in NO_NUMBER
-        if (is_missing and not is_value) or name in self.noted:
-            return None
-        self.noted.add(name)
-        if isinstance(value, str) and value not in NO_NUMBER:
-            self.notes.append(f"{self.file}: {name} is the text {value!r}, not a number. Skipped.")
-        elif is_value or not isinstance(value, float):  # a standard error that is not finite is missing
-            self.notes.append(f"{self.file}: {name} is {value!r}, not a finite number. Skipped.")
-        return None
-
-    def whole(self, value: Any, name: str) -> int | None:
-        """As `number`, for an integer."""
-        number = self.number(value, name)
-        if number is not None and abs(number) >= END_OF_INTEGERS:
-            raise OverflowError(f"{number} does not fit into a column of integers")
-        return None if number is None else int(number)
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number; True and False are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_ours(task: str) -> bool:
-    """Whether a task is one of longshort's."""
-    return task.startswith(TASK_PREFIXES)
-
-
-def is_self_evaluated(task: str, metadata: Mapping[str, Any]) -> bool:
-    """Whether the key tokens of LongPPL are those that the evaluated model found itself, so that they show little."""
-    spans = (metadata.get("scored") or {}).get("key_spans") or {}
-    return task == LONGPPL and (metadata.get("key_spans") == "self" or bool(spans.get("self_evaluated")))
 
 
 def rows_of(source: Source, task: str, reader: Reader) -> Iterator[Row]:
@@ -125,7 +75,7 @@ def rows_of(source: Source, task: str, reader: Reader) -> Iterator[Row]:
         "task version": as_text((data.get("versions") or {}).get(task)),
         "documents": as_text((metadata.get("scored") or {}).get("sha256")),
     }
-    for values in _metrics(data, task, metadata, reader, base):
+    for values in values_of(data, task, metadata, reader, base):
         yield Row(about | values, base, precision, saved_dtype, settings, bool(metadata.get("family")), date, origin)
 
 
@@ -157,35 +107,6 @@ def _about(config: Mapping[str, Any], metadata: Mapping[str, Any], reader: Reade
     }
 
 
-def _metrics(
-    data: Mapping[str, Any], task: str, metadata: Mapping[str, Any], reader: Reader, base: str
-) -> Iterator[dict[str, Any]]:
-    metrics = data["results"][task]
-    # Of a group lm-eval counts per metric itself; its members' counts are theirs.
-    counts = metrics.get("sample_count")
-    if counts is None:
-        counts = {f"{name},none": n for name, n in ((metadata.get("scored") or {}).get("documents") or {}).items()}
-    effective = (data.get("n-samples") or {}).get(task, {}).get("effective")
-    for key, value in metrics.items():
-        name, comma, filter_name = key.partition(",")
-        if not comma or name.endswith("_stderr"):
-            continue
-        if name.isdigit() and value == -1:  # lm-eval's RULER for a length that was not asked for
-            continue
-        if reader.number(value, f"{key} of {task} ({base})", is_value=True) is None:
-            continue
-        metric, length = _split_length(name) if is_ours(task) else (name if filter_name == "none" else key, None)
-        yield {
-            "metric": f"{metric}_self" if is_self_evaluated(task, metadata) else metric,
-            "length": length,
-            "value": value,
-            "stderr": reader.number(
-                metrics.get(f"{name}_stderr,{filter_name}"), f"{name}_stderr,{filter_name} of {task} ({base})"
-            ),
-            "n": reader.whole(counts.get(key, effective), f"number of documents of {key} of {task} ({base})"),
-        }
-
-
 def _settings(
     data: Mapping[str, Any], task: str, arguments: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> dict[str, str]:
@@ -203,8 +124,3 @@ def _settings(
         for name, text in texts.items()
         if text
     }
-
-
-def _split_length(name: str) -> tuple[str, int | None]:
-    match = re.fullmatch(r"(.+)@(\d{1,15})", name)
-    return (match[1], int(match[2])) if match else (name, None)

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longshort.errors import UserError
+from longshort.results.lengths import per_length
+from longshort.results.metrics import is_ours
 from longshort.results.precisions import precision_pairs
-from longshort.results.rows import Reader, Row, is_ours, rows_of
+from longshort.results.reader import Reader
+from longshort.results.rows import Row, rows_of
 from longshort.results.source import Source, find_files, load, not_results
 from longshort.results.variants import IDENTITY, Variant, name_precisions, notes_on
 
@@ -64,6 +67,8 @@ class Reading:
     # the checkpoints that were measured in several dtypes, by their name in `table` and revision
     variants: dict[tuple[str, str], Variant] = field(default_factory=dict)
     precisions: pd.DataFrame | None = None  # of `precision_pairs`; None where no checkpoint has several dtypes
+    # the tasks and metrics, without their filters, of which less is better, as the files record them
+    lower_is_better: set[tuple[str, str]] = field(default_factory=set)
     tokens: list[TokenSource] = field(default_factory=list)  # files of per-token values that the results name
 
 
@@ -86,9 +91,11 @@ def read_results(
         A table with the columns and types of `COLUMNS`. A checkpoint is its ``pretrained`` model argument
         (``BASE+ADAPTER`` with a PEFT adapter or delta weights), with the other arguments that can change the model
         (``BASE+load_in_4bit=True``); ``dtype`` and ``attn_implementation`` only where one was measured with several.
-        ``length`` is in tokens, missing for metrics
-        that have none; such a metric keeps its whole name (``score@0-4k``, ``sce_between@1024-2048``), and so
-        does every metric of another task, with its filter if it has one (``exact_match,strict-match``).
+        ``length`` is in tokens, missing for metrics that have none; such a metric keeps its whole name
+        (``sce_between@1024-2048``). A metric of another task keeps its filter if it has one
+        (``exact_match,strict-match``); one that is named by a length alone (RULER) is ``score`` at that length. The
+        buckets of LongBench-E keep their whole name (``score@4-8k``), with the number of words where they begin as
+        ``length``. A group whose tasks have more lengths than itself (RULER) has their unweighted mean at those.
         ``stderr`` is NaN where lm-eval gives none.
 
     Raises:
@@ -159,9 +166,20 @@ def _read_one(name: str, source: Source, every_task: bool, reading: Reading) -> 
     rows = [row for task in tasks for row in rows_of(source, task, reader)]
     if rows:
         _record_origins(source.data, tasks, reading)
+        _record_directions(source.data, tasks, reading)
         _record_tokens(source, rows, reading)
         reading.files[name] = hashlib.sha256(source.content).hexdigest()
     return rows
+
+
+def _record_directions(data: dict[str, Any], tasks: Iterable[str], reading: Reading) -> None:
+    """Add the metrics of which less is better."""
+    recorded = data.get("higher_is_better") or {}
+    for task in tasks:
+        for name, is_better in (recorded.get(task) or {}).items():
+            if is_better is False:
+                metric = per_length(name, task, {}, is_ours=is_ours(task)).metric
+                reading.lower_is_better.add((task, metric))
 
 
 def _record_tokens(source: Source, rows: list[Row], reading: Reading) -> None:

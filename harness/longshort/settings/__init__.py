@@ -24,6 +24,7 @@ from longshort.settings.types import (
     Count,
     CountOrZero,
     Dtype,
+    JsonObject,
     Lengths,
     Memory,
     Names,
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_TASKS = ("longshort_perplexity", "longshort_misalignment")
 LONGPPL = "longshort_longppl"  # the task that needs key_spans
 ADDED = ("peft", "delta")  # weights that lm-eval puts on a checkpoint
+# What lm-eval and longshort's tasks record in a task's metadata.
+RESERVED = ("version", "config_source", "scored")
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -126,6 +129,10 @@ class Checkpoint(EvalSettings):
     model_args: Annotated[
         Mapping[str, Any], "Further arguments of lm-eval's hf backend.", Role.SOURCE, Mark.MANIFEST_ONLY
     ] = field(default_factory=dict)
+    task_args: Annotated[
+        JsonObject | None,
+        "Metadata of the tasks that are not longshort's, as '{\"max_seq_lengths\": [4096, 8192]}' for RULER.",
+    ] = None
     dtype: Annotated[Dtype, "Weight dtype (auto: as saved).", Role.SOURCE] = "auto"
     trust_remote_code: Annotated[Switch, "Run code that comes with the checkpoint.", Role.RUN] = False
     limit: Annotated[
@@ -149,6 +156,19 @@ class Checkpoint(EvalSettings):
     label: Annotated[
         str | None, "Name, where another checkpoint would have the same.", Role.INTERNAL, Mark.MANIFEST_ONLY
     ] = None
+
+    @model_validator(mode="after")
+    def _task_args_are_of_other_tasks(self) -> Checkpoint:
+        settings = [f.name for f in fields(self)]
+        for name in self.task_args or ():
+            if name in settings:
+                problem = f"'{name}' in task_args is a setting of longshort. Give it as {name} itself"
+            elif name in RESERVED:
+                problem = f"'{name}' in task_args is what results record about a task, and cannot be set. Remove it"
+            else:
+                continue
+            raise UserError(f"{problem}.", "setting", "task_args")
+        return self
 
     @property
     def is_local(self) -> bool:

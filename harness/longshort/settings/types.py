@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Annotated, Any, Literal
@@ -81,6 +82,34 @@ def _memory(value: Any) -> int:
     return amount
 
 
+def _json_object(value: Any) -> Any:
+    """The object in a JSON text; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value, object_pairs_hook=_each_key_once)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError("is not JSON. Write it as '{\"max_seq_lengths\": [4096, 8192]}'") from error
+    if not isinstance(found, dict):
+        raise ValueError("is not a JSON object. Write it as '{\"max_seq_lengths\": [4096, 8192]}'")
+    return found
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("has a key twice. Remove one of them")
+    return found
+
+
+def _plain_mapping(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(json.dumps(value, allow_nan=False)))  # recorded as JSON, so it has to be the same there
+    except (TypeError, ValueError, RecursionError) as error:
+        what = "numbers, texts, truth values, and lists and objects of them"
+        raise ValueError(f"holds more than JSON can: {what}") from error
+
+
 Text = Annotated[str, BeforeValidator(str)]
 Count = Annotated[int, BeforeValidator(lambda value: _whole(value, 1))]
 CountOrZero = Annotated[int, BeforeValidator(lambda value: _whole(value, 0))]
@@ -91,4 +120,5 @@ Lengths = Annotated[tuple[Length, ...], BeforeValidator(_split), AfterValidator(
 Names = Annotated[tuple[Text, ...], BeforeValidator(_split), AfterValidator(_some)]
 BatchSize = Annotated[int | str, BeforeValidator(_batch_size)]
 Memory = Annotated[int, BeforeValidator(_memory)]
+JsonObject = Annotated[dict[str, Any], BeforeValidator(_json_object), AfterValidator(_plain_mapping)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

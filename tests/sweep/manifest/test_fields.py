@@ -9,7 +9,7 @@ import pytest
 
 from longshort.settings import Checkpoint
 from longshort.sweep.manifest.fields import Place, names_of_fields, own_tasks
-from tests.sweep.manifests import assert_error, entries, make_folder
+from tests.sweep.manifests import assert_error, entries, load, make_folder
 
 OWN = {"longshort_perplexity", "longshort_misalignment", "longshort_longbench_e"}
 
@@ -143,9 +143,27 @@ def test_a_hub_name_stays_one(tmp_path):
         ("model_args: {trust_remote_code: true}", "model_args.trust_remote_code", ()),
         ("model_args: {lengths: [64]}", "model_args.lengths", ("lengths",)),
         ("model_args: {day: 2020-01-01}", "model_args.day", ()),
+        ("task_args: {lengths: [64]}", "task_args", ("'lengths'",)),
+        ("task_args: {version: 2}", "task_args", ("'version'",)),
+        ("task_args: {day: 2020-01-01}", "task_args", ("JSON",)),
+        ("task_args: [64]", "task_args", ()),
+        ("task_args: max_seq_lengths=64", "task_args", ("JSON",)),
     ],
 )
 def test_a_wrong_setting_is_reported_with_its_line_and_field(
     tmp_path: Path, rest: str, field: str, facts: tuple[str, ...]
 ) -> None:
     assert_error(tmp_path, f"{{pretrained: a/b, {rest}}}", f"checkpoints[0].{field}", *facts)
+
+
+def test_metadata_of_other_tasks_of_one_checkpoint_replaces_the_default(tmp_path: Path) -> None:
+    text = """
+defaults: {task_args: {max_seq_lengths: [4096, 8192], num_samples: 5}}
+checkpoints:
+- pretrained: a/one
+- pretrained: a/two
+  task_args: {max_seq_lengths: 4k}
+"""
+    one, two = load(tmp_path, text)
+    assert one.task_args == {"max_seq_lengths": [4096, 8192], "num_samples": 5}
+    assert two.task_args == {"max_seq_lengths": "4k"}

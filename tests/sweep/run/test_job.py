@@ -27,3 +27,11 @@ def test_what_is_not_pinned_is_loaded_by_its_name() -> None:
         checkpoint = Checkpoint("owner/name", revision="step10", tasks=("a",), model_args=added)
         planned = Item(checkpoint, {"a": {"identity": commit}}, missing={"a": None})
         assert job_for(planned, ("a",)).model_args["revision"] == "step10"
+
+
+def test_metadata_of_other_tasks_is_apart_from_longshort_s_settings() -> None:
+    checkpoint = Checkpoint("owner/name", tasks=("a",), task_args={"max_seq_lengths": [4096]})
+    job = job_from(job_for(Item(checkpoint, {"a": {"identity": None}}), ("a",)).to_line())
+    assert job.task_args == {"max_seq_lengths": [4096]}
+    assert "max_seq_lengths" not in job.metadata
+    assert job_for(Item(Checkpoint("owner/name"), {"a": {"identity": None}}), ("a",)).task_args == {}

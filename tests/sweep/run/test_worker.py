@@ -78,3 +78,14 @@ def test_a_failure_is_that_of_each_task_evaluated_at_once(
     failed = [(event.task, event.kind) for event in events if isinstance(event, Failed)]
     assert failed == [(DEFAULT_TASKS[1], kind), (DEFAULT_TASKS[0], kind)]
     assert [event.task for event in events if isinstance(event, Result)] == rest
+
+
+def test_metadata_of_other_tasks_reaches_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from longshort.lmeval import evaluate
+
+    seen: list[Any] = []
+    monkeypatch.setattr(evaluate, "prepare_tasks", lambda *arguments: seen.extend(arguments))
+    monkeypatch.setattr(evaluate, "evaluate_loaded", lambda *_, **__: {})
+    job = Job({}, ("a",), metadata={"lengths": [64]}, task_args={"max_seq_lengths": [4096]})
+    worker._measure(None, {"pretrained": "x"}, job, ("a",))
+    assert seen == [("a",), {"pretrained": "x", "lengths": [64]}, {"max_seq_lengths": [4096]}]

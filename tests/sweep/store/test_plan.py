@@ -110,6 +110,17 @@ def test_key_spans_count_by_their_content_and_only_for_longppl(checkpoint: Check
         make_plan([replace(checkpoint, key_spans="gone.jsonl")], folder)
 
 
+def test_metadata_of_other_tasks_measures_those_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    both = replace(checkpoint, tasks=("longshort_perplexity", "niah_single_1"), task_args={"max_seq_lengths": [4096]})
+    measured(both, folder)
+    assert not make_plan([both], folder)[0].missing
+    (item,) = make_plan([replace(both, task_args={"max_seq_lengths": [4096, 8192]})], folder)
+    assert item.done == ["longshort_perplexity"]
+    assert_facts(str(item.missing["niah_single_1"]), "task_args", "[4096]", "[4096, 8192]")
+    assert list(make_plan([replace(both, task_args=None)], folder)[0].missing) == ["niah_single_1"]
+
+
 @pytest.mark.parametrize("change", [{"dtype": "float16"}, {"model_args": {"load_in_4bit": True}}])
 def test_another_variant_is_measured_too_and_replaces_nothing(
     checkpoint: Checkpoint, tmp_path: Path, change: dict[str, Any]

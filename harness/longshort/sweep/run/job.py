@@ -18,6 +18,7 @@ class Job:
     model_args: dict[str, Any]  # of lm-eval's ``hf`` backend, with the commit to load as its revision
     tasks: tuple[str, ...]  # names
     metadata: dict[str, Any] = field(default_factory=dict)  # settings of longshort's tasks
+    task_args: dict[str, Any] = field(default_factory=dict)  # metadata of other tasks
     revision: str = "main"  # the name that the results record in place of the commit
     limit: float | None = None  # documents per task
     batch_size: int | str | None = None  # documents per forward pass; by default as in `longshort eval`
@@ -45,6 +46,7 @@ def job_for(item: Item, tasks: tuple[str, ...], memory: Memory = "usual") -> Job
         model_args=checkpoint.loading | ({"revision": commit} if pinned else {}) | dict(checkpoint.model_args),
         tasks=tasks,
         metadata=checkpoint.metadata(),
+        task_args=dict(checkpoint.task_args or {}),
         revision=checkpoint.revision,
         limit=checkpoint.limit,
         batch_size=checkpoint.batch_size,

@@ -113,7 +113,7 @@ def _load(job: Job) -> tuple[Any, dict[str, Any]]:
 def _measure(lm: Any, arguments: dict[str, Any], job: Job, tasks: tuple[str, ...]) -> dict[str, Any]:
     from longshort.lmeval import evaluate as lmeval
 
-    prepared = lmeval.prepare_tasks(tasks, dict(arguments) | job.metadata)
+    prepared = lmeval.prepare_tasks(tasks, dict(arguments) | job.metadata, job.task_args)
     divisor = 1 if job.memory == "usual" else SMALLER_CHUNKS
     return lmeval.evaluate_loaded(
         lm, arguments, prepared, batch_size=job.batch_size, limit=job.limit, chunk_divisor=divisor

@@ -15,6 +15,7 @@ from longshort.errors import UserError
 from longshort.lmeval.longppl_spans import SELF
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.results import write_atomically
+from longshort.results.metrics import is_ours
 from longshort.results.tokens import RECORD, token_file_of
 from longshort.settings import DEFAULT_TASKS, LONGPPL, Checkpoint
 from longshort.settings.definition import Role
@@ -81,7 +82,9 @@ def make_plan(checkpoints: Sequence[Checkpoint], folder: Folder) -> list[Item]:
     for checkpoint in checkpoints:
         common = _inputs(checkpoint, resolved, corpora[checkpoint.corpus], archives[checkpoint.longbench_dir])
         inputs = {
-            task: common | {"task": task, "task_version": task_versions.get(task)} | {"versions": libraries}
+            task: common
+            | {"task": task, "task_version": task_versions.get(task), "versions": libraries}
+            | {"settings": checkpoint.values(Role.NUMBERS) | ({"task_args": None} if is_ours(task) else {})}
             for task in checkpoint.tasks
         }
         if LONGPPL in inputs:
@@ -189,7 +192,6 @@ def _inputs(
         "dtype": checkpoint.dtype,
         "corpus_identity": corpus,
         "longbench": archive,
-        "settings": checkpoint.values(Role.NUMBERS),
     }
 
 
