@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 import pandas as pd
 
 from longshort.errors import UserError
+from longshort.results.lengths import is_bucket
 
 RETRIEVAL, RECALL = "longshort_retrieval", "recall"
 PREFIX = "effective_length:"
@@ -18,7 +19,7 @@ ROUNDING = 1e-9  # in floating point, 0.85 × 0.7 exceeds 0.595
 
 def column_of(task: str, metric: str, length: int | None) -> str:
     """The name of a measurement's column; a bucket of LongBench-E already has its lengths in the name of its metric."""
-    return f"{task}:{metric}" + ("" if pd.isna(length) or "@" in metric else f"@{length}")
+    return f"{task}:{metric}" + ("" if pd.isna(length) or is_bucket(metric) else f"@{length}")
 
 
 def effective_length(curve: Mapping[int, float], threshold: float | None = None) -> float:
@@ -55,7 +56,7 @@ def effective_length_columns(
         tidy: the table of `longshort.results.read_results`.
         lower_is_better: tasks and metrics of which less is better. They have no effective length.
     """
-    lengths = tidy[tidy["length"].notna() & ~tidy["metric"].str.contains("@")]  # not LongBench-E's buckets of words
+    lengths = tidy[tidy["length"].notna() & ~tidy["metric"].map(is_bucket).astype(bool)]
     is_recall = (lengths["task"] == RETRIEVAL) & (lengths["metric"] == RECALL)
     scores = lengths[is_recall | ~lengths["task"].str.startswith("longshort_")]
     pairs = [tuple(map(str, pair)) for pair in scores[["task", "metric"]].drop_duplicates().to_numpy()]

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -76,19 +77,25 @@ def read_bytes(path: str | Path) -> bytes:
         raise UserError(f"Cannot read {path}: {error.strerror or error}. Give a readable file.", kind) from error
 
 
-def parse_json(content: bytes, source: str | Path, remedy: str = "Fix or remove it.") -> dict[str, Any]:
+def parse_json(
+    content: bytes,
+    source: str | Path,
+    remedy: str = "Fix or remove it.",
+    pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> dict[str, Any]:
     """Return the JSON object in a file's content, or in one line of it.
 
     Args:
         content: UTF-8.
         source: where it is from, for the message: a file, or a file and a line number.
         remedy: the last sentence of the message.
+        pairs_hook: makes an object of its keys and values; by default the last value of a key counts.
 
     Raises:
         UserError: as `read_json`, kind "data".
     """
     try:
-        data = json.loads(content.decode("utf-8"))
+        data = json.loads(content.decode("utf-8"), object_pairs_hook=pairs_hook)
         if b"\\ud" in content.lower():  # half a surrogate pair is valid JSON, but no table can hold it
             json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:

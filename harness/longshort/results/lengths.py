@@ -13,6 +13,7 @@ RANKED = frozenset("pass maj cons best hit hits top recall precision ndcg map mr
 
 LENGTH = re.compile(r"[1-9][0-9]{0,14}")
 OURS = re.compile(r"(.+)@([0-9]{1,15})")
+RANGE = re.compile(r"[0-9]+-[0-9]+")  # acc@1024-2048
 BUCKET = re.compile(r"([0-9]+)-[0-9]+k|([0-9]+)k\+")  # score@4-8k, score@8k+, in thousands of words
 # Meant for a length; a single digit is the name of a class.
 LIKE_BARE = re.compile(r"(?![0-9]$)([+\-]?[0-9][0-9.]*[kKmM]?|[+\-]?(nan|inf))", re.IGNORECASE)
@@ -56,6 +57,11 @@ def per_length(name: str, task: str, metadata: Mapping[str, Any], *, is_ours: bo
     return _of_task(name, task, metadata)
 
 
+def is_bucket(metric: str) -> bool:
+    """Whether a metric is of documents of some lengths, in words, as LongBench-E's ``score@4-8k``."""
+    return BUCKET.fullmatch(metric.rpartition("@")[2]) is not None
+
+
 def is_bare(key: str) -> bool:
     """Whether a key of a task's metrics, METRIC,FILTER, names its metric by a length alone."""
     name, comma, _ = key.partition(",")
@@ -66,7 +72,7 @@ def _after_at(name: str, base: str, length: str) -> PerLength:
     if not base or not length:
         return PerLength(name, None, f"it has no {'length after' if base else 'metric before'} the @")
     is_count = base.rpartition("_")[2].lower() in RANKED or (LENGTH.fullmatch(length) and int(length) < SMALLEST)
-    if is_count or not LIKE_LENGTH.match(length):
+    if is_count or RANGE.fullmatch(length) or not LIKE_LENGTH.match(length):
         return PerLength(name)
     return _of_number(base, length, name)
 

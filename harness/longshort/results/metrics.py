@@ -56,7 +56,14 @@ def values_of(
         }
     for key, score in means.items():
         name, _, filter_name = key.partition(",")
-        yield {"metric": _filtered(BARE, filter_name), "length": int(name)} | score._asdict()
+        if reader.number(score.value, f"mean {key} {of}", is_value=True) is not None:
+            yield {
+                "metric": _filtered(BARE, filter_name),
+                "length": int(name),
+                "value": score.value,
+                "stderr": reader.number(score.stderr, f"standard error of {key} {of}"),
+                "n": reader.whole(score.n, f"number of documents of {key} {of}"),
+            }
 
 
 def _counts(data: Mapping[str, Any], task: str, metadata: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -65,7 +65,7 @@ def load(file: Path, *, is_given: bool) -> Source | None:
         return None
     if is_given and file.suffix == ".jsonl":  # such as a sweep's status or lm-eval's samples
         raise not_results(file)
-    data = parse_json(content, file, "Run that evaluation again.")
+    data = parse_json(content, file, "Run that evaluation again.", _with_repeated_numbers)
     results = data.get("results")
     if not isinstance(results, dict) or not (expected or any(name in data for name in WRITTEN_WITH_RESULTS)):
         if expected:
@@ -73,6 +73,17 @@ def load(file: Path, *, is_given: bool) -> Source | None:
         return None
     _refuse_old_format(file, data)
     return Source(file, content, data)
+
+
+def _with_repeated_numbers(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; where a key has two numbers, as in files merged by hand, neither is known to be right."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, last in found.items():
+            values = [value for name, value in pairs if name == key]
+            if len(values) > 1 and isinstance(last, (int, float)):
+                found[key] = f"{' and '.join(map(str, values))}, since its key is repeated"
+    return found
 
 
 def not_results(file: Path) -> UserError:
