@@ -96,11 +96,12 @@ def with_short_names(wide: pd.DataFrame, names: Iterable[str], what: str) -> pd.
     Raises:
         UserError: a short name stands for several columns (kind ``usage``).
     """
+    added: dict[str, pd.Series] = {}
     for name in names:
         full = _full_name(name, what, wide)
         if full != name:
-            wide = wide.assign(**{name: wide[full], f"{name}_stderr": wide[f"{full}_stderr"]})
-    return wide
+            added |= {name: wide[full], f"{name}_stderr": wide[f"{full}_stderr"]}
+    return pd.concat([wide, pd.DataFrame(added)], axis=1) if added else wide
 
 
 def _full_name(name: str, what: str, wide: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from longshort.results.reader import Reader
 from longshort.results.rows import Row, rows_of
 from longshort.results.source import Source, find_files, load, not_results
 from longshort.results.variants import IDENTITY, Variant, name_precisions, notes_on
+from longshort.results.versions import unknown_version
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,13 +124,17 @@ def read(
     rows: list[Row] = []
     damaged: list[str] = []
     others: list[str] = []
+    unknown: dict[str, list[Path]] = {}
     for name, file in files.items():
         try:
             source = load(file, is_given=not is_folder)
             if source is None:
                 others.append(file.name)
             else:
-                rows += _read_one(name, source, every_task, reading)
+                found = _read_one(name, source, every_task, reading)
+                if found and (version := unknown_version(source.data)):
+                    unknown.setdefault(version, []).append(file)
+                rows += found
         except UserError as error:
             damaged.append(str(error))
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # JSON, but not as lm-eval writes it
@@ -148,7 +153,7 @@ def read(
         )
     reading.notes[:0] = [f"{problem} Skipped." for problem in damaged]
     variants = name_precisions(rows)
-    reading.notes.extend([*_note_on_others(others), *notes_on(rows)])
+    reading.notes.extend([*_note_on_others(others), *_notes_on_versions(unknown), *notes_on(rows)])
     precisions, unlike = precision_pairs(rows, variants) if variants else (None, [])
     reading.notes.extend(unlike)
     rows.sort(key=lambda row: row.date)
@@ -170,6 +175,15 @@ def _read_one(name: str, source: Source, every_task: bool, reading: Reading) -> 
         _record_tokens(source, rows, reading)
         reading.files[name] = hashlib.sha256(source.content).hexdigest()
     return rows
+
+
+def _notes_on_versions(files: Mapping[str, list[Path]]) -> list[str]:
+    """A line for each version of lm-eval of which no file was tested."""
+    return [
+        f"{len(of_version)} files (the first: {of_version[0]}) were written by {version}. They are read as those of "
+        "0.4.3 to 0.4.13, which were tested: compare the values with the files."
+        for version, of_version in files.items()
+    ]
 
 
 def _record_directions(data: dict[str, Any], tasks: Iterable[str], reading: Reading) -> None:
