@@ -87,6 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data = results_of(f"org/model-{index}", metrics, family=f"family{index // 2}", params=1000)
         data["configs"]["longshort_retrieval"]["metadata"] |= {"corpus": "builtin", "train_length": 64}
         data["configs"]["babilong_qa1"]["metadata"] |= {"max_seq_lengths": "8k"}
+        data["results"]["niah_single_1"] |= {f"{length}_stderr,none": "N/A" for length in LENGTHS}  # as RULER's
         data["higher_is_better"] = {"slow": {"seconds@4096": False, "seconds@8192": False}}
         save(folder, str(index), data)
     return folder
@@ -105,7 +106,8 @@ def test_a_column_for_each_metric_and_length(wide: pd.DataFrame) -> None:
         assert wide[f"needles:f1@{length}"].tolist() == expected
     assert wide["babilong_qa1:acc@8192"].tolist() == [scores[1] for scores, _ in CURVES]
     assert wide["longshort_longbench_e:score@8k+"].tolist() == [30.0] * 8  # its name is that of its bucket
-    assert set(wide["niah_single_1:score@4096_stderr"]) == {0.01}
+    assert set(wide["needles:f1@4096_stderr"]) == {0.01}
+    assert "niah_single_1:score@4096_stderr" not in wide
 
 
 def test_a_column_for_each_effective_length(wide: pd.DataFrame) -> None:
@@ -133,6 +135,7 @@ def test_outcomes_by_their_short_name(folder: Path, wide: pd.DataFrame) -> None:
     names = ["niah_single_1@8192", "niah_single_1:4096", "babilong_qa1@8192", "babilong_qa1:acc", "needles:acc@4096"]
     analysis = analyze(folder, predictors=["jeffreys"], outcomes=names)
     assert analysis.correlations["outcome"].tolist() == names
+    assert set(analysis.wide["babilong_qa1@8192_stderr"]) == {0.01}
     jeffreys = wide["jeffreys"].tolist()
     for name, index in zip(names, (1, 0, 1, 1, 0), strict=True):
         expected = stats.spearmanr(jeffreys, [scores[index] for scores, _ in CURVES]).statistic

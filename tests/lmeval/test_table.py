@@ -121,3 +121,9 @@ def test_without_a_value_below_three_floors_nothing_is_explained() -> None:
 def test_a_floor_that_was_not_measured_flags_nothing(floor: object) -> None:
     values = half_precision((0.0,) * 4, (1.0,) * 4) | {f"jeffreys_floor@{length},none": floor for length in LENGTHS}
     assert "‡" not in shown({"longshort_misalignment": values})
+
+
+def test_metrics_that_are_named_by_their_length_alone_are_a_row() -> None:
+    values = {"alias": "niah", "4096,none": 0.5, "4096_stderr,none": "N/A", "8192,none": 0.25, "16384,none": -1}
+    text = shown({"niah": values})
+    assert cells_of(text, "score") == ["0.5", "0.25"]  # 16384 was not asked for

@@ -100,7 +100,9 @@ def with_short_names(wide: pd.DataFrame, names: Iterable[str], what: str) -> pd.
     for name in names:
         full = _full_name(name, what, wide)
         if full != name:
-            added |= {name: wide[full], f"{name}_stderr": wide[f"{full}_stderr"]}
+            added[name] = wide[full]
+            if f"{full}_stderr" in wide:  # RULER has none
+                added[f"{name}_stderr"] = wide[f"{full}_stderr"]
     return pd.concat([wide, pd.DataFrame(added)], axis=1) if added else wide
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from longshort.results.floors import FLOOR_METRICS, FLOORS, MARK, floor_of, limit
-from longshort.results.rows import is_self_evaluated
+from longshort.results.lengths import BARE, NOT_ASKED, is_bare
+from longshort.results.metrics import is_self_evaluated
 
 Rows = dict[str, dict[str, str]]  # row → column → text
 SELF_EVALUATED = "self-evaluated: the model found the key tokens itself, so the values show little"
@@ -85,7 +86,9 @@ def _cells(values: Mapping[str, Any]) -> Rows:
         name, comma, filter_name = key.partition(",")
         if not comma or name.endswith("_stderr") or "_between@" in name or not isinstance(value, int | float):
             continue
-        metric, _, column = name.partition("@")
+        if is_bare(key) and value == NOT_ASKED:
+            continue
+        metric, _, column = (BARE, "", name) if is_bare(key) else name.partition("@")
         stderr, floor = (values.get(f"{other},{filter_name}") for other in (f"{name}_stderr", floor_of(name)))
         error = f" ±{stderr:.2g}" if isinstance(stderr, int | float) else ""
         mark = MARK if isinstance(floor, int | float) and value < limit(floor) else ""
