@@ -77,6 +77,15 @@ def _old_format(data: dict[str, Any]) -> None:
         data["results"][task] = {name.partition(",")[0]: value for name, value in metrics.items()}
 
 
+def _malformed_lengths(data: dict[str, Any]) -> None:
+    names = ("4096k", "-4096", "04096", "nan", "@", "acc@", "@4096", "acc@-4096")
+    data["results"]["niah_single_1"].update({f"{name},none": 0.5 for name in names})
+
+
+def _two_values(data: dict[str, Any]) -> None:
+    data["results"]["niah_single_1"]["score@4096,none"] = 0.5
+
+
 def _only(count: int) -> Step:
     def step(folder: Path) -> None:
         import shutil
@@ -124,6 +133,11 @@ OPTIONS = [
     _option("--predictor scee", "predictor 'scee' sce"),
     _option("--predictor jeffreys_floor", "predictor 'jeffreys_floor' jeffreys"),
     _option("--outcome longbench", "outcome 'longbench' longshort_longbench_e:score"),
+    _option("--outcome ruler@8192", "outcome 'ruler@8192'"),
+    _option("--outcome effective_length:ruler", "outcome 'effective_length:ruler'"),
+    _option("--effective-threshold 0", "effective_threshold 0.0"),
+    _option("--effective-threshold nan", "effective_threshold nan"),
+    _option("--effective-threshold many", "--effective-threshold"),
     _option("--control nothing", "control 'nothing' params"),
     _option("--group-by nothing", "'nothing' family"),
     _option("--interval jackknife", "--interval"),
@@ -175,6 +189,12 @@ RESULTS = [
     _correlate("results", "numbers given as text", "", (*MEASURED, "'7.5'", "text"), _set_values("7.5")),
     _correlate("results", "of lm-eval 0.3", "", (FIRST, "0.3"), _edit(_old_format)),
     _correlate("results", "other JSON next to them", "", "", write("results/config.json", "{}"), code=0, leaves=LEFT),
+    _correlate("results", "malformed lengths of another task", "--outcome niah_single_1@4096", "",
+               _edit(_malformed_lengths), code=0, leaves=LEFT),
+    _correlate("results", "two values at a length", "--outcome niah_single_1@4096",
+               ("outcome", "'niah_single_1@4096'"), _edit(_two_values), code=2),
+    _correlate("results", "of lm-eval 0.5", "", "",
+               _edit(lambda data: data.update(lm_eval_version="0.5.0")), code=0, leaves=LEFT),
     _correlate("results", "of another version", "", "",
                _edit(lambda data: [data.pop(name) for name in ("versions", "n-samples", "lm_eval_version", "date")]),
                code=0, leaves=LEFT),
