@@ -65,11 +65,12 @@ def means_of_members(data: Mapping[str, Any], group: str) -> tuple[dict[str, Sco
 def _mean(key: str, parts: list[Mapping[str, Any]], n: int | None) -> Score:
     name, _, filter_name = key.partition(",")
     stderrs = [metrics.get(f"{name}_stderr,{filter_name}") for metrics in parts]
-    known = all(map(is_number, stderrs))
-    stderr = math.sqrt(sum(float(stderr) ** 2 for stderr in stderrs)) / len(parts) if known else None  # type: ignore[arg-type]
+    known = [float(stderr) for stderr in stderrs if stderr is not None and is_number(stderr)]
+    stderr = math.hypot(*known) / len(parts) if len(known) == len(parts) else None
     return Score(sum(metrics[key] for metrics in parts) / len(parts), stderr, n)
 
 
 def _documents(data: Mapping[str, Any], names: list[str]) -> int | None:
     counts = [((data.get("n-samples") or {}).get(name) or {}).get("effective") for name in names]
-    return sum(counts) if all(isinstance(count, int) for count in counts) else None
+    known = [count for count in counts if isinstance(count, int)]
+    return sum(known) if len(known) == len(counts) else None

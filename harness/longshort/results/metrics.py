@@ -72,7 +72,8 @@ def _counts(data: Mapping[str, Any], task: str, metadata: Mapping[str, Any]) -> 
     counts = data["results"][task].get("sample_count")
     if counts is None:
         counts = {f"{name},none": n for name, n in ((metadata.get("scored") or {}).get("documents") or {}).items()}
-    return {"": (data.get("n-samples") or {}).get(task, {}).get("effective")} | counts
+    total = {"": (data.get("n-samples") or {}).get(task, {}).get("effective")}
+    return total | dict(counts)
 
 
 def _names(
