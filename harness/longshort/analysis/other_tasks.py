@@ -75,6 +75,8 @@ def effective_lengths(
         columns: of `effective_length_columns`.
         threshold: see `effective_length`.
     """
+    if not columns:
+        return {}
     curves: dict[tuple[str, str], dict[int, float]] = {key: {} for key in columns}
     for task, metric, length, value in results[["task", "metric", "length", "value"]].to_numpy():
         if (task, metric) in curves and not pd.isna(length):
