@@ -37,7 +37,7 @@ from torch.utils import collect_env
 from transformers import PreTrainedModel
 
 from longshort.errors import UserError, one_line_for_user_errors
-from longshort.lmeval import longppl, requests
+from longshort.lmeval import longppl, requests, retrieval_requests
 from longshort.lmeval.adapters import has_trained_in_full
 from longshort.lmeval.base import LongShortTask
 from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
@@ -76,6 +76,7 @@ def _add_request_type() -> None:
     """
     setattr(LM, requests.REQUEST, requests.answer)
     setattr(LM, longppl.LONGPPL, longppl.answer)
+    setattr(LM, retrieval_requests.RETRIEVAL, retrieval_requests.answer)
 
 
 def _add_stderr_of_perplexity() -> None:

@@ -56,7 +56,7 @@ def pieces(tokenizer: Any, document: Document, num_tokens: int) -> list[str]:
     A character that several tokens share is the text of the last of them, and the others have none. Text between two
     tokens belongs to the second one. Of tokenizers that only decode, the text is what they decode.
     """
-    text = _well_formed(document.text)
+    text = well_formed(document.text)
     if tokenizer.is_fast:
         _, offsets = first_tokens(tokenizer, text, num_tokens)
         starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
@@ -124,7 +124,7 @@ def special_tokens(lm: Any) -> list[int]:
 
 
 def _encode(tokenizer: Any, document: Document, num_tokens: int) -> EncodedDocument:
-    text = _well_formed(document.text)
+    text = well_formed(document.text)
     if tokenizer.is_fast:
         ids, offsets = first_tokens(tokenizer, text, num_tokens)
         character_ends = np.array([end for _, end in offsets], dtype=np.int64)
@@ -135,8 +135,8 @@ def _encode(tokenizer: Any, document: Document, num_tokens: int) -> EncodedDocum
     return EncodedDocument(document.name, torch.tensor(ids, dtype=torch.long), ends)
 
 
-def _well_formed(text: str) -> str:
-    """JSON can carry half a surrogate pair, which tokenizers refuse."""
+def well_formed(text: str) -> str:
+    """Replace half surrogate pairs, which JSON can carry and tokenizers refuse."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 

@@ -29,6 +29,7 @@ from longshort.lmeval.longppl import LONGPPL
 from longshort.lmeval.model_checks import loaded_as_trained
 from longshort.lmeval.output import require_writable, write_results
 from longshort.lmeval.requests import REQUEST, automatic_batches
+from longshort.lmeval.retrieval_requests import RETRIEVAL
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.load_errors import load_error, sentencepiece_problem
 from longshort.results.groups import leaves
@@ -227,7 +228,7 @@ def evaluate_loaded(
 
 
 def _default_batch_size(prepared: Prepared) -> int | str:
-    own = (REQUEST, LONGPPL)
+    own = (REQUEST, LONGPPL, RETRIEVAL)
     return "auto" if any(getattr(spec, "OUTPUT_TYPE", None) in own for spec in prepared.specs) else 1
 
 

@@ -53,7 +53,7 @@ class Measured:
     gaps: dict[str, Gap] = field(default_factory=dict)  # metric to the reason why it has no value
     passes: str | None = None  # how prefixes were read, if any were
     second_lengths: dict[int, list[int]] = field(default_factory=dict)  # length L to the drawn lengths L - e
-    batch_size: int = 1  # documents that were read together
+    batch_size: int = 1  # documents that were read together; 0 where the backend decides
     windows: list[WindowValues] = field(default_factory=list)  # per-token values, where they are kept
 
     def __str__(self) -> str:  # what lm-eval logs as the response; the values are logged as metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -40,7 +40,7 @@ class DocumentTask(LongShortTask):
     OUTPUT_TYPE = requests.REQUEST
     TASK: ClassVar[str]  # its name in `requests.METRICS`
     METRICS: ClassVar[tuple[str, ...]] = ()  # that it has at every length
-    HIGHER_IS_BETTER = ("agreement", "accuracy_tail")
+    HIGHER_IS_BETTER: ClassVar[tuple[str, ...]] = ("agreement", "accuracy_tail")
 
     def __init__(self, config: dict[str, Any]) -> None:
         compat.install()  # the stock lm_eval command calls nothing else of longshort's
@@ -89,14 +89,18 @@ class DocumentTask(LongShortTask):
 
     def scored(self) -> dict[str, Any]:
         """Return the documents and their hash, how many have each metric, and which metrics were skipped and why."""
-        scored = [self.documents[index] for index, answer in sorted(self._measured.items()) if answer.values]
-        counts = Counter(metric for answer in self._measured.values() for metric in answer.values)
+        return self.scored_documents(self._measured)
+
+    def scored_documents(self, measured: Mapping[int, Measured]) -> dict[str, Any]:
+        """As `scored`, of what was measured of each document, by its index."""
+        scored = [self.documents[index] for index, answer in sorted(measured.items()) if answer.values]
+        counts = Counter(metric for answer in measured.values() for metric in answer.values)
         gaps: dict[tuple[str, Gap], list[str]] = defaultdict(list)
-        for index, answer in sorted(self._measured.items()):
+        for index, answer in sorted(measured.items()):
             for metric, gap in answer.gaps.items():
                 gaps[metric, gap].append(self.documents[index].name)
-        passes = sorted({answer.passes for answer in self._measured.values() if answer.passes})
-        batch_sizes = {answer.batch_size for answer in self._measured.values()}
+        passes = sorted({answer.passes for answer in measured.values() if answer.passes})
+        batch_sizes = {answer.batch_size for answer in measured.values()} - {0}
         return (
             self._corpus_of(scored)
             | {

@@ -59,7 +59,18 @@ class EvalSettings:
         Count | None, "Number of fixed targets, which are scored at every length. Default: half the smallest length."
     ] = None
     draws: Annotated[Count | None, "Shorter contexts sampled for each document and length. Default: 1."] = None
-    seed: Annotated[CountOrZero, "Seed for sampling the shorter context length."] = 0
+    seed: Annotated[
+        CountOrZero, "Seed for sampling the shorter context length, and the needles of longshort_retrieval."
+    ] = 0
+    needles: Annotated[
+        Count | None,
+        "Key-value sentences hidden in each context of longshort_retrieval; one of them is asked for. Default: 8.",
+    ] = None
+    depths: Annotated[
+        Count | None,
+        "Depths at which longshort_retrieval hides the sentence that is asked for; each document serves every depth. "
+        "Default: 5.",
+    ] = None
     save_tokens: Annotated[
         Switch, "Also write the values of every scored token, as a Parquet file next to the results.", Role.RUN
     ] = False
@@ -104,6 +115,16 @@ class EvalSettings:
     def num_draws(self) -> int:
         """`draws` with its default filled in."""
         return self.draws or 1
+
+    @property
+    def num_needles(self) -> int:
+        """`needles` with its default filled in."""
+        return self.needles or 8
+
+    @property
+    def num_depths(self) -> int:
+        """`depths` with its default filled in."""
+        return self.depths or 5
 
     def to_metadata(self) -> dict[str, Any]:
         """The resolved settings as results record them, without those that have no value and switches that are off."""
