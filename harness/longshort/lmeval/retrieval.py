@@ -100,3 +100,7 @@ class RetrievalTask(DocumentTask):
             | {"n": len(answers)}
             for (length, share), answers in sorted(cells.items())
         ]
+
+    def token_values(self) -> None:
+        """Nothing: a probe has no per-token values."""
+        return

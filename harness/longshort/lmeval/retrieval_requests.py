@@ -28,6 +28,7 @@ from longshort.lmeval.requests import Backend, backend_of, batches, usable_lengt
 from longshort.lmeval.retrieval_keys import KEYS
 from longshort.lmeval.retrieval_probes import (
     DIGITS,
+    QUESTION,
     Needle,
     Probe,
     Prompt,
@@ -225,6 +226,7 @@ def _of_other(lm: Any) -> Scorer:
             )
         return ids
 
+    encode(QUESTION)  # before other properties of a backend without tokens are used
     limit = getattr(lm, "max_length", None)
     limits = {limit: Gap("length", f"beyond max_length={limit}")} if isinstance(limit, int) else {}
     tokenizer = getattr(lm, "tokenizer", None)

@@ -41,4 +41,4 @@ def score_continuation(model: nn.Module, tokens: Tensor, num_targets: int) -> Co
     with evaluating(model):
         states = lm_head.hidden_states(tokens[:, :-1], keep=num_targets)  # [B, K, H]
         scores = score_window(lm_head, states, tokens[:, -num_targets:], everywhere=True)
-    return ContinuationScores(scores.nll, scores.is_top)
+    return ContinuationScores(scores.nll, scores.is_top + 0 * scores.nll)
