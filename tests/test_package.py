@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "processes": {"errors"},
     "load_errors": {"errors"},
     "testing": FOUNDATION,
-    "lmeval": FOUNDATION,
+    "lmeval": FOUNDATION | {"analysis"},  # `longshort eval` draws a figure of the analysis
     "key_spans": FOUNDATION | {"lmeval"},
     "longbench": FOUNDATION | {"lmeval"},
     "training": FOUNDATION,

@@ -28,3 +28,5 @@ class Analysis:
     # NLL by position within the window, from `longshort.analysis.positions.nll_by_position`; no rows if no per-token
     # values were saved
     positions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # recall by context length and depth, from `longshort.analysis.retrieval.cells`; no rows if it was not measured
+    retrieval: pd.DataFrame = field(default_factory=pd.DataFrame)

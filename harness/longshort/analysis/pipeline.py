@@ -22,6 +22,7 @@ from longshort.analysis.leaderboard import leaderboard
 from longshort.analysis.other_tasks import effective_length_columns, notes_on_effective_lengths, with_short_names
 from longshort.analysis.positions import nll_by_position
 from longshort.analysis.precisions import one_point_each, precision_table, summary
+from longshort.analysis.retrieval import cells, of_checkpoints
 from longshort.analysis.selection import check_columns, check_group, keep_where
 from longshort.errors import UserError, listed
 from longshort.results import Reading, read
@@ -135,6 +136,7 @@ def analyze(
         ],
         precisions=precisions,
         positions=positions,
+        retrieval=of_checkpoints(cells(reading), tidy),
     )
 
 

@@ -13,6 +13,7 @@ from longshort.plotting import CREATOR
 from longshort.results import remove_left_over, write_atomically
 
 PRECISIONS = "precisions.csv"  # where a checkpoint was measured in float32 and in half precision
+RETRIEVAL = "retrieval.csv"  # where recall by length and depth was measured
 POSITIONS = "positions.csv"  # where per-token values were saved
 # Names of figures of this and of earlier versions; a figure of any other name is the user's.
 FIGURES = re.compile(
@@ -53,7 +54,7 @@ def write_analysis(analysis: Analysis, folder: str | Path) -> list[Path]:
         "measurements.csv": with_floors(analysis.tidy).to_csv(index=False),
         "checkpoints.csv": analysis.wide.to_csv(index=False),
     }
-    optional = {PRECISIONS: analysis.precisions, POSITIONS: analysis.positions}
+    optional = {PRECISIONS: analysis.precisions, POSITIONS: analysis.positions, RETRIEVAL: analysis.retrieval}
     content |= {name: table.to_csv(index=False) for name, table in optional.items() if len(table)}
     for name, text in content.items():
         write_atomically(folder / name, text)

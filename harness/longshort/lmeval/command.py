@@ -15,6 +15,7 @@ from longshort.results.metrics import is_ours
 from longshort.settings import Checkpoint
 from longshort.settings.definition import Mark, build, marked
 
+RETRIEVAL = "longshort_retrieval"
 OPTIONS = [
     setting.name for setting in settings_of(Checkpoint) if setting.name not in marked(Checkpoint, Mark.MANIFEST_ONLY)
 ]
@@ -66,6 +67,7 @@ def eval_command(
         log_samples=log_samples,
     )
     if results:  # only on the first process
+        _draw_retrieval(results, output)
         _report(results, output)
 
 
@@ -88,6 +90,18 @@ def model_arguments(checkpoint: Checkpoint, model_args: list[str]) -> dict[str, 
     if Path(checkpoint.pretrained).is_dir():  # lm-eval would write the results of ./name to a hidden folder
         arguments["pretrained"] = os.path.normpath(checkpoint.pretrained)
     return arguments | dict(simple_parse_args_string(",".join(model_args)))
+
+
+def _draw_retrieval(results: dict[str, Any], output: Path) -> None:
+    """Draw recall by length and depth next to the results file that was just written, if it has any."""
+    metadata = (results["configs"].get(RETRIEVAL) or {}).get("metadata") or {}
+    if not (metadata.get("scored") or {}).get("depths"):
+        return
+    from longshort.analysis.figures.retrieval import heat_maps
+    from longshort.analysis.retrieval import cells
+
+    file = max((output / results["model_name_sanitized"]).glob("results_*.json"))  # names end in the time
+    heat_maps(cells([file]), file.with_name(file.name.replace("results_", "retrieval_", 1)).with_suffix(""))
 
 
 def _report(results: dict[str, Any], output: Path) -> None:

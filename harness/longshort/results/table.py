@@ -13,8 +13,8 @@ from longshort.errors import UserError
 from longshort.results.lengths import per_length
 from longshort.results.metrics import is_ours
 from longshort.results.precisions import precision_pairs
-from longshort.results.reader import Reader
-from longshort.results.rows import Row, rows_of
+from longshort.results.reader import Reader, is_number
+from longshort.results.rows import Row, metadata_of, rows_of
 from longshort.results.source import Source, find_files, load, not_results
 from longshort.results.variants import IDENTITY, Variant, name_precisions, notes_on
 from longshort.results.versions import unknown_version
@@ -42,7 +42,8 @@ COLUMNS = {
     "n": "Int64",
 }
 SHOWN = 3  # names in a note
-PERPLEXITY = "longshort_perplexity"
+PERPLEXITY, RETRIEVAL = "longshort_perplexity", "longshort_retrieval"
+CELL = ("length", "depth", "recall", "recall_nll", "n")  # of recall by length and depth
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class TokenSource:
     file: Path  # may be missing
     results: Path
     row: Row  # of the results file; one of perplexity, if it has any
+
+
+@dataclass(frozen=True)
+class DepthSource:
+    """Recall by length and depth of one results file."""
+
+    cells: list[dict[str, Any]]  # length, depth, recall, recall_nll and n of each
+    row: Row  # of the results file; one of retrieval
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class Reading:
     # the tasks and metrics, without their filters, of which less is better, as the files record them
     lower_is_better: set[tuple[str, str]] = field(default_factory=set)
     tokens: list[TokenSource] = field(default_factory=list)  # files of per-token values that the results name
+    depths: list[DepthSource] = field(default_factory=list)  # recall by length and depth
 
 
 def read_results(
@@ -173,6 +183,7 @@ def _read_one(name: str, source: Source, every_task: bool, reading: Reading) -> 
         _record_origins(source.data, tasks, reading)
         _record_directions(source.data, tasks, reading)
         _record_tokens(source, rows, reading)
+        _record_depths(source, rows, reading)
         reading.files[name] = hashlib.sha256(source.content).hexdigest()
     return rows
 
@@ -207,6 +218,20 @@ def _record_tokens(source: Source, rows: list[Row], reading: Reading) -> None:
     if ours and isinstance(record, dict) and isinstance(record.get("file"), str):
         # Only the name: a folder of results may have been moved.
         reading.tokens.append(TokenSource(source.file.with_name(Path(record["file"]).name), source.file, ours[0]))
+
+
+def _record_depths(source: Source, rows: list[Row], reading: Reading) -> None:
+    """Add the recall by length and depth of a results file; a cell that is not as the task writes it is skipped."""
+    found = (metadata_of(source.data, RETRIEVAL).get("scored") or {}).get("depths")
+    row = next((row for row in rows if row.columns["task"] == RETRIEVAL), None)
+    if row is None or not found:
+        return
+    cells = [cell for cell in found if isinstance(cell, dict) and all(is_number(cell.get(name)) for name in CELL)]
+    whole = [cell for cell in cells if all(float(cell[name]).is_integer() for name in ("length", "n"))]
+    if len(whole) < len(found):
+        skipped = len(found) - len(whole)
+        reading.notes.append(f"{source.file}: {skipped} entries of scored.depths of {RETRIEVAL} are damaged. Skipped.")
+    reading.depths.append(DepthSource([{name: cell[name] for name in CELL} for cell in whole], row))
 
 
 def _note_on_others(names: list[str]) -> list[str]:

@@ -6,11 +6,13 @@ from longshort.analysis.figures.lengths import misalignment_curve, perplexity_by
 from longshort.analysis.figures.matrix import misalignment_matrix
 from longshort.analysis.figures.points import scatter
 from longshort.analysis.figures.positions import MAX_BANDS, nll_by_position
+from longshort.analysis.figures.retrieval import heat_maps
 
 __all__ = [
     "MAX_BANDS",
     "draw_figures",
     "forest",
+    "heat_maps",
     "misalignment_curve",
     "misalignment_matrix",
     "nll_by_position",

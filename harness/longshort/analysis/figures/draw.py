@@ -10,6 +10,7 @@ from longshort.analysis.figures.lengths import misalignment_curve, perplexity_by
 from longshort.analysis.figures.matrix import misalignment_matrix
 from longshort.analysis.figures.points import scatter
 from longshort.analysis.figures.positions import nll_by_position
+from longshort.analysis.figures.retrieval import heat_maps
 from longshort.analysis.leaderboard import headline_outcomes
 
 
@@ -43,6 +44,8 @@ def draw_figures(analysis: Analysis, folder: Path) -> list[Path]:
             path = folder / f"misalignment_matrix_{metric}"
             drawn.append(misalignment_matrix(tidy, path, metric=f"{metric}_between"))
             break
+    if len(analysis.retrieval):
+        drawn.append(heat_maps(analysis.retrieval, folder / "retrieval"))
     if len(analysis.positions):
         drawn.append(nll_by_position(analysis.positions, folder / "nll_by_position"))
     return drawn

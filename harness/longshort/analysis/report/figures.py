@@ -20,10 +20,10 @@ CAPTIONS = {
     "misalignment_curve_jeffreys": "Misalignment without its entropy part (Jeffreys divergence) by length",
     "misalignment_matrix_sce": "Misalignment (SCE) between all lengths",
     "misalignment_matrix_jeffreys": "Misalignment (Jeffreys divergence) between all lengths",
-    "retrieval": "Recall by length and depth",
     "nll_by_position": "NLL by position within the window",
+    "retrieval": "Recall of values hidden in long texts, by context length and depth",
 }
-NUMBERS = {"nll_by_position": "positions.csv", "retrieval": "the results files"}
+NUMBERS = {"nll_by_position": "positions.csv", "retrieval": "retrieval.csv"}  # files of their own
 
 
 def embedded_figures(analysis: Analysis, files: Iterable[Path]) -> list[dict[str, str]]:
