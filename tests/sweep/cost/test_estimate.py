@@ -23,9 +23,9 @@ from longshort.settings import Checkpoint, Resources
 from longshort.sweep.cost import estimate as cost
 from longshort.sweep.cost.estimate import cost_of
 from longshort.sweep.cost.shape import Shape, read_config, shape_of
-from longshort.testing import save_checkpoint, save_corpus
+from longshort.testing import save_checkpoint, save_corpus, save_letters
 
-PERPLEXITY, MISALIGNMENT = "longshort_perplexity", "longshort_misalignment"
+PERPLEXITY, MISALIGNMENT, RETRIEVAL = "longshort_perplexity", "longshort_misalignment", "longshort_retrieval"
 A100 = GPUS["a100"]
 LENGTHS = (16, 32, 64)
 
@@ -115,6 +115,15 @@ def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, mo
     path = save_checkpoint(tmp_path / "model", **model)
     checkpoint = Checkpoint(str(path), corpus=str(corpus), num_docs=5, dtype="float32")
     checkpoint = replace(checkpoint, **{"lengths": LENGTHS} | settings)
+    read = tokens_read(checkpoint, tasks, monkeypatch)
+    assert read == cost_of(checkpoint, tasks, A100).forward_tokens + PROBES + resets
+
+
+PROBES = 2 * positions.PROBE_TOKENS + 2 * causality.PROBE_TOKENS + 3 * lm_head.PROBE_TOKENS
+
+
+def tokens_read(checkpoint, tasks, monkeypatch):
+    """Tokens in all forward passes of an evaluation of a model with two layers."""
     seen = []
     # Below the LM head: a chunk of the LM head alone does not count as a forward.
     for layer in (LlamaDecoderLayer, GPT2Block, GPTJBlock):
@@ -125,16 +134,32 @@ def test_tokens_are_those_that_the_model_reads(tmp_path, corpus, monkeypatch, mo
 
         monkeypatch.setattr(layer, "forward", forward)
     evaluate_checkpoint(
-        {"pretrained": str(path), "dtype": checkpoint.dtype, **checkpoint.model_args},
+        {"pretrained": checkpoint.pretrained, "dtype": checkpoint.dtype, **checkpoint.model_args},
         tasks=tasks,
         metadata=checkpoint.metadata(),
         batch_size=checkpoint.batch_size,
         limit=checkpoint.limit,
         device="cpu",
     )
-    num_layers = 2
-    probes = 2 * positions.PROBE_TOKENS + 2 * causality.PROBE_TOKENS + 3 * lm_head.PROBE_TOKENS
-    assert sum(seen) / num_layers == cost_of(checkpoint, tasks, A100).forward_tokens + probes + resets
+    return sum(seen) / 2
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "expected"),
+    [
+        ({}, {}, 3 * 5 * (199 + 299)),
+        ({"bos": True}, {"depths": 2, "batch_size": 4}, 3 * 2 * (199 + 299)),
+        ({}, {"depths": 2, "limit": 5}, 5 * (199 + 299)),
+        ({"model_type": "gpt2", "n_positions": 250}, {"depths": 1}, 3 * 199),
+    ],
+)
+def test_probes_of_retrieval_are_those_that_the_model_reads(tmp_path, monkeypatch, model, settings, expected):
+    path = save_checkpoint(tmp_path / "model", **model)
+    corpus = save_letters(tmp_path / "letters.jsonl", num_docs=3, num_bytes=1000)
+    checkpoint = Checkpoint(str(path), corpus=str(corpus), num_docs=3, needles=2, dtype="float32", lengths=(200, 300))
+    checkpoint = replace(checkpoint, **settings)
+    assert cost_of(checkpoint, [RETRIEVAL], A100).forward_tokens == expected
+    assert tokens_read(checkpoint, [RETRIEVAL], monkeypatch) == expected + PROBES
 
 
 def test_tokens_by_hand(tmp_path):

@@ -24,6 +24,8 @@ from longshort.sweep.cost.shape import (
 )
 
 PERPLEXITY, MISALIGNMENT = "longshort_perplexity", "longshort_misalignment"
+RETRIEVAL = "longshort_retrieval"
+VALUE_TOKENS = 8  # of a value of seven digits: a token for each and one for the space, the most that is usual
 BYTES_PER_TOKEN = 4  # of English text and code
 
 
@@ -70,6 +72,8 @@ def work_of(tasks: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, A
 def _other(task: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Work, list[str]]:
     if task == LONGPPL:
         return _key_tokens(checkpoint, config)
+    if task == RETRIEVAL:
+        return _probes(checkpoint, config), []
     datasets = _datasets(task)
     if not datasets:
         return Work(), [f"{task}: its cost is not known and counts as 0"]
@@ -92,6 +96,14 @@ def _key_tokens(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Work
     if checkpoint.key_spans != "self":
         return work, []
     return work, [f"{LONGPPL}: the passes that find key tokens are not counted"]
+
+
+def _probes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Work:
+    """Work of the probes of retrieval: one pass for each document, depth and length, without the value's last token."""
+    settings = settings_from(checkpoint.metadata())
+    probes = _count(checkpoint, settings.num_docs * settings.num_depths)
+    lengths = usable_lengths(checkpoint, config)
+    return sum((_pass(length - 1, VALUE_TOKENS) for length in lengths), Work()) * probes
 
 
 def usable_lengths(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[int, ...]:
