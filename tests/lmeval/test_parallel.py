@@ -17,6 +17,7 @@ from tests.lmeval.conftest import LENGTHS, run, values
 from tests.longbench.rows import write_rows
 
 BOTH = ["longshort_perplexity", "longshort_misalignment"]
+RETRIEVAL = "longshort_retrieval"
 GENERATION = ["longshort-longbench-e-samsum", "longshort-longbench-e-lcc"]
 # With the second sizes only the second process has documents for the longer lengths.
 SIZES = [[300, 290, 280, 270, 260], [20, 300, 40, 300, 20]]
@@ -39,6 +40,14 @@ def cases(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[st
     cases.append({"tasks": GENERATION, "metadata": metadata})
     # The floor of four of five documents, two of each process.
     cases.append({"tasks": BOTH[1:], "metadata": cases[0]["metadata"], "dtype": "bfloat16"})
+    retrieval = {
+        "corpus": cases[0]["metadata"]["corpus"],
+        "lengths": [150, 250],
+        "num_docs": 5,
+        "needles": 1,
+        "depths": 2,
+    }
+    cases.append({"tasks": [RETRIEVAL], "metadata": retrieval})
     (folder / "cases.json").write_text(json.dumps([case | {"checkpoint": str(llama)} for case in cases]))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
     command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "-m", "tests.lmeval.parallel_worker"]
@@ -84,6 +93,23 @@ def test_two_processes_have_the_floors_of_one(llama: Path, cases: list[dict[str,
         assert actual["results"][task][name] == pytest.approx(expected["results"][task][name], rel=1e-4)
     scored, same = (results["configs"][task]["metadata"]["scored"] for results in (actual, expected))
     assert scored == same
+
+
+def test_two_processes_score_the_probes_of_one(llama: Path, cases: list[dict[str, Any]]) -> None:
+    metadata, actual = cases[4]["metadata"], cases[4]["found"]
+    expected = run(llama, [RETRIEVAL], metadata, log_samples=True)
+    assert len(values(expected, RETRIEVAL)) == 4
+    assert values(actual, RETRIEVAL) == pytest.approx(values(expected, RETRIEVAL), rel=1e-4)
+    nll = [f"recall_nll@{length}" for length in metadata["lengths"]]
+    rows, same = (
+        [[row[name] for name in nll] for row in results["samples"][RETRIEVAL]] for results in (actual, expected)
+    )
+    assert len(rows) == 10
+    for row, other in zip(rows, same, strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+    scored, other = (results["configs"][RETRIEVAL]["metadata"]["scored"] for results in (actual, expected))
+    assert scored["documents"] == other["documents"]
+    assert [cell["n"] for cell in scored["depths"]] == [cell["n"] for cell in other["depths"]] == [5] * 4
 
 
 def test_two_processes_generate_what_one_does(llama: Path, cases: list[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from longshort.testing import save_checkpoint, save_letters, tiny_tokenizer
 from tests.errors import user_error
 from tests.lmeval.conftest import run, values
 from tests.lmeval.lookup import PlainLM, lookup_model
+from tests.lmeval.test_commands import in_process
 
 TASK = "longshort_retrieval"
 LENGTHS = [200, 300]  # a byte is a token: two needles and a question take some 150 tokens
@@ -166,6 +167,31 @@ def test_limit_is_the_first_probes_with_every_depth(llama: Path, corpus: Path) -
     assert values(limited, TASK) == pytest.approx(values(run(llama, [TASK], metadata(corpus), limit=3), TASK))
     assert {cell["n"] for cell in scored(limited)["depths"]} == {1}
     assert len(scored(limited)["depths"]) == 6
+
+
+def test_longshort_eval_draws_a_heat_map_next_to_the_results(llama: Path, ascii_corpus: Path, tmp_path: Path) -> None:
+    done = in_process(
+        *[
+            "eval",
+            str(llama),
+            "--tasks",
+            TASK,
+            "--corpus",
+            str(ascii_corpus),
+            "--lengths",
+            "200,300",
+            "--num-docs",
+            "2",
+        ],
+        *["--needles", "2", "--depths", "3", "--device", "cpu", "-o", str(tmp_path)],
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "recall_nll" in done.stdout
+    (results,) = tmp_path.rglob("results_*.json")
+    assert scored(json.loads(results.read_text()))["documents"]["recall@300"] == 6
+    drawn = list(results.parent.glob("retrieval_*.svg"))
+    assert [file.stem.removeprefix("retrieval_") for file in drawn] == [results.stem.removeprefix("results_")]
+    assert "0.00" in drawn[0].read_text()
 
 
 # ---- what cannot be measured
