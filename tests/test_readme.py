@@ -151,7 +151,10 @@ def check_longshort(words: list[str]) -> None:
         return
     elif name == "correlate":
         words = ["correlate", "others", *words[2:]]
-    told = longshort([*on_stand_ins(words), *shlex.split(SMALLER.get(name, ""))])
+    smaller = shlex.split(SMALLER.get(name, ""))
+    if options.get("tasks") == "longshort_retrieval":
+        smaller += ["--lengths", "150,250", "--needles", "1"]  # a byte is a token
+    told = longshort([*on_stand_ins(words), *smaller])
     where = {"eval": "has the results", "key-spans": "found.jsonl", "train": "Checkpoint written to trained"}
     assert where.get(name, "") in told
 
