@@ -76,7 +76,7 @@ def test_a_heat_map_shows_every_value_and_every_checkpoint(tmp_path: Path) -> No
     table = pd.concat(
         cells([save_results(tmp_path, name, depth_cells(recall))]) for name, recall in (("one", 0.17), ("two", 0.83))
     )
-    (file,) = heat_maps(table.iloc[1:], tmp_path / "figure.svg")
+    file = heat_maps(table.iloc[1:], tmp_path / "figure.svg")
     texts = [text.text or "" for text in ElementTree.parse(file).iter("{http://www.w3.org/2000/svg}text")]
     assert (texts.count("0.17"), texts.count("0.83")) == (5, 6)  # one was left out
     assert {"one", "two", "64", "128", "0%", "50%", "100%"} <= set(texts)

@@ -84,7 +84,7 @@ def character_offsets(tokenizer: Any, document: Document, num_tokens: int) -> tu
     Raises:
         UserError: the tokenizer only decodes, and not to the text of the document ("unsupported").
     """
-    text = _well_formed(document.text)
+    text = well_formed(document.text)
     if tokenizer.is_fast:
         ids, offsets = first_tokens(tokenizer, text, num_tokens)
         return ids, np.array(offsets, dtype=np.int64).reshape(-1, 2)
