@@ -80,6 +80,10 @@ def _gzip(name: str, cut_off: int) -> Step:
 OPTIONS = [
     _option("--num-docs 0", "num_docs 0 1"),
     _option("--num-docs -3", "num_docs -3 1"),
+    _option("--needles 0", "needles 0 1"),
+    _option("--depths two", "depths two 1"),
+    _option("--tasks longshort_retrieval --needles 101", "needles 101 100", 1),
+    _option("--tasks longshort_retrieval", "longshort_retrieval", 1, leaves=("out/*",)),  # 32 tokens for 8 needles
     _option("--num-docs many", "--num-docs"),
     _option("--lengths 0", "lengths '0' 8"),
     _option("--lengths 16,abc", "lengths 'abc' 8"),
@@ -123,6 +127,8 @@ OPTIONS = [
 ]
 
 CORPORA = [
+    _eval("corpora", "too short for the needles", "--tasks longshort_retrieval --lengths 900 --corpus a.txt",
+          "longshort_retrieval", steps=(write("a.txt", "a few words"),), leaves=("out/*",)),
     _corpus("empty file", "a.jsonl", "", "a.jsonl"),
     _corpus("empty documents", "a.jsonl", '{"text": ""}\n' * 3, "a.jsonl"),
     _corpus("binary text", "a.txt", bytes(range(256)) * 9, "a.txt 128 UTF-8"),
