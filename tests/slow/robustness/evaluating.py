@@ -81,7 +81,7 @@ OPTIONS = [
     _option("--num-docs 0", "num_docs 0 1"),
     _option("--num-docs -3", "num_docs -3 1"),
     _option("--needles 0", "needles 0 1"),
-    _option("--depths two", "depths two 1"),
+    _option("--depths -1", "depths -1 1"),
     _option("--tasks longshort_retrieval --needles 101", "needles 101 100", 1),
     _option("--tasks longshort_retrieval", "longshort_retrieval", 1, leaves=("out/*",)),  # 32 tokens for 8 needles
     _option("--num-docs many", "--num-docs"),
