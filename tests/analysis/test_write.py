@@ -1,5 +1,8 @@
 """Which files an analysis leaves in its folder."""
 
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 
 from longshort.analysis import write_analysis
@@ -51,3 +54,17 @@ def test_each_figure_is_drawn_once_and_the_report_embeds_it(made, tmp_path, monk
     assert {file.suffix for file in saved} == {".svg"}
     report = (tmp_path / "report.html").read_text("utf-8")
     assert report.count("data:image/svg+xml,") == len(saved) - 2  # the page draws leaderboard and scatter plot itself
+
+
+def test_recall_by_length_and_depth_is_drawn_and_in_the_report(made, tmp_path):
+    cells = [
+        {"checkpoint": "a", "revision": "main", "length": length, "depth": depth, "recall": depth, "n": 8}
+        for length in (64, 128)
+        for depth in (0.0, 0.5, 1.0)
+    ]
+    written = write_analysis(replace(made, retrieval=pd.DataFrame(cells)), tmp_path)
+    assert tmp_path / "figures" / "retrieval.svg" in written
+    assert "Recall of values hidden in long texts" in (tmp_path / "report.html").read_text("utf-8")
+    write_analysis(made, tmp_path)
+    assert not (tmp_path / "figures" / "retrieval.svg").exists()
+    assert "Recall of values hidden in long texts" not in (tmp_path / "report.html").read_text("utf-8")
