@@ -48,7 +48,8 @@ def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     measured = pd.read_csv(out / "measurements.csv")
     assert {Path(checkpoint).name for checkpoint in measured["checkpoint"]} == set(NAMES)
     assert set(measured["family"]) == {"plain", "clex"}
-    assert {"ppl", "ppl_tail", "sce", "jeffreys"} <= set(measured["metric"])
+    assert {"ppl", "ppl_tail", "sce", "jeffreys", "recall", "recall_nll"} <= set(measured["metric"])
+    assert (measured.loc[measured["metric"] == "recall", "value"] == 0).all()
     assert measured["stderr"].notna().all()
     table = pd.read_csv(out / "correlations.csv")
     assert "log_ppl@256" in set(table["outcome"])
@@ -60,6 +61,7 @@ def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     text = screen.getvalue()
     assert all(name in text for name in NAMES)
     assert "min left" in text
+    assert "recall is 0 for all 6 checkpoints at 256 tokens" in " ".join(text.split())
     assert "CLEX: the gradient of the learned frequencies" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
 

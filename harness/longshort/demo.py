@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from longshort.devices import available_cpus
-from longshort.errors import UserError
-from longshort.settings import Checkpoint, Resources
+from longshort.errors import UserError, listed
+from longshort.settings import DEFAULT_TASKS, Checkpoint, Resources
 from longshort.training.config import TrainConfig
 from longshort.training.extension.options import Extension
 from longshort.training.presets import preset
@@ -26,6 +26,7 @@ from longshort.training.presets import preset
 TRAIN_LENGTH = 128  # of the preset "tiny", whose model has 0.84M parameters over bytes
 FACTOR = 4.0  # the extended checkpoints are made for 512 tokens
 SWEEP = "sweep"  # folder of the evaluations, below the demo's
+RETRIEVAL = "longshort_retrieval"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Scale:
     alphas: tuple[float, ...] = (0.0, 0.1, 0.5)
     extensions: tuple[Extension, ...] = ("none", "yarn", "clex", "eabf")
     cpus: int = 2  # cores, and threads, of an evaluation
+    needles: int = 2  # of about 50 bytes each, so that they fit from 256 bytes on
+    depths: int = 2
 
 
 def run_demo(out: Path, scale: Scale | None = None, console: Console | None = None) -> None:
@@ -91,10 +94,13 @@ def checkpoint_of(config: TrainConfig, scale: Scale) -> Checkpoint:
     """The evaluation of one trained checkpoint, with its settings."""
     return Checkpoint(
         pretrained=str(Path(config.output).resolve()),
+        tasks=(*DEFAULT_TASKS, RETRIEVAL),
         corpus="builtin",
         lengths=scale.lengths,
         train_length=TRAIN_LENGTH,
         num_docs=scale.num_docs,
+        needles=scale.needles,
+        depths=scale.depths,
         family="plain" if config.extension == "none" else config.extension,
         dtype="float32",
         trust_remote_code=config.extension in ("clex", "eabf"),  # code that this demo itself has just written
@@ -140,6 +146,7 @@ def report(out: Path, scale: Scale, console: Console) -> None:
     console.print()
     console.print(checkpoint_table(tidy, scale.lengths))
     show_leaderboards(analysis, console)
+    console.print(retrieval_note(tidy))
     if logs := [Path(config.output) / LOG for config in training_plan(out, scale) if config.extension == "clex"]:
         console.print(clipping_note(logs))
     console.print(
@@ -167,6 +174,19 @@ def checkpoint_table(tidy: Any, lengths: Sequence[int]) -> Table:
     return table
 
 
+def retrieval_note(tidy: Any) -> str:
+    """How many of the checkpoints retrieve anything, and what that means for recall as an outcome."""
+    recall = tidy[tidy["metric"] == "recall"]
+    best = recall.groupby("checkpoint")["value"].max()
+    lengths = listed([f"{length:,}" for length in sorted(recall["length"].unique())])
+    if best.max() == 0:
+        return (
+            f"Retrieval: recall is 0 for all {len(best)} checkpoints at {lengths} tokens. Models of this size do not "
+            "retrieve, so recall cannot rank the predictors here; recall_nll varies and is in the report."
+        )
+    return f"Retrieval: recall is above 0 for {(best > 0).sum()} of {len(best)} checkpoints at {lengths} tokens."
+
+
 def clipping_note(logs: Sequence[Path], max_norm: float = TrainConfig.max_grad_norm) -> str:
     """What clipping CLEX's frequencies by a norm of their own changed, from the training logs of runs."""
     import numpy as np
@@ -186,7 +206,7 @@ def clipping_note(logs: Sequence[Path], max_norm: float = TrainConfig.max_grad_n
 class Stages:
     """Counts the stages and estimates the time left from their weights."""
 
-    evaluation = 150  # in training steps of one window
+    evaluation = 200  # in training steps of one window
 
     def __init__(self, console: Console, count: int, scale: Scale) -> None:
         self.console, self.count, self.index = console, count, 0
