@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
     if options.whole:
         runs = take_turns(whole_analysis.SIDES, options.runs, partial(run_child, "correlate", {}))
         wholes = [whole_analysis.summary(side, runs[side]) for side in whole_analysis.SIDES]
-        Console().print(wholes)
+        whole_analysis.show(wholes)
     write([*rows, *wholes], options, ("runs",))
     if any(row["greatest_difference"] > TOLERANCE for row in rows):
         sys.exit(f"benchmark.py correlate: the two sides differ by more than {TOLERANCE}.")

@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.common import spread
 
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
     from longshort.analysis import Analysis
 
 COMMAND, REPORT = SIDES = ["command", "report"]
+NAMES = {
+    "seconds": "elapsed",
+    "cpu_seconds": "CPU time",
+    "statistics_cpu_seconds": "statistics, CPU time",
+    "figures_cpu_seconds": "figures, CPU time",
+    "report_cpu_seconds": "report, CPU time",
+    "seconds_to_open": "report until it is open, elapsed",
+}
 STUDY = Path("results/study/sweep")
 CHECKPOINTS, FAMILIES, PREDICTORS, OUTCOMES = 1000, 50, 12, 8
 LENGTHS = (2048, 4096, 8192, 16384, 32768)
@@ -42,6 +52,23 @@ def summary(side: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     for name in numbers:
         row |= spread(runs, name)
     return row
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Two tables: the command, and the parts of the large report."""
+    for row in rows:
+        counts = "".join(f", {row[name]:,} {name}" for name in ("checkpoints", "predictors", "outcomes") if name in row)
+        table = Table(title=f"{row['what']}{counts}", title_justify="left")
+        names = [name.removesuffix("_median") for name in row if name.endswith("_median")]
+        table.add_column("what")
+        for column in ("median", "least", "greatest"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for name in names:
+            values = (row[f"{name}_{kind}"] for kind in ("median", "min", "max"))
+            table.add_row(NAMES[name], *(f"{value:.3g} s" for value in values))
+        if "bytes" in row:
+            table.add_row("size of the report", f"{row['bytes'] / 1e6:.2f} MB", "", "")
+        Console().print(table)
 
 
 def measure_command(folder: Path, output: str) -> dict[str, Any]:

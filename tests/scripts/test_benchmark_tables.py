@@ -24,6 +24,7 @@ from benchmarks import (
     startup,
     sweep,
     train,
+    whole_analysis,
 )
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
@@ -35,11 +36,14 @@ SCORING = {
     "longppl": longppl,
     "head": head,
 }
-SHOW: dict[str, Callable[[dict[str, Any]], None]] = {
+SHOW: dict[str, Callable[[dict[str, Any]], object]] = {
     "train": lambda report: train.show(report["rows"], Namespace(**report["settings"])),
     "sweep": lambda report: sweep.show(report["rows"]),
     "overhead": lambda report: overhead.show(report["rows"][0]),
-    "correlate": lambda report: correlate.show(report["rows"]),
+    "correlate": lambda report: (
+        correlate.show([row for row in report["rows"] if "what" not in row]),
+        whole_analysis.show([row for row in report["rows"] if "what" in row]),
+    ),
     "growth": lambda report: growth.show(report["rows"][:-1], report["rows"][-1]["exponents"]),
     "evaluate": lambda report: evaluate.show(report["rows"]),
     "longbench": lambda report: longbench.show(report["rows"][0]),
