@@ -39,7 +39,7 @@ def test_everything_is_written_and_again_the_same(tmp_path):
     assert str(damaged) in warning
     lines = done.stdout.splitlines()
     assert lines[0].startswith("SCE ")  # the answer comes first
-    assert_facts(" ".join(lines), "10 checkpoints (5 families) by log-perplexity at 256 tokens", "better than NLL")
+    assert_facts(" ".join(lines), "log-perplexity at 256 tokens over 10 checkpoints (5 families)", "better than NLL")
     assert max(map(len, lines)) <= max(80, len(str(results)) + len("/analysis:"))
     made = files(results / "analysis")
     for name in ("correlations.csv", "correlations.md", "correlations.tex", "leaderboard.csv", "comparisons.csv"):
@@ -183,7 +183,7 @@ def test_the_headline_fits_and_says_what_it_leaves_out(results, tmp_path):
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("predictor  ") == 3  # the effective length does not vary
     words = " ".join(text.split())
-    assert_facts(words, "Effective length is 64 for all 15 checkpoints", "controlling for nll, log_params")
+    assert_facts(words, "Effective length is 64 for all 15 checkpoints", "controlling for NLL, log parameters")
     assert_facts(words, "leaderboard.csv", "63 rows")
     assert "†" not in text
 

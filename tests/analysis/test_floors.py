@@ -201,7 +201,7 @@ def test_the_terminal_marks_them_within_80_columns(analysis):
     show_leaderboards(analysis, Console(width=80, file=screen))
     lines = screen.getvalue().splitlines()
     marked = {re.split(r" +−?\d", line.strip()[2:].strip())[0] for line in lines if "10‡ (5)" in line}
-    assert marked == {"Jeffreys", "Jeffreys beyond"}
+    assert marked == {"Jeffreys", "Jeffreys (beyond)"}
     assert_facts(" ".join(lines), "‡ Includes values below 3 times their numerical floor")
     assert max(map(len, lines)) <= 80
 
@@ -210,7 +210,7 @@ def test_markdown_and_latex_mark_them(written):
     markdown = (written / "correlations.md").read_text("utf-8")
     assert {line.split("|")[1].strip() for line in markdown.splitlines() if "| 10‡ |" in line} == {
         "Jeffreys",
-        "Jeffreys beyond",
+        "Jeffreys (beyond)",
     }
     assert "‡ Includes values below 3 times their numerical floor" in markdown
     assert "Jeffreys & 10$^\\ddagger$ &" in (written / "correlations.tex").read_text("utf-8")

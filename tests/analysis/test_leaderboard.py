@@ -127,7 +127,7 @@ def test_equal_predictors_share_a_rank_and_neither_is_better():
     assert "js" not in board.loc["jeffreys", "better_than"]
     assert "jeffreys" not in board.loc["js", "worse_than"]
     text = answer(analysis_of(wide), "y")
-    assert text.startswith("Of 4 predictors, Jeffreys orders the 32 checkpoints (8 families) by y best")
+    assert text.startswith("Of 4 predictors, Jeffreys correlates most strongly with y over 32 checkpoints (8 families)")
     assert contains(text, "JS has the same", "better than 2 of the other 3")
 
 
@@ -148,7 +148,7 @@ def test_below_four_families_nothing_is_established():
     assert compared["spearman_difference_p"].notna().all()
     assert compared["spearman_difference_p_adjusted"].isna().all()
     text = answer(analysis_of(wide), "y")
-    assert contains(text, "can be shown", "4 families", "strongest of 4, Jeffreys")
+    assert contains(text, "can be shown", "4 families", "strongest of 4 is Jeffreys")
 
 
 def test_a_predictor_of_few_families_that_comes_first_is_not_taken_for_the_answer():
@@ -156,7 +156,7 @@ def test_a_predictor_of_few_families_that_comes_first_is_not_taken_for_the_answe
     wide["sce"] = wide["y"].where(wide["family"].isin(["family00", "family01"]))
     text = answer(analysis_of(wide), "y")
     assert contains(text, "SCE has the largest coefficient", "8 checkpoints (2 families)", "not established")
-    assert contains(text, "Jeffreys is the strongest that is shown to order the 32 checkpoints (8 families)")
+    assert contains(text, "Jeffreys is the strongest that is shown to correlate, over 32 checkpoints (8 families)")
 
 
 def test_where_several_outcomes_are_compared_each_is_adjusted_alone():
@@ -184,7 +184,7 @@ def test_one_predictor_is_compared_with_nll():
     table, compared = correlations(wide, ["jeffreys"], ["y"]), compare(wide, [("jeffreys", "nll")], ["y"])
     made = Analysis(wide, wide, table, compared, {}, [], leaderboard(table, compared))
     text = answer(made, "y")
-    assert text.startswith("Jeffreys orders the 32 checkpoints (8 families) by y: ρ = ")
+    assert text.startswith("Jeffreys correlates with y over 32 checkpoints (8 families): ρ = ")
     assert contains(text, "shown to be better than NLL")
 
 
@@ -219,9 +219,9 @@ def test_a_predictor_in_perfect_order_is_established_by_the_number_of_families(f
     assert board["spearman_p_adjusted"].tolist() == [pytest.approx(p)]
     text = answer(analysis_of(wide), "y")
     if families == 8:
-        assert contains(text, "Of 4 predictors, Jeffreys orders the 32 checkpoints (8 families) by y best: ρ = 1.00")
+        assert contains(text, "Of 4 predictors, Jeffreys correlates most strongly with y over 32 checkpoints (8 families): ρ = 1.00")
     else:  # 4 predictors, 2/120 each
-        assert contains(text, "No predictor is shown", "ρ = 1.00 (Holm-adjusted p = 0.067)")
+        assert contains(text, "No predictor is shown", "ρ = 1.00, Holm-adjusted p = 0.067")
 
 
 def test_an_order_that_is_perfect_without_one_family_is_bounded_by_the_jackknife():

@@ -43,7 +43,7 @@ def test_numbers():
     ]
     assert [p_value(p) for p in (0.0004, 0.0496, 0.05, 1.0, np.nan)] == ["<0.001*", "0.050*", "0.050", "1.000", "–"]
     assert [short_label(name) for name in ("sce_overlap_beyond", "nll", "babilong:acc")] == [
-        *("SCE, overlap beyond", "NLL", "babilong:acc")
+        *("SCE-overlap (beyond)", "NLL", "babilong:acc")
     ]
 
 
@@ -52,7 +52,7 @@ def test_markdown_has_a_table_per_outcome(analysis):
     assert (
         "| SCE | 40 | 8 | −0.85 [−0.96, −0.60] | 0.70 [0.10, 0.90] | 0.50 | 0.00 [−0.30, 0.29] | &lt;0.001\\* |" in text
     )
-    assert "| JS beyond | 40 | 8† | 0.25 | 0.12 | 0.50 | – | 0.050\\* |" in text
+    assert "| JS (beyond) | 40 | 8† | 0.25 | 0.12 | 0.50 | – | 0.050\\* |" in text
     assert "| NLL | 4 | 8 | – | – | – | – | – |" in text
     assert "NLL: no coefficient: fewer than 5." in text
     assert "## log\\_ppl@8192\n\nlog-perplexity at 8192 tokens (nats per token)" in text
@@ -78,7 +78,7 @@ def test_latex_structure(analysis):
     text = latex(analysis)
     assert "SCE & 40 & $-$0.85 & 0.70 & 0.50 & 0.00 & \\textless{}0.001* \\\\" in text
     assert " & (8) & [$-$0.96, $-$0.60] & [0.10, 0.90] &  & [$-$0.30, 0.29] &  \\\\[2pt]" in text
-    assert "JS beyond & 40 & 0.25 & 0.12 & 0.50 & -- & 0.050* \\\\\n & (8$^\\dagger$) & " in text
+    assert "JS (beyond) & 40 & 0.25 & 0.12 & 0.50 & -- & 0.050* \\\\\n & (8$^\\dagger$) & " in text
     assert "NLL: no coefficient: fewer than 5." in text
     for name in ("table", "tabular"):
         assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") == 2

@@ -77,7 +77,7 @@ def others(text):
 
 def test_a_rival_that_beats_misalignment_is_said_to(correlate):
     answer, table, board = correlate({"longppl": 2, "sce": 0.2, "nll": 0.2, "context_gain": 0.2})
-    assert answer.startswith("Of 6 predictors, LongPPL orders the 90 checkpoints (30 families) by ")
+    assert answer.startswith("Of 6 predictors, LongPPL correlates most strongly with ")
     row = board.loc["longppl"]
     assert f"ρ = −{-row['spearman']:.2f} [−{-row['spearman_lo']:.2f}, −{-row['spearman_hi']:.2f}]" in answer
     assert contains(answer, "better", "each of the other 5")
@@ -91,13 +91,13 @@ def test_a_rival_that_beats_misalignment_is_said_to(correlate):
 def test_a_rival_in_perfect_order_is_said_to_be_the_best(correlate):
     answer, _, board = correlate({"longppl": 2}, exact="longppl")
     assert board.loc["longppl", "spearman"] == -1
-    assert answer.startswith("Of 6 predictors, LongPPL orders the 90 checkpoints (30 families) by ")
+    assert answer.startswith("Of 6 predictors, LongPPL correlates most strongly with ")
     assert contains(answer, "ρ = −1.00", "each of the other 5")
 
 
 def test_a_world_in_which_nothing_predicts_has_no_winner(correlate):
     answer, _, board = correlate({}, seed=1)  # in 1 of 20 worlds something would seem to predict
-    assert answer.startswith("No predictor is shown to order the 90 checkpoints (30 families)")
+    assert answer.startswith("No predictor is shown to correlate with ")
     assert not board["better_than"].any()
 
 
@@ -113,7 +113,7 @@ def test_rivals_of_equal_strength_are_not_told_apart(correlate):
 
 def test_misalignment_that_predicts_best_is_said_to(correlate):
     answer, _, board = correlate({"sce": 2, "longppl": 0.2})
-    assert answer.startswith("Of 6 predictors, SCE orders the 90 checkpoints")
+    assert answer.startswith("Of 6 predictors, SCE correlates most strongly with ")
     assert others(board.loc["sce", "better_than"]) == set(board.index) - {"sce"}
 
 

@@ -13,7 +13,7 @@ from longshort.analysis.adjustment import holm
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.correlation import BELOW_FLOOR, MIN_FAMILIES, MIN_POINTS
 from longshort.analysis.intervals import ONE
-from longshort.analysis.paper import SIGNIFICANT, interval, legend_of_floors, number, short_label
+from longshort.analysis.paper import SIGNIFICANT, interval, legend_of_beyond, legend_of_floors, number, short_label
 from longshort.analysis.points import is_constant
 from longshort.analysis.selection import main_outcomes
 from longshort.analysis.tables import plain_name
@@ -137,13 +137,21 @@ def legend(analysis: Analysis) -> list[str]:
     table, settings = analysis.leaderboard, analysis.settings
     if table["spearman"].isna().all():
         return []
-    controls = ", ".join(settings["controls"]) or "nothing"
+    controls = ", ".join(map(short_label, settings["controls"])) or "nothing"
+    group = "" if settings["group_by"] == "family" else f" (by {settings['group_by']})"
     lines = [
-        f"ρ: Spearman's. partial r: Pearson's, controlling for {controls}. n checkpoints of F families (by "
-        f"{settings['group_by']}). Intervals: leave-one-family-out jackknife. better than: ranks whose |ρ| is smaller "
-        "on the checkpoints that have both (jackknife of the difference, Holm-adjusted over the pairs of an outcome, "
-        f"p < {SIGNIFICANT}); a leaderboard without this column has none."
+        f"ρ: Spearman's, in the order of |ρ|. partial r: Pearson's, controlling for {controls}. n (F): n checkpoints "
+        f"of F families{group}. Intervals: 95 %, leave-one-family-out jackknife."
     ]
+    if beyond := legend_of_beyond(table):
+        lines.append(beyond)
+    if table["better_than"].any():
+        lines.append(
+            "better than: ranks of the predictors, also of those not shown, whose |ρ| is smaller on the checkpoints that "
+            f"have both (p < {SIGNIFICANT}, Holm-adjusted over the pairs of an outcome)."
+        )
+    elif analysis.comparisons["spearman_difference"].notna().any():
+        lines.append("No difference of |ρ| between two predictors is established.")
     if "naive" in set(table["interval"]):
         lines.append(
             f"† Naive: fewer than {MIN_FAMILIES} families, checkpoints taken as independent; the intervals are too "
@@ -155,10 +163,10 @@ def legend(analysis: Analysis) -> list[str]:
 
 
 def answer(analysis: Analysis, outcome: str) -> str:
-    """Which predictor orders the checkpoints by this outcome best, in a sentence or two with their uncertainty.
+    """Which predictor correlates most strongly with this outcome, in a sentence or two with their uncertainty.
 
-    A predictor is shown to order the checkpoints if its Spearman correlation differs from 0 at 5 %, after Holm's
-    adjustment over the predictors of this outcome.
+    A predictor is shown to correlate if its Spearman correlation differs from 0 at 5 %, after Holm's adjustment over
+    the predictors of this outcome.
     """
     ranked, _ = of_outcome(analysis, outcome)
     if not ranked:
@@ -168,14 +176,17 @@ def answer(analysis: Analysis, outcome: str) -> str:
     if not shown:
         return _nothing_shown(ranked)
     among = f"Of {len(ranked)} predictors, " if len(ranked) > 1 else ""
-    best, by = shown[0], f"{_checkpoints(shown[0])} by {plain_name(outcome)}"
+    best, name = shown[0], plain_name(outcome)
     if best.rank > first.rank:
         return (
-            f"{among}{short_label(first.predictor)} has the largest coefficient, {_rho(first)} over "
+            f"{among}{short_label(first.predictor)} has the largest coefficient with {name}, {_rho(first)} over "
             f"{_checkpoints(first)}, but it is not established. {short_label(best.predictor)} is the strongest that is "
-            f"shown to order the {by}: {_rho(best)}."
+            f"shown to correlate, over {_checkpoints(best)}: {_rho(best)}."
         )
-    text = f"{among}{short_label(best.predictor)} orders the {by}{' best' if among else ''}: {_rho(best)}."
+    text = (
+        f"{among}{short_label(best.predictor)} correlates {'most strongly ' if among else ''}with {name} over "
+        f"{_checkpoints(best)}: {_rho(best)}."
+    )
     return f"{text} {_lead(analysis, best, [row for row in ranked if row is not best])}".strip()
 
 
@@ -191,21 +202,21 @@ def _nothing_to_order(values: NDArray[np.float64], outcome: str) -> str:
 def _nothing_shown(ranked: list[Any]) -> str:
     first, several = ranked[0], len(ranked) > 1
     name, equal = short_label(first.predictor), [short_label(row.predictor) for row in ranked[1:] if row.rank == 1]
-    by = f"order the {_checkpoints(first)} by {plain_name(first.outcome)}"
+    with_it = f"correlate with {plain_name(first.outcome)} over {_checkpoints(first)}"
     tied = f" (tied with {listed(equal)})" if equal else ""
-    has = f"{f'the strongest of {len(ranked)}, {name}{tied},' if several else 'it'} has {_rho(first)}"
+    has = f"The strongest of {len(ranked)} is {name}{tied}: {_rho(first)}" if several else f"It has {_rho(first)}"
     subject = "No predictor" if several else name
     if all(row.interval == "naive" for row in ranked):
         return (
-            f"{subject} {'can' if several else 'cannot'} be shown to {by}, because at least {MIN_FAMILIES} families "
-            f"are needed: {has} if checkpoints of one family are taken as independent."
+            f"{subject} {'can' if several else 'cannot'} be shown to {with_it}, because at least {MIN_FAMILIES} "
+            f"families are needed. {has}, if checkpoints of one family are taken as independent."
         )
     if np.isfinite(first.spearman_p_adjusted):
-        p = f" (Holm-adjusted p {_p(first.spearman_p_adjusted)})"
+        p = f", Holm-adjusted p {_p(first.spearman_p_adjusted)}"
     else:
-        few = f" over fewer than {MIN_FAMILIES} families, too few to establish it"
+        few = f", over fewer than {MIN_FAMILIES} families, too few to establish it"
         p = few if first.interval == "naive" else ", for which the jackknife gives no interval"
-    return f"{subject} is {'' if several else 'not '}shown to {by}: {has}{p}."
+    return f"{subject} is {'' if several else 'not '}shown to {with_it}. {has}{p}."
 
 
 def _lead(analysis: Analysis, best: Any, others: list[Any]) -> str:

@@ -14,8 +14,8 @@ from longshort.results.floors import FLOORS, MARK
 
 SHORT = {
     "sce": "SCE",
-    "sce_last": "SCE, last",
-    "sce_overlap": "SCE, overlap",
+    "sce_last": "SCE-last",
+    "sce_overlap": "SCE-overlap",
     "entropy": "Entropy",
     "jeffreys": "Jeffreys",
     "js": "JS",
@@ -23,12 +23,13 @@ SHORT = {
     "jeffreys_excess": "Jeffreys − floor",
     "js_excess": "JS − floor",
     "longppl": "LongPPL",
-    "longppl_self": "LongPPL, self-evaluated",
+    "longppl_self": "LongPPL (self-evaluated)",
     "context_gain": "Context gain",
     "accuracy_tail": "Top-1 accuracy",
     "nll": "NLL",
     "log_params": "log parameters",
 }
+BEYOND = "(beyond): at the next length beyond the training context length."
 SIGNIFICANT = 0.05
 ADJUSTED = {"holm": "Holm", "bh": "Benjamini–Hochberg"}
 LATEX = {
@@ -40,9 +41,9 @@ LATEX = {
 
 
 def short_label(name: str) -> str:
-    """A predictor's name for a narrow column."""
+    """A predictor's name for a narrow column; `BEYOND` says what ``(beyond)`` means."""
     metric = name.removesuffix("_beyond")
-    return SHORT[metric] + (" beyond" if name != metric else "") if metric in SHORT else name
+    return SHORT[metric] + (" (beyond)" if name != metric else "") if metric in SHORT else name
 
 
 def number(value: float) -> str:
@@ -66,6 +67,11 @@ def families(row: Any) -> str:
 def checkpoints(row: Any) -> str:
     """The number of checkpoints, with ‡ where some have values below three times their numerical floor."""
     return f"{row.n}{MARK if getattr(row, 'n_below_floor', 0) else ''}"
+
+
+def legend_of_beyond(table: pd.DataFrame) -> str:
+    """The meaning of ``(beyond)``, if a predictor of the table is called so."""
+    return BEYOND if any(short_label(name).endswith("(beyond)") for name in table["predictor"].unique()) else ""
 
 
 def legend_of_floors(table: pd.DataFrame) -> str:
@@ -94,7 +100,7 @@ def legend(analysis: Analysis) -> str:
         f"n checkpoints of F families ({settings['group_by']}); Pearson's r, Spearman's ρ and partial r{fixed}, each "
         f"with its 95 % interval (leave-one-family-out jackknife); Kendall's τ-b; {adjusted}, * below {SIGNIFICANT}. "
         "† Naive interval and p: fewer than 4 families, checkpoints taken as independent, which is too narrow. "
-        f"{legend_of_floors(analysis.correlations)}"
+        f"{legend_of_beyond(analysis.correlations)} {legend_of_floors(analysis.correlations)}"
     ).strip()
 
 
