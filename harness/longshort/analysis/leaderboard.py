@@ -147,8 +147,9 @@ def legend(analysis: Analysis) -> list[str]:
         lines.append(beyond)
     if table["better_than"].any():
         lines.append(
-            "better than: ranks of the predictors, also of those not shown, whose |ρ| is smaller on the checkpoints that "
-            f"have both (p < {SIGNIFICANT}, Holm-adjusted over the pairs of an outcome)."
+            "better than: ranks of the predictors, also of those not shown, whose |ρ| is smaller on the checkpoints "
+            f"that have both (p < {SIGNIFICANT}, Holm-adjusted over the pairs of an outcome); a leaderboard without "
+            "this column has none."
         )
     elif analysis.comparisons["spearman_difference"].notna().any():
         lines.append("No difference of |ρ| between two predictors is established.")

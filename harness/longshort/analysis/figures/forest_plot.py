@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from longshort.analysis.figures.style import style
-from longshort.analysis.paper import checkpoints
+from longshort.analysis.paper import checkpoints, legend_of_beyond, short_label
 from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
 from longshort.plotting import COLOURS, new_figure, save_figure
@@ -56,7 +56,7 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
             right.append("")
             for row in block.itertuples():
                 places.append(len(left))
-                left.append(str(row.predictor))
+                left.append(short_label(str(row.predictor)))
                 found = np.isfinite(getattr(row, coefficient))
                 right.append(f"n = {checkpoints(row)}, F = {row.n_families}" + ("" if found else ", none"))
         table = pd.concat([block for _, block in blocks]).assign(place=places)
@@ -88,6 +88,8 @@ def forest(correlations: pd.DataFrame, path: str | Path, coefficient: str = "pea
             axes.text(1, row, text, fontsize=8, transform=place, verticalalignment=up, horizontalalignment=across)
         axes.grid(axis="y", visible=False)
         kinds = " (hollow: naive interval, too narrow)" if naive.any() else ""
+        if beyond := legend_of_beyond(table):
+            kinds += f"\n{beyond.removesuffix('.')}"
         if any(MARK in text for text in right):
             kinds += f"\n{MARK}: with values below {FLOORS} times their numerical floor (half precision)"
         axes.set_xlabel(f"{LABELS[coefficient]}, 95 % interval{kinds}")

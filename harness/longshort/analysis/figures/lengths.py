@@ -36,7 +36,7 @@ CROWD = 60  # from here on lines alone: markers and bars would hide them, and fi
 def perplexity_by_length(tidy: pd.DataFrame, path: str | Path, metric: str = "ppl", corpus: str | None = None) -> Path:
     """Draw perplexity over length on logarithmic axes, a line per checkpoint, a colour per family.
 
-    Bars are ± one standard error over documents. A vertical line marks each train length.
+    Bars are ± one standard error over documents. A vertical line marks each training context length.
 
     Args:
         tidy: the table of `longshort.results.read_results`.
@@ -55,7 +55,7 @@ def perplexity_by_length(tidy: pd.DataFrame, path: str | Path, metric: str = "pp
 
 
 def misalignment_curve(tidy: pd.DataFrame, path: str | Path, metric: str = "sce", corpus: str | None = None) -> Path:
-    """Draw misalignment over length, within the train length and where the model extrapolates.
+    """Draw misalignment over length, within the training context length and where the model extrapolates.
 
     Lines, arguments and result are those of `perplexity_by_length`, but `metric` is one of
     `longshort.analysis.tables.MISALIGNMENT_METRICS`. A hollow point is below three times its numerical
@@ -90,15 +90,15 @@ def _by_length(
         for (family, *_), line in checkpoints:
             member = members[family]
             members[family] += 1
-            colour = COLOURS[families.index(family) % len(COLOURS)]
-            drawn = _in_crowd(colour) if crowded else _line(axes, line, colour, member)
+            colour, look = _look_in_crowd(families, family)
+            drawn = _in_crowd(colour, look) if crowded else _line(axes, line, colour, member)
             if len(checkpoints) <= MAX_LEGEND:
                 in_legend.append((drawn, short_names(line)[0]))
             elif member == 0:
                 in_legend.append((drawn, shortened(family)))
         if crowded:
-            colours = [COLOURS[families.index(family) % len(COLOURS)] for (family, *_), _ in checkpoints]
-            _crowd(axes, [line for _, line in checkpoints], colours)
+            looks = [_look_in_crowd(families, family) for (family, *_), _ in checkpoints]
+            _crowd(axes, [line for _, line in checkpoints], looks)
             _hollow(axes, values, "#444444", "o", 3)
         length_axis(axes, "x", sorted(values["length"].unique()))
         scale(axes)
@@ -146,20 +146,28 @@ def _hollow(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, size: floa
         axes.plot(*places, linestyle="none", marker=marker, markerfacecolor="white", **edge)
 
 
-def _in_crowd(colour: str) -> Line2D:
-    """What the legend shows of a line in a crowd."""
+def _look_in_crowd(families: list[str], family: str) -> tuple[str, str]:
+    """Colour and line style of a family: those after the last colour have the next style."""
+    turn, index = divmod(families.index(family), len(COLOURS))
+    return COLOURS[index], LINE_STYLES[turn % len(LINE_STYLES)]
+
+
+def _in_crowd(colour: str, look: str) -> Line2D:
+    """What the legend shows of a line in a crowd: thicker and opaque, or its colour could not be recognized."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=colour, linewidth=CROWD_WIDTH, alpha=CROWD_ALPHA)
+    return Line2D([], [], color=colour, linestyle=look, linewidth=2 * CROWD_WIDTH)
 
 
-def _crowd(axes: Axes, lines: Sequence[pd.DataFrame], colours: Sequence[str]) -> None:
+def _crowd(axes: Axes, lines: Sequence[pd.DataFrame], looks: Sequence[tuple[str, str]]) -> None:
     """The lines of many checkpoints, as one artist: hundreds would take seconds."""
     from matplotlib.collections import LineCollection
 
     points = [line[["length", "value"]].to_numpy(float) for line in lines]
     style: dict[str, Any] = {"capstyle": "projecting", "joinstyle": "round", "zorder": 2}  # as of single lines
-    axes.add_collection(LineCollection(points, colors=colours, linewidths=CROWD_WIDTH, alpha=CROWD_ALPHA, **style))
+    colours, line_styles = zip(*looks, strict=True)
+    style |= {"linewidths": CROWD_WIDTH, "linestyles": line_styles, "alpha": CROWD_ALPHA}
+    axes.add_collection(LineCollection(points, colors=colours, **style))
     axes.autoscale_view()
 
 

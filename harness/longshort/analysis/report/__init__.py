@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ import pandas as pd
 
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.figures import draw_figures
+from longshort.analysis.paper import legend_of_beyond
 from longshort.analysis.precisions import summary
 from longshort.analysis.report.embedded import embedded, group_of
 from longshort.analysis.report.figures import embedded_figures
@@ -22,6 +24,13 @@ from longshort.pages import render_page
 from longshort.results import write_atomically
 from longshort.results.floors import FLOORS, MARK
 
+PART = re.compile(r"[^_@:]+[_@:]*|[_@:]+")  # a long name may be broken after each
+# What an option means where it was not given.
+NOT_GIVEN = {
+    "where": "all checkpoints",
+    "corpus": "the only one of each task",
+    "effective_threshold": "85 % of the score at the shortest length",
+}
 SCRIPTS = ("elements.js", "tables.js", "leaderboard.js", "scatter.js", "page.js")
 
 
@@ -54,7 +63,8 @@ def write_report(analysis: Analysis, path: str | Path, figures: Iterable[Path] |
         families=analysis.wide[group_of(analysis)].nunique(),
         group=group_of(analysis),
         naive=(analysis.leaderboard.get("interval", pd.Series(dtype=str)) == "naive").any(),
-        outcomes=[{"label": outcome, "title": plain_name(outcome)} for outcome in outcomes],
+        outcomes=[{"parts": PART.findall(outcome), "title": plain_name(outcome)} for outcome in outcomes],
+        beyond=legend_of_beyond(analysis.leaderboard) if len(analysis.leaderboard) else "",
         findings=findings(analysis, outcomes),
         pairs=len(analysis.correlations),
         flagged=analysis.wide.filter(like="_below_floor").any(axis=None),
@@ -68,7 +78,7 @@ def write_report(analysis: Analysis, path: str | Path, figures: Iterable[Path] |
         babilong=BABILONG,
         reported=METHODS_TABLE,
         source=SOURCE,
-        settings={key: _setting(value) for key, value in analysis.settings.items()},
+        settings={key: _setting(value) if value is not None else NOT_GIVEN.get(key, "none") for key, value in analysis.settings.items()},
         notes=analysis.notes,
     )
     write_atomically(path, page)
@@ -80,4 +90,4 @@ def _setting(value: Any) -> str:
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, (dict, list, tuple)):
         return json.dumps(value, indent=1, ensure_ascii=False, default=str)
-    return "none" if value is None or value == "" else str(value)
+    return "none" if value == "" else str(value)

@@ -23,6 +23,7 @@ CAPTIONS = {
     "nll_by_position": "NLL by position within the window",
     "retrieval": "Recall of values hidden in long texts, by context length and depth",
 }
+ONE_PANEL = ("perplexity_by_length", "misalignment_curve")  # the others have a panel per checkpoint or length
 NUMBERS = {"nll_by_position": "positions.csv", "retrieval": "retrieval.csv"}  # files of their own
 
 
@@ -36,6 +37,7 @@ def embedded_figures(analysis: Analysis, files: Iterable[Path]) -> list[dict[str
             shown.append(
                 {
                     "caption": CAPTIONS[name] + seen,
+                    "wide": "" if name.startswith(ONE_PANEL) else "wide",
                     # Percent-encoded: a tenth longer than the file, where base64 would make it a third longer.
                     "source": f"data:image/svg+xml,{quote(file.read_text('utf-8'), safe=' =:;/,.')}",
                     "numbers": NUMBERS.get(name, "the tables of this report"),

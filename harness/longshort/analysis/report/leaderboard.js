@@ -61,7 +61,8 @@ const draw_leaderboard = () => {
   }
   caption(rows);
   const controls = rows.map((row) => ranking.controls?.[row]).find(Boolean);
-  byId("controls").textContent = controls ? `controlling for ${controls.split(", ").map((name) => names[name] ?? name).join(", ")}` : "";
+  const controlled = controls ? `controlling for ${controls.split(", ").map((name) => names[name] ?? name).join(", ")}` : "";
+  for (const place of document.querySelectorAll(".controlled")) place.textContent = controlled;
   byId("answer").textContent = report.answers[chosen.outcome] ?? "";
 };
 

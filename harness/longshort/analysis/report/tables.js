@@ -1,4 +1,4 @@
-const MAX_PRINTED = 200; // rows of a table that is printed
+const MAX_PRINTED = 150; // rows of a table that is printed
 
 // Tables that sort by a column: ascending first, then descending; missing values stay last.
 const fill = (table) => {
