@@ -6,6 +6,7 @@ import pytest
 
 from longshort.analysis import wide_table
 from longshort.analysis.figures import forest, misalignment_curve, misalignment_matrix, perplexity_by_length, scatter
+from longshort.analysis.paper import short_label
 from longshort.errors import UserError
 from tests.analysis.analyses import EVIL, analysis, many, usual
 from tests.analysis.conftest import LENGTHS
@@ -214,7 +215,7 @@ def test_forest_shows_every_coefficient_and_interval(made, drawn, coefficient):
         for _, row in block.iterrows()
     ]
     for (name, *numbers), (predictor, *wanted) in zip([shown[y] for y in sorted(shown)], expected, strict=True):
-        assert name == predictor
+        assert name == short_label(predictor)
         np.testing.assert_allclose(np.array(numbers, float), np.array(wanted, float))
 
 

@@ -291,7 +291,7 @@ def test_forest_marks_the_counts(written):
         element.text
         for element in ElementTree.parse(written / "figures" / "forest.svg").iter("{http://www.w3.org/2000/svg}text")
     ]
-    outcomes = texts.count("jeffreys")
+    outcomes = texts.count("Jeffreys")
     assert texts.count("n = 10‡, F = 5") == 2 * outcomes > 0  # jeffreys and jeffreys_beyond
     assert any(text.startswith("‡") for text in texts)
 
