@@ -68,7 +68,7 @@ def correlate_command(
     effective_threshold: Annotated[
         float | None,
         typer.Option(
-            help="Score that a length needs to count in effective_length:TASK, as 0.856 for RULER.  "
+            help="Minimum score of a length that counts for effective_length:TASK, such as 0.856 for RULER.  "
             "[default: 85 % of the score at the shortest length]"
         ),
     ] = None,

@@ -24,16 +24,23 @@ def key_spans_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")] = Path("key_spans.jsonl"),
     short: Annotated[
         int,
-        typer.Option(min=1, help="Least length of the short context, in tokens. The first ones are never key tokens."),
+        typer.Option(
+            min=1,
+            help="Minimum length of the short context, in tokens. As many tokens at the start of a document are never "
+            "key tokens.",
+        ),
     ] = 4096,
     stride: Annotated[
-        int, typer.Option(min=1, help="Tokens scored in each window, whose short contexts grow from --short by one.")
+        int,
+        typer.Option(
+            min=1, help="Tokens scored in each window. The short context of the first one has --short tokens."
+        ),
     ] = 1024,
     min_gain: Annotated[
         float,
-        typer.Option(help="A key token's NLL with the short context exceeds that with the long one by more, nats."),
+        typer.Option(help="Minimum NLL gain of a key token from the long context, in nats."),
     ] = 2.0,
-    max_loss: Annotated[float, typer.Option(help="A key token's NLL with the long context is less, nats.")] = 2.0,
+    max_loss: Annotated[float, typer.Option(help="Maximum NLL of a key token with the long context, in nats.")] = 2.0,
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Windows per forward pass.  [default: as many as have 16,384 tokens together]"),

@@ -58,17 +58,17 @@ class EvalSettings:
     tail_tokens: Annotated[
         Count | None, "Number of fixed targets, which are scored at every length. Default: half the smallest length."
     ] = None
-    draws: Annotated[Count | None, "Shorter contexts sampled for each document and length. Default: 1."] = None
+    draws: Annotated[Count | None, "Number of shorter contexts sampled per document and length. Default: 1."] = None
     seed: Annotated[
         CountOrZero, "Seed for sampling the shorter context length, and the needles of longshort_retrieval."
     ] = 0
     needles: Annotated[
         Count | None,
-        "Key-value sentences hidden in each context of longshort_retrieval; one of them is asked for. Default: 8.",
+        "Number of key-value sentences in each context of longshort_retrieval; one is asked for. Default: 8.",
     ] = None
     depths: Annotated[
         Count | None,
-        "Depths at which longshort_retrieval hides the sentence that is asked for; each document serves every depth. "
+        "Number of depths at which longshort_retrieval hides the sentence that is asked for, in each document. "
         "Default: 5.",
     ] = None
     save_tokens: Annotated[
@@ -83,7 +83,7 @@ class EvalSettings:
     key_spans: Annotated[
         Text | None,
         "Key tokens for longshort_longppl: a file of 'longshort key-spans', a file or folder in LongPPL's key_text "
-        "format, or self for those that the model finds itself, which is known to make the metric uninformative.",
+        "format, or self: the model finds them itself, which is known to make the metric uninformative.",
         Role.SOURCE,
         Mark.CORPUS,
     ] = None
@@ -145,14 +145,14 @@ class Checkpoint(EvalSettings):
     """One checkpoint to evaluate, with all its settings."""
 
     pretrained: Annotated[Text, "Name on the hub, or absolute path of a folder.", Role.SOURCE, Mark.MANIFEST_ONLY]
-    tasks: Annotated[Names, "Names or globs of tasks, of longshort's or any of lm-eval's.", Role.SOURCE] = DEFAULT_TASKS
+    tasks: Annotated[Names, "Names of lm-eval tasks, longshort's included, or globs.", Role.SOURCE] = DEFAULT_TASKS
     revision: Annotated[Text, "Branch, tag or commit on the hub.", Role.SOURCE] = "main"
     model_args: Annotated[
         Mapping[str, Any], "Further arguments of lm-eval's hf backend.", Role.SOURCE, Mark.MANIFEST_ONLY
     ] = field(default_factory=dict)
     task_args: Annotated[
         JsonObject | None,
-        "Metadata of the tasks that are not longshort's, as '{\"max_seq_lengths\": [4096, 8192]}' for RULER.",
+        "Metadata of the tasks that are not longshort's, such as '{\"max_seq_lengths\": [4096, 8192]}' for RULER.",
     ] = None
     dtype: Annotated[Dtype, "Weight dtype (auto: as saved).", Role.SOURCE] = "auto"
     trust_remote_code: Annotated[Switch, "Run code that comes with the checkpoint.", Role.RUN] = False

@@ -78,7 +78,10 @@ def write_report(analysis: Analysis, path: str | Path, figures: Iterable[Path] |
         babilong=BABILONG,
         reported=METHODS_TABLE,
         source=SOURCE,
-        settings={key: _setting(value) if value is not None else NOT_GIVEN.get(key, "none") for key, value in analysis.settings.items()},
+        settings={
+            key: _setting(value) if value is not None else NOT_GIVEN.get(key, "none")
+            for key, value in analysis.settings.items()
+        },
         notes=analysis.notes,
     )
     write_atomically(path, page)
