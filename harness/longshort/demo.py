@@ -158,7 +158,7 @@ def report(out: Path, scale: Scale, console: Console) -> None:
 
 
 def checkpoint_table(tidy: Any, lengths: Sequence[int]) -> Table:
-    """A row per checkpoint: perplexity by length, misalignment and its two parts at the train length."""
+    """A row per checkpoint: perplexity by length, misalignment and its two parts at the training context length."""
     title = f"perplexity by length; misalignment and its two parts at {TRAIN_LENGTH}, nats"
     table = Table(title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("checkpoint", no_wrap=True)

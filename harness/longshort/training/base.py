@@ -87,7 +87,7 @@ def load_base(config: TrainConfig) -> Base:
     """Load the tokenizer and the model's config, with its context extended.
 
     Raises:
-        UserError: one cannot be loaded, or model, tokenizer and train length do not fit together.
+        UserError: one cannot be loaded, or model, tokenizer and training context length do not fit.
     """
     source = config.base or config.model_config
     hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}

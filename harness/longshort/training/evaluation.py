@@ -89,7 +89,8 @@ def evaluate(
     special: int,
     seed: int,
 ) -> dict[str, float]:
-    """Measure ``ppl@L`` at each length, and ``sce``, ``entropy`` and ``jeffreys`` at the train length, in nats.
+    """Measure ``ppl@L`` at each length, and ``sce``, ``entropy`` and ``jeffreys`` at the training context length, in
+    nats.
 
     Perplexity is over all tokens of all documents. Misalignment compares contexts of `train_length` and
     `train_length` - e tokens, with an e of `draw_offsets` per document, at the positions where both hold at least
