@@ -17,8 +17,8 @@ from longshort.plotting import new_figure, save_figure
 from longshort.results.floors import FLOORS, MARK
 
 LABELS = {
-    "sce_between": "SCE between two context lengths",
-    "jeffreys_between": "Jeffreys divergence between two context lengths",
+    "sce_between": "SCE\nbetween two context lengths",
+    "jeffreys_between": "Jeffreys divergence\nbetween two context lengths",
 }
 MAX_PANELS = 12
 MAX_NUMBERED = 6  # lengths up to which the numbers stand in the cells
@@ -50,6 +50,7 @@ def misalignment_matrix(
     flagged = [_matrix(rows, lengths, "flag") == 1 for rows in shown]
     low, high = np.nanmin(matrices), np.nanmax(matrices)
     numbered = len(lengths) <= MAX_NUMBERED
+    digits = ".2f" if high >= 0.01 else ".0e"
     columns = min(COLUMNS, len(shown))
     rows_of_panels = ceil(len(shown) / columns)
     side = 0.5 * len(lengths) + 0.4 if numbered else 2.4
@@ -70,7 +71,7 @@ def misalignment_matrix(
             for (row, column), value in np.ndenumerate(matrix) if numbered or marked.any() else ():
                 mark = MARK if marked[row, column] else ""
                 if np.isfinite(value) and (numbered or mark):
-                    text = f"{value:.2f}{mark}" if numbered else mark
+                    text = f"{value:{digits}}{mark}" if numbered else mark
                     pale = value > (low + high) / 2
                     cell = axes.text(
                         column, row, text, ha="center", va="center", fontsize=7, color="k" if pale else "w"

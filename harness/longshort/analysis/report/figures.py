@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
@@ -23,7 +24,8 @@ CAPTIONS = {
     "nll_by_position": "NLL by position within the window",
     "retrieval": "Recall of values hidden in long texts, by context length and depth",
 }
-ONE_PANEL = ("perplexity_by_length", "misalignment_curve")  # the others have a panel per checkpoint or length
+WIDTH = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
+WIDE = 600  # points; a wider figure, of many panels, is shown across the whole page
 NUMBERS = {"nll_by_position": "positions.csv", "retrieval": "retrieval.csv"}  # files of their own
 
 
@@ -33,13 +35,14 @@ def embedded_figures(analysis: Analysis, files: Iterable[Path]) -> list[dict[str
     for file in files:
         name = file.stem
         if name in CAPTIONS:
+            drawing = file.read_text("utf-8")
             seen = _seen(analysis.positions) if name == "nll_by_position" else _hollow(name, analysis.tidy)
             shown.append(
                 {
                     "caption": CAPTIONS[name] + seen,
-                    "wide": "" if name.startswith(ONE_PANEL) else "wide",
+                    "wide": "wide" if (width := WIDTH.search(drawing)) and float(width[1]) > WIDE else "",
                     # Percent-encoded: a tenth longer than the file, where base64 would make it a third longer.
-                    "source": f"data:image/svg+xml,{quote(file.read_text('utf-8'), safe=' =:;/,.')}",
+                    "source": f"data:image/svg+xml,{quote(drawing, safe=' =:;/,.')}",
                     "numbers": NUMBERS.get(name, "the tables of this report"),
                 }
             )

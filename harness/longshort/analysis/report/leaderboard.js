@@ -46,7 +46,7 @@ const draw_leaderboard = () => {
     radio.addEventListener("change", () => choose(predictor));
     line.addEventListener("click", () => choose(predictor));
     const forest = html(line, "td", undefined, { class: "forest" });
-    if (missing(ranking.spearman[row])) html(forest, "span", ranking.note?.[row] || "no coefficient", { class: "small" });
+    if (missing(ranking.spearman[row])) html(forest, "span", "no coefficient", { class: "small", title: ranking.note?.[row] ?? "" });
     else draw_row(svg(forest, "svg", { "aria-hidden": "true" }), row);
     const at = row_of(correlated, predictor, chosen.outcome);
     const flag = correlated.n_below_floor?.[at] ? report.mark : "";
@@ -70,7 +70,7 @@ const draw_leaderboard = () => {
 const caption = (rows) => {
   const counts = new Set(rows.map((row) => `n = ${ranking.n[row]} checkpoints of F = ${ranking.n_families[row]} ${report.group === "family" ? "families" : `values of ${report.group}`}`));
   const established = rows.some((row) => ranking.better_than?.[row]);
-  byId("caption").textContent = `${rows.length} predictors by |ρ|` +
+  byId("caption").textContent = rows.every((row) => missing(ranking.spearman[row])) ? "" : `${rows.length} predictors by |ρ|` +
     (counts.size === 1 ? `, ${[...counts][0]}.` : "; n checkpoints of F families.") +
     (established ? "" : " No difference between two of them is established.");
   byId("leaderboard").classList.toggle("same-counts", counts.size === 1 && !byId("leaderboard").querySelector("tbody .counts.marked"));
