@@ -46,7 +46,7 @@ const draw_leaderboard = () => {
     radio.addEventListener("change", () => choose(predictor));
     line.addEventListener("click", () => choose(predictor));
     const forest = html(line, "td", undefined, { class: "forest" });
-    if (missing(ranking.spearman[row])) html(forest, "span", "no coefficient", { class: "small", title: ranking.note?.[row] ?? "" });
+    if (missing(ranking.spearman[row])) html(forest, "span", ranking.note?.[row]?.replace("no coefficient: ", "") || "no coefficient", { class: "small" });
     else draw_row(svg(forest, "svg", { "aria-hidden": "true" }), row);
     const at = row_of(correlated, predictor, chosen.outcome);
     const flag = correlated.n_below_floor?.[at] ? report.mark : "";
