@@ -1,4 +1,4 @@
-const MAX_PRINTED = 150; // rows of a table that is printed
+const MAX_PRINTED = { checkpoints: 100, others: 200 }; // rows of a table that is printed
 
 // Tables that sort by a column: ascending first, then descending; missing values stay last.
 const fill = (table) => {
@@ -8,7 +8,7 @@ const fill = (table) => {
     html(html(html(table, "tbody"), "tr"), "td", "Nothing was computed.");
     return;
   }
-  table.classList.toggle("long", count > MAX_PRINTED);
+  table.classList.toggle("long", count > (MAX_PRINTED[table.dataset.table] ?? MAX_PRINTED.others));
   const head = html(html(table, "thead"), "tr");
   const body = html(table, "tbody");
   const rows = Array.from({ length: count }, (_, row) => {
