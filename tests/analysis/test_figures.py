@@ -237,3 +237,23 @@ def test_scatter_leaves_out_what_is_not_finite(made, drawn):
     scatter(wide, "sce", "log_ppl@16384", "unwritten")
     points = np.concatenate([container.lines[0].get_xydata() for container in drawn[0].axes[0].containers])
     assert sorted(map(tuple, points)) == sorted(zip(wide["sce"][2:], wide["log_ppl@16384"][2:], strict=True))
+
+
+def test_families_in_a_crowd_can_be_told_apart(drawn):
+    made = many(70, families=12)
+    perplexity_by_length(made.tidy, "unwritten")
+    (legend,) = drawn[0].legends
+    looks = {(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}
+    assert len(looks) == 12
+    (crowd,) = drawn[0].axes[0].collections
+    styles = {
+        (tuple(colour[:3]), str(style)) for colour, style in zip(crowd.get_colors(), crowd.get_linestyle(), strict=True)
+    }
+    assert len(styles) == 12
+
+
+def test_small_values_of_a_matrix_are_not_written_as_zero(made, drawn):
+    misalignment_matrix(made.tidy.assign(value=made.tidy["value"] * 1e-6), "unwritten")
+    written = {text.get_text() for text in drawn[0].axes[0].texts}
+    assert written
+    assert "0.00" not in written

@@ -11,7 +11,7 @@ import pytest
 
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.correlation import COLUMNS
-from longshort.analysis.paper import escape, latex, markdown, number, p_value, short_label
+from longshort.analysis.paper import BEYOND, escape, latex, legend_of_beyond, markdown, number, p_value, short_label
 
 EVIL = "50%_of|<b>$x$ & {y}#^~\\`*[1]*\n−é中"
 
@@ -116,3 +116,9 @@ def test_latex_compiles(analysis, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "document.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_beyond_is_explained_where_a_predictor_is_called_so():
+    table = pd.DataFrame({"predictor": ["sce", "js_beyond"]})
+    assert legend_of_beyond(table) == BEYOND
+    assert legend_of_beyond(table[:1]) == ""

@@ -146,20 +146,20 @@ def _hollow(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, size: floa
         axes.plot(*places, linestyle="none", marker=marker, markerfacecolor="white", **edge)
 
 
-def _look_in_crowd(families: list[str], family: str) -> tuple[str, str]:
+def _look_in_crowd(families: list[str], family: str) -> tuple[str, Any]:
     """Colour and line style of a family: those after the last colour have the next style."""
     turn, index = divmod(families.index(family), len(COLOURS))
     return COLOURS[index], LINE_STYLES[turn % len(LINE_STYLES)]
 
 
-def _in_crowd(colour: str, look: str) -> Line2D:
+def _in_crowd(colour: str, look: Any) -> Line2D:
     """What the legend shows of a line in a crowd: thicker and opaque, or its colour could not be recognized."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, linestyle=look, linewidth=2 * CROWD_WIDTH)
 
 
-def _crowd(axes: Axes, lines: Sequence[pd.DataFrame], looks: Sequence[tuple[str, str]]) -> None:
+def _crowd(axes: Axes, lines: Sequence[pd.DataFrame], looks: Sequence[tuple[str, Any]]) -> None:
     """The lines of many checkpoints, as one artist: hundreds would take seconds."""
     from matplotlib.collections import LineCollection
 
