@@ -56,6 +56,15 @@ def test_cells_are_those_of_the_results_and_the_newest_count(tmp_path: Path) -> 
     assert (row["value"], row["stderr"], row["task"]) == (0.5, 0.1, TASK)
 
 
+def test_depths_of_an_earlier_result_are_not_mixed_in(tmp_path: Path) -> None:
+    five = [{"length": 64, "depth": depth, "recall": 1.0, "recall_nll": 0.1, "n": 4} for depth in (0, 0.25, 0.75, 1)]
+    earlier = save_results(tmp_path, "one", [*five, *depth_cells(1.0, lengths=(256,))], date=1)
+    later = save_results(tmp_path, "one", depth_cells(0.5), date=2)
+    table = cells([later, earlier])
+    assert list(table.loc[table["length"] == 64, "depth"]) == [0.0, 0.5, 1.0]
+    assert dict(table.groupby("length")["recall"].unique().map(list)) == {64: [0.5], 128: [0.5], 256: [1.0]}
+
+
 @pytest.mark.parametrize("damaged", [{"length": "x"}, {"depth": None}, {"recall": float("nan")}, {"n": 1.5}])
 def test_damaged_cells_are_skipped_with_a_note(damaged: dict[str, Any], tmp_path: Path, caplog: Any) -> None:
     depths = depth_cells(0.5)

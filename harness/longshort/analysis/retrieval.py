@@ -20,11 +20,11 @@ COLUMNS = {
     "recall_nll": "float64",  # nats per token of the value
     "n": "Int64",  # probes
 }
-KEYS = ["checkpoint", "revision", "corpus", "length", "depth"]
+KEYS = ["checkpoint", "revision", "corpus", "length"]
 
 
 def cells(source: Reading | Iterable[str | Path]) -> pd.DataFrame:
-    """Return what each checkpoint recalls, one row per length and depth; of several results the newest.
+    """Return what each checkpoint recalls, one row per length and depth; of several results at a length the newest.
 
     Args:
         source: what was read, or results files.
@@ -33,14 +33,18 @@ def cells(source: Reading | Iterable[str | Path]) -> pd.DataFrame:
         A table with the columns `COLUMNS`; without rows if no results have depths.
     """
     reading = source if isinstance(source, Reading) else read(source)
-    newest: dict[tuple[object, ...], dict[str, object]] = {}
+    newest: dict[tuple[object, ...], list[dict[str, object]]] = {}
     for found in sorted(reading.depths, key=lambda found: found.row.date):
         about = {name: found.row.columns[name] for name in ("checkpoint", "revision", "corpus")}
+        # By length, not by depth: an earlier result may have had other depths, and other numbers of needles.
+        rows: dict[tuple[object, ...], list[dict[str, object]]] = {}
         for cell in found.cells:
             row = about | cell
-            newest[tuple(row[name] for name in KEYS)] = row
-    table = pd.DataFrame(list(newest.values())).reindex(columns=list(COLUMNS)).astype(COLUMNS)
-    sorted_table: pd.DataFrame = table.sort_values(KEYS, ignore_index=True)
+            rows.setdefault(tuple(row[name] for name in KEYS), []).append(row)
+        newest |= rows
+    cells_of_all = [row for rows in newest.values() for row in rows]
+    table = pd.DataFrame(cells_of_all).reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    sorted_table: pd.DataFrame = table.sort_values([*KEYS, "depth"], ignore_index=True)
     return sorted_table
 
 
