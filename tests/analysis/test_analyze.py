@@ -218,6 +218,21 @@ def test_longppl_with_key_spans_of_several_evaluators_is_noted(tmp_path):
     assert not [note for note in one.notes if "longppl" in note]
 
 
+def test_recall_with_different_needles_is_noted(tmp_path):
+    generator = np.random.default_rng(0)
+    for index in range(6):
+        metrics = measured(generator, index / 3) | {"longshort_retrieval": {"recall@128": index / 6}}
+        data = results_of(f"m{index}", metrics, family=f"f{index}")
+        about = {"train_length": 64, "corpus": "builtin", "needles": 8 - index % 2, "depths": 5, "seed": 0}
+        data["configs"]["longshort_retrieval"]["metadata"] = about | {"scored": {"sha256": "d" * 64}}
+        save(tmp_path, str(index), data)
+    assert_one(analyze(tmp_path).notes, "longshort_retrieval", "recall@128", "7 needles", "8 needles")
+    assert not [note for note in analyze(tmp_path, outcomes=["log_ppl@128"]).notes if "needles" in note]
+    one = analyze([file for file in tmp_path.rglob("*.json") if int(file.parent.name) % 2])
+    assert "recall@128" in one.settings["outcomes"]
+    assert not [note for note in one.notes if "needles" in note]
+
+
 def test_what_does_not_compare_is_noted(tmp_path):
     save_folder(tmp_path)
     generator = np.random.default_rng(1)

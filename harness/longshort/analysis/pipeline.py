@@ -19,7 +19,12 @@ from longshort.analysis.comparison import compare
 from longshort.analysis.correlation import Adjust, correlations
 from longshort.analysis.floors import notes_on_floors
 from longshort.analysis.leaderboard import leaderboard
-from longshort.analysis.other_tasks import effective_length_columns, notes_on_effective_lengths, with_short_names
+from longshort.analysis.other_tasks import (
+    PREFIX,
+    effective_length_columns,
+    notes_on_effective_lengths,
+    with_short_names,
+)
 from longshort.analysis.positions import nll_by_position
 from longshort.analysis.precisions import one_point_each, precision_table, summary
 from longshort.analysis.retrieval import cells, of_checkpoints
@@ -190,7 +195,7 @@ def _doubts(
         notes.append(
             f"{listed(untold)}: no train_length in the results, so no predictor. Evaluate with --train-length."
         )
-    notes += _doubts_on_documents(reading, wide, predictors)
+    notes += [*_doubts_on_documents(reading, wide, predictors), *_doubts_on_probes(reading, [*predictors, *outcomes])]
     low, high = _bytes_per_token(tidy)
     if high > MAX_RATIO_OF_BYTES * low:
         notes.append(
@@ -233,6 +238,19 @@ def _doubts_on_documents(reading: Reading, wide: pd.DataFrame, predictors: Seque
             f"{' and '.join(spans)}: values of checkpoints evaluated with different key tokens do not compare well."
         )
     return notes
+
+
+def _doubts_on_probes(reading: Reading, names: Sequence[str]) -> list[str]:
+    """Where recall was measured with different numbers of needles, depths or seeds, and is used."""
+    origins = [origin for of_corpus in reading.corpora.values() for origin in of_corpus]
+    probes = sorted({origin["probes"] for origin in origins if "probes" in origin})
+    used = [name for name in names if name.startswith(("recall@", "recall_nll@", f"{PREFIX}{tables.RETRIEVAL}"))]
+    if len(probes) < 2 or not used:
+        return []
+    return [
+        f"{listed(used)}: the probes of {tables.RETRIEVAL} differ between checkpoints or results "
+        f"({' or '.join(probes)}): values measured with different probes do not compare."
+    ]
 
 
 def _bytes_per_token(tidy: pd.DataFrame) -> tuple[float, float]:

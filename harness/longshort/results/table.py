@@ -69,8 +69,8 @@ class Reading:
 
     table: pd.DataFrame  # the tidy table of `read_results`
     files: dict[str, str]  # SHA-256 of each file that was used, by its path below the folder
-    # the documents each corpus stood for (task, source, revision, split, SHA-256, and which of their tokens are the
-    # fixed targets), by its name
+    # the documents each corpus stood for (task, source, revision, split, SHA-256, which of their tokens are the fixed
+    # targets, and how they are probed for retrieval), by its name
     corpora: dict[str, list[dict[str, Any]]]
     versions: dict[str, list[str]]  # of tasks, lm-eval and transformers, as the files record them
     notes: list[str]  # what was skipped or measured more than once, one line each
@@ -255,6 +255,9 @@ def _record_origins(data: dict[str, Any], tasks: Iterable[str], reading: Reading
             origin = {"task": task} | {name: scored.get(name) for name in ("source", "revision", "split", "sha256")}
             if metadata.get("lengths") and metadata.get("tail_tokens"):
                 origin["fixed_targets"] = f"the last {metadata['tail_tokens']} of {max(metadata['lengths']) + 1} tokens"
+            if task == RETRIEVAL and metadata.get("needles") and metadata.get("depths"):
+                seed = metadata.get("seed", 0)
+                origin["probes"] = f"{metadata['needles']} needles, {metadata['depths']} depths, seed {seed}"
             spans = scored.get("key_spans") or {}
             if spans.get("sha256"):  # a file's; the key tokens that a model finds itself are its own
                 origin["key_spans"] = f"{(spans.get('evaluator') or {}).get('pretrained')} ({spans['sha256'][:8]})"
