@@ -308,6 +308,24 @@ def test_a_model_that_is_its_own_evaluator_is_recognized(tmp_path: Path, corpus:
     assert not is_self_evaluated({"format": "key_text", "evaluator": {"pretrained": "a/b"}}, {"pretrained": "a/b"})
 
 
+def test_a_folder_that_is_its_own_evaluator_is_recognized_from_elsewhere(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / name / "model" for name in ("one", "other")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(str(folder).encode())
+    digest = hashlib.sha256((folders[0] / "model.safetensors").read_bytes()).hexdigest()
+    evaluator = {"pretrained": "model", "revision": "main", "weights_sha256": digest}  # relative to another folder
+    path = write(tmp_path / "spans.jsonl", documents_of(corpus), SPANS, evaluator=evaluator)
+    record = read_key_spans(str(path), open_corpus(str(corpus)), documents_of(corpus)).record
+    assert is_self_evaluated(record, {"pretrained": str(folders[0])})
+    assert not is_self_evaluated(record, {"pretrained": str(folders[1])})
+    assert not is_self_evaluated(record, {"pretrained": str(folders[0]), "peft": "adapter"})
+    monkeypatch.chdir(tmp_path / "one")
+    assert is_self_evaluated(record, {"pretrained": "./model"})
+
+
 def test_offsets_are_of_the_whole_text_where_only_its_start_is_tokenized() -> None:
     text = "the river 日本 père " * 3000
     _, some = character_offsets(tiny_tokenizer(), Document("d", text), 500)

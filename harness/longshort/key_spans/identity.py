@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from longshort.errors import UserError
+from longshort.lmeval.weights import hash_of_weights
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 NOT_ITS_OWN = ("dtype", "trust_remote_code")  # arguments that do not name it
 
 
@@ -30,18 +28,6 @@ def identity_of(lm: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     given |= {"revision": given.get("revision") or "main", "dtype": str(lm.model.dtype).removeprefix("torch.")}
     folder = Path(given["pretrained"])
     if folder.is_dir():
-        return given | {"weights_sha256": _hash_of_weights(folder)}
+        return given | {"weights_sha256": hash_of_weights(folder)}
     commit = getattr(lm.model.config, "_commit_hash", None)
     return given | ({"commit": commit} if commit else {})
-
-
-def _hash_of_weights(folder: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        for path in sorted(path for path in folder.iterdir() if path.name.endswith(WEIGHTS)):
-            with path.open("rb") as file:
-                while block := file.read(2**22):
-                    digest.update(block)
-    except OSError as error:
-        raise UserError(f"Cannot read the weights of {folder}: {error.strerror or error}.", "broken") from error
-    return digest.hexdigest()

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from longshort.corpora import Corpus, Document, fingerprint
 from longshort.errors import UserError
+from longshort.lmeval.weights import hash_of_weights
 from longshort.results.files import parse_json, read_bytes
 
 SELF = "self"  # the value of `key_spans` by which a model is its own evaluator
@@ -98,9 +99,22 @@ def is_self_evaluated(record: Mapping[str, Any], metadata: Mapping[str, Any]) ->
     if record.get("format") != FORMAT or any(metadata.get(name) != evaluator.get(name) for name in ("peft", "delta")):
         return False
     names = [str(each.get("pretrained")) for each in (evaluator, metadata)]
+    if _is_moved(evaluator, names[1]):
+        return True
     names = [os.path.realpath(name) if os.path.isdir(name) else name for name in names]
     revisions = [str(each.get("revision") or "main") for each in (evaluator, metadata)]
     return names[0] == names[1] and revisions[0] == revisions[1]
+
+
+def _is_moved(evaluator: Mapping[str, Any], pretrained: str) -> bool:
+    """Whether an evaluator's folder has these weights but another path, as from another working directory.
+
+    Weights are read only of a folder with its name.
+    """
+    if not evaluator.get("weights_sha256") or not os.path.isdir(pretrained):
+        return False
+    names = [Path(os.path.realpath(name)).name for name in (str(evaluator.get("pretrained")), pretrained)]
+    return names[0] == names[1] and evaluator["weights_sha256"] == hash_of_weights(Path(pretrained))
 
 
 def read_key_spans(spec: str, corpus: Corpus, documents: Sequence[Document]) -> KeySpans:
