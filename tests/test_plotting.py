@@ -29,6 +29,13 @@ def test_svg_unless_the_suffix_is_png(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["made", "one.svg", "other.png"]
 
 
+def test_characters_that_the_font_lacks_are_text_without_a_warning(tmp_path, recwarn):
+    with style():
+        file = save_figure(figure_of([(0.0, 0.0)], ["日本"]), tmp_path / "one")
+    assert "日本" in file.read_text("utf-8")
+    assert not list(recwarn)
+
+
 def test_coordinates_have_two_decimals_and_text_has_all(tmp_path):
     values = np.random.default_rng(0).uniform(size=(50, 2))
     with style():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +48,15 @@ MARKER = 5  # half of the size of a marker
 DIRECTIONS = ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
 
 
-def style(more: dict[Any, Any] | None = None) -> Any:
+@contextmanager
+def style(more: dict[Any, Any] | None = None) -> Iterator[None]:
     """A context with the shared style, and `more` matplotlib parameters, in which figures are drawn and saved."""
     import matplotlib as mpl
 
-    return mpl.rc_context(STYLE | (more or {}))
+    with mpl.rc_context(STYLE | (more or {})), warnings.catch_warnings():
+        # Text stays text in an SVG: whatever shows it has the characters that matplotlib's font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def new_figure(width: float = 7.5, height: float = 4.8) -> Figure:

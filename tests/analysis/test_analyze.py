@@ -226,7 +226,7 @@ def test_recall_with_different_needles_is_noted(tmp_path):
         about = {"train_length": 64, "corpus": "builtin", "needles": 8 - index % 2, "depths": 5, "seed": 0}
         data["configs"]["longshort_retrieval"]["metadata"] = about | {"scored": {"sha256": "d" * 64}}
         save(tmp_path, str(index), data)
-    assert_one(analyze(tmp_path).notes, "longshort_retrieval", "recall@128", "7 needles", "8 needles")
+    assert_one(analyze(tmp_path).notes, "longshort_retrieval", "recall@128", "needles=7", "needles=8")
     assert not [note for note in analyze(tmp_path, outcomes=["log_ppl@128"]).notes if "needles" in note]
     one = analyze([file for file in tmp_path.rglob("*.json") if int(file.parent.name) % 2])
     assert "recall@128" in one.settings["outcomes"]

@@ -257,7 +257,7 @@ def _record_origins(data: dict[str, Any], tasks: Iterable[str], reading: Reading
                 origin["fixed_targets"] = f"the last {metadata['tail_tokens']} of {max(metadata['lengths']) + 1} tokens"
             if task == RETRIEVAL and metadata.get("needles") and metadata.get("depths"):
                 seed = metadata.get("seed", 0)
-                origin["probes"] = f"{metadata['needles']} needles, {metadata['depths']} depths, seed {seed}"
+                origin["probes"] = f"needles={metadata['needles']}, depths={metadata['depths']}, seed={seed}"
             spans = scored.get("key_spans") or {}
             if spans.get("sha256"):  # a file's; the key tokens that a model finds itself are its own
                 origin["key_spans"] = f"{(spans.get('evaluator') or {}).get('pretrained')} ({spans['sha256'][:8]})"
