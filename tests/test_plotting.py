@@ -31,7 +31,7 @@ def test_svg_unless_the_suffix_is_png(tmp_path):
 
 def test_characters_that_the_font_lacks_are_text_without_a_warning(tmp_path, recwarn):
     with style():
-        file = save_figure(figure_of([(0.0, 0.0)], ["日本"]), tmp_path / "one")
+        file = save_figure(figure_of(np.zeros((1, 2)), ["日本"]), tmp_path / "one")
     assert "日本" in file.read_text("utf-8")
     assert not list(recwarn)
 
