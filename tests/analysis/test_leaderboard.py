@@ -191,7 +191,7 @@ def test_one_predictor_is_compared_with_nll():
 @pytest.mark.parametrize(
     ("change", "facts"),
     [
-        ({"y": 0.0}, ("Y is 0 for all 32 checkpoints",)),
+        ({"y": 0.0}, ("y is 0 for all 32 checkpoints",)),
         ({"y": [1.0, 2.0, 3.0] + [np.nan] * 29}, ("3 of 32 checkpoints", "at least 5")),
         (dict.fromkeys(PREDICTORS, 2.0), ("No predictor of y varies",)),
     ],
@@ -200,6 +200,20 @@ def test_an_outcome_that_cannot_be_predicted_says_why(change, facts):
     made = analysis_of(table_of().assign(**change), outcomes=("y", "z"))
     assert contains(answer(made, "y"), *facts)
     assert headline_outcomes(made) == (["z", "y"] if "y" in change else ["y", "z"])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "start"),
+    [
+        ("ruler@8192", "ruler at 8192 tokens is 1 "),
+        ("ruler_vt:exact_match", "ruler_vt:exact_match is 1 "),
+        ("recall@8192", "Retrieval recall at 8192 tokens is 1 "),
+        ("effective_length:ruler", "Effective length, ruler is 1 "),
+    ],
+)
+def test_names_of_other_tasks_keep_their_letters(outcome, start):
+    made = analysis_of(table_of().assign(**{outcome: 1.0}), outcomes=(outcome,))
+    assert answer(made, outcome).startswith(start)
 
 
 def test_no_pairs_no_rows():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,8 @@ def _nothing_to_order(values: NDArray[np.float64], outcome: str) -> str:
     if len(known) < MIN_POINTS:
         return f"{len(known)} of {len(values)} checkpoints have {name}: at least {MIN_POINTS} are needed to rank."
     if is_constant(known):
-        return f"{_sentence(name)} is {known[0]:.4g} for all {len(known)} checkpoints, so no predictor can be ranked."
+        what = _sentence(name, outcome)
+        return f"{what} is {known[0]:.4g} for all {len(known)} checkpoints, so no predictor can be ranked."
     return f"No predictor of {name} varies over the {MIN_POINTS} or more checkpoints that a coefficient needs."
 
 
@@ -279,8 +281,10 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.2f}" if value >= 0.1 else f"= {value:.2g}"
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _sentence(name: str, outcome: str) -> str:
+    """The name of an outcome at the start of a sentence; that of another task keeps its letters."""
+    is_of_task = re.match(rf"{re.escape(name.split()[0])}([:@]|$)", outcome)
+    return name if is_of_task else name[:1].upper() + name[1:]
 
 
 def _checkpoints(row: Any) -> str:
