@@ -22,7 +22,7 @@ TINY = Scale(
     steps=2,
     batch_size=2,
     num_docs=3,
-    lengths=(64, 128, 256),
+    lengths=(128, 192, 256),
     alphas=(0.0, 0.1, 0.5),
     extensions=("none", "clex"),
     cpus=1,
@@ -61,7 +61,7 @@ def test_demo_and_its_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     text = screen.getvalue()
     assert all(name in text for name in NAMES)
     assert "min left" in text
-    assert "recall is 0 for all 6 checkpoints at 256 tokens" in " ".join(text.split())
+    assert "recall is 0 for all 6 checkpoints at 128, 192, 256 tokens" in " ".join(text.split())
     assert "CLEX: the gradient of the learned frequencies" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
 
@@ -85,7 +85,7 @@ def test_every_checkpoint_is_evaluated_with_the_settings_of_the_demo(tmp_path: P
     for config in training_plan(tmp_path, TINY)[1:]:
         checkpoint = checkpoint_of(config, TINY)
         assert checkpoint.pretrained == str(tmp_path / "checkpoints" / checkpoint.name)
-        assert (checkpoint.corpus, checkpoint.lengths, checkpoint.num_docs) == ("builtin", (64, 128, 256), 3)
+        assert (checkpoint.corpus, checkpoint.lengths, checkpoint.num_docs) == ("builtin", (128, 192, 256), 3)
         assert (checkpoint.train_length, checkpoint.dtype) == (TRAIN_LENGTH, "float32")
         assert checkpoint.family == checkpoint.name.partition("-")[0]
         assert checkpoint.trust_remote_code == (checkpoint.family in ("clex", "eabf"))

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longshort.devices import available_cpus
-from longshort.errors import UserError, listed
+from longshort.errors import UserError
 from longshort.settings import DEFAULT_TASKS, Checkpoint, Resources
 from longshort.training.config import TrainConfig
 from longshort.training.extension.options import Extension
@@ -41,7 +41,7 @@ class Scale:
     alphas: tuple[float, ...] = (0.0, 0.1, 0.5)
     extensions: tuple[Extension, ...] = ("none", "yarn", "clex", "eabf")
     cpus: int = 2  # cores, and threads, of an evaluation
-    needles: int = 2  # of about 50 bytes each, so that they fit from 256 bytes on
+    needles: int = 1  # with the question about 110 bytes, so that it fits from 128 bytes on
     depths: int = 2
 
 
@@ -178,7 +178,7 @@ def retrieval_note(tidy: Any) -> str:
     """How many of the checkpoints retrieve anything, and what that means for recall as an outcome."""
     recall = tidy[tidy["metric"] == "recall"]
     best = recall.groupby("checkpoint")["value"].max()
-    lengths = listed([f"{length:,}" for length in sorted(recall["length"].unique())])
+    lengths = ", ".join(f"{length:,}" for length in sorted(recall["length"].unique()))
     if best.max() == 0:
         return (
             f"Retrieval: recall is 0 for all {len(best)} checkpoints at {lengths} tokens. Models of this size do not "
