@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from longshort.corpora import Document, open_corpus, select
+from longshort.errors import Kind
 from longshort.lmeval import longppl, longppl_task
-from longshort.lmeval.evaluate import evaluate_checkpoint
+from longshort.lmeval.evaluate import evaluate_checkpoint, problems
 from longshort.lmeval.longppl_pooling import pooled_perplexity, pooled_perplexity_stderr
 from longshort.lmeval.table import results_table
 from longshort.results import read_results
@@ -263,6 +264,27 @@ def test_eval_skips_it_in_a_glob_and_refuses_it_by_name(
     assert_one(caplog.messages, TASK, "key_spans")
     with user_error("setting", TASK, "key_spans", field="key_spans"):
         evaluate_checkpoint({"pretrained": str(llama)}, tasks=["longshort_perplexity", TASK], metadata=given)
+
+
+@pytest.mark.parametrize("kind", ["not_found", "data"])
+def test_other_tasks_are_evaluated_where_key_spans_cannot_be_used(
+    llama: Path, corpus: Path, tmp_path: Path, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that is missing, or of another corpus: a problem of the evaluation, not its end; alone it is refused."""
+    spans = tmp_path / "spans.jsonl"
+    if kind == "data":
+        write(spans, [Document("other", "another text")], [[(0, 7)]])
+    given = metadata(corpus, spans, lengths=[16], num_docs=1)
+    with caplog.at_level(logging.WARNING):
+        results = evaluate_checkpoint({"pretrained": str(llama)}, tasks=["longshort_perplexity", TASK], metadata=given)
+    assert set(results["results"]) == {"longshort_perplexity"}
+    assert values(results, "longshort_perplexity")
+    assert_one(caplog.messages, TASK, "skipped", spans)
+    assert_one(problems(results), TASK)  # for which `longshort eval` ends with exit code 1
+    with user_error(kind, spans, field="key_spans"):
+        evaluate_checkpoint({"pretrained": str(llama)}, tasks=[TASK], metadata=given)
+    with user_error(kind, spans, field="key_spans"):  # the stock command cannot end with an error after the results
+        run(llama, ["longshort_perplexity", TASK], given)
 
 
 def test_per_token_values_are_those_of_the_other_tasks(llama: Path, corpus: Path, spans: Path) -> None:

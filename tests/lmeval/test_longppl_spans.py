@@ -292,7 +292,7 @@ def test_damaged_files_of_longppl_are_refused(content: str, tmp_path: Path, corp
 
 def test_what_is_not_there_is_refused(tmp_path: Path, corpus: Path) -> None:
     for spec, kind in ((tmp_path / "missing", "not_found"), (tmp_path, "data"), (tmp_path / ("x" * 300), "not_found")):
-        with user_error(kind, spec, field="key_spans"):  # type: ignore[arg-type]
+        with user_error(kind, spec, field="key_spans"):  # type: ignore[arg-type]  # a literal
             read_key_spans(str(spec), open_corpus(str(corpus)), documents_of(corpus))
 
 

@@ -16,6 +16,11 @@ from longshort.errors import UserError
 from longshort.lmeval.token_values import TaskValues
 
 
+def is_missing_setting(problem: UserError) -> bool:
+    """Whether a task cannot run for want of a setting, and not because the setting's value cannot be used."""
+    return problem.kind == "setting"
+
+
 class LongShortTask(Task):
     """A task without few-shot examples and with one request per document.
 
@@ -96,7 +101,7 @@ class LongShortTask(Task):
 
     @property
     def cannot_run(self) -> UserError | None:
-        """What is missing, such as a setting: the task is skipped if others run with it, else this is raised."""
+        """What is missing or cannot be used: the task is skipped if others run with it, else this is raised."""
         return None
 
     @property

@@ -39,7 +39,7 @@ from transformers import PreTrainedModel
 from longshort.errors import UserError, one_line_for_user_errors
 from longshort.lmeval import longppl, requests, retrieval_requests
 from longshort.lmeval.adapters import has_trained_in_full
-from longshort.lmeval.base import LongShortTask
+from longshort.lmeval.base import LongShortTask, is_missing_setting
 from longshort.lmeval.bootstrap import perplexity, perplexity_stderr
 from longshort.lmeval.longppl_pooling import pooled_perplexity, pooled_perplexity_stderr
 from longshort.lmeval.model_checks import require_weights_as_trained
@@ -217,8 +217,9 @@ def _skip_tasks() -> None:
         tasks = task_dict.get("tasks", task_dict)
         ours = {name: task for name, task in tasks.items() if isinstance(task, LongShortTask)}
         problems = {name: problem for name, task in ours.items() if (problem := task.cannot_run)}
-        if problems and len(problems) == len(tasks):
-            raise next(iter(problems.values()))
+        for problem in problems.values():
+            if len(problems) == len(tasks) or not is_missing_setting(problem):  # this command cannot end with an error
+                raise problem
         for name, problem in problems.items():
             logger.warning("%s was skipped: %s", name, problem)
         kept = {name: task for name, task in tasks.items() if name not in problems}

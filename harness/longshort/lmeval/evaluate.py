@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lm_eval.utils import hash_string
 from longshort.devices import require_device
 from longshort.errors import UserError
 from longshort.lmeval.adapters import attach_adapter
-from longshort.lmeval.base import LongShortTask
+from longshort.lmeval.base import LongShortTask, is_missing_setting
 from longshort.lmeval.compat import install, no_random_weights, quiet
 from longshort.lmeval.delta import add_delta
 from longshort.lmeval.longppl import LONGPPL
@@ -48,6 +48,7 @@ class Prepared:
 
     manager: TaskManager
     specs: list[Any]  # what `simple_evaluate` takes: task and group objects, or the name of a tag
+    problems: list[str] = field(default_factory=list)  # tasks that were skipped because their input cannot be used
 
 
 def evaluate_checkpoint(
@@ -123,18 +124,15 @@ def prepare_tasks(
     built: dict[str, Any] = {}
     for entry in [(ours if name in ours.all_tasks else manager).load(name) for name in matching]:
         built |= entry["tasks"] | entry.get("groups", {})
-    kept = [name for name in matching if _can_run(name, built.get(name), is_given=name in names or len(matching) == 1)]
-    return Prepared(manager, [built.get(name, name) for name in kept])  # a tag has no object of its own
-
-
-def _can_run(name: str, task: Any, *, is_given: bool) -> bool:
-    """Whether a task has the settings that it needs; without them one that only a glob matches is skipped."""
-    problem = task.cannot_run if isinstance(task, LongShortTask) else None
-    if problem is not None and is_given:
-        raise problem
-    if problem is not None:
+    cannot_run = {name: task.cannot_run for name, task in built.items() if isinstance(task, LongShortTask)}
+    skipped = {name: problem for name in matching if (problem := cannot_run.get(name))}
+    for name, problem in skipped.items():
+        if len(skipped) == len(matching) or (is_missing_setting(problem) and name in names):
+            raise problem
         logger.warning("%s was skipped: %s", name, problem)
-    return problem is None
+    kept = [built.get(name, name) for name in matching if name not in skipped]  # a tag has no object of its own
+    unusable = [f"{name} was skipped" for name, problem in skipped.items() if not is_missing_setting(problem)]
+    return Prepared(manager, kept, unusable)
 
 
 def load_checkpoint(
@@ -223,7 +221,7 @@ def evaluate_loaded(
         results
         | {"task_hashes": hashes}
         | asdict(tracker.general_config_tracker)
-        | {"problems": list(_problems_of_tasks(prepared.specs))}
+        | {"problems": [*prepared.problems, *_problems_of_tasks(prepared.specs)]}
     )
 
 

@@ -134,7 +134,7 @@ def read_key_spans(spec: str, corpus: Corpus, documents: Sequence[Document]) -> 
     path = Path(spec).expanduser()
     if not os.path.exists(path):  # unlike Path.exists, also False for a name that is too long
         raise UserError(
-            f"key_spans '{spec}': there is no such file or folder. Make one with 'longshort key-spans', or use self.",
+            f"key_spans '{spec}' does not exist. Make it with 'longshort key-spans', or use self.",
             "not_found",
             "key_spans",
         )

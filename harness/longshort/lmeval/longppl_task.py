@@ -23,7 +23,8 @@ from longshort.scoring.key_tokens import Criterion
 class LongPPLTask(DocumentTask):
     """`longshort_longppl`: perplexity of key tokens by length, and how many there are.
 
-    Without the setting `key_spans` it has no documents: a glob such as ``longshort_*`` also matches it.
+    Without key spans, or with ones that cannot be used, it has no documents: a glob such as ``longshort_*`` also
+    matches it, and other tasks of the run are evaluated.
     """
 
     OUTPUT_TYPE = LONGPPL
@@ -33,28 +34,24 @@ class LongPPLTask(DocumentTask):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)
         spec, metadata = self.settings.key_spans, self.config.metadata or {}
-        self._spans = KeySpans({}, {})
-        if spec is None:
-            self.documents = []
-        elif spec == SELF:
+        self._spans, self._problem = KeySpans({}, {}), None if spec else _no_key_spans()
+        if spec == SELF:
             evaluator = {
                 name: metadata[name] for name in ("pretrained", "revision", "peft", "delta") if metadata.get(name)
             }
             self._spans = KeySpans({}, {"format": SELF, "evaluator": evaluator, "criterion": asdict(Criterion())})
-        else:
-            self._spans = read_key_spans(spec, self.corpus, self.documents)
+        elif spec is not None:
+            try:
+                self._spans = read_key_spans(spec, self.corpus, self.documents)
+            except UserError as error:  # other tasks of the run may go on
+                self._problem = error
+        if self._problem is not None:
+            self.documents = []
 
     @property
     @override
     def cannot_run(self) -> UserError | None:
-        if self.settings.key_spans is not None:
-            return None
-        return UserError(
-            f"{LONGPPL} needs key tokens. Set key_spans to a file that 'longshort key-spans' made with an evaluator "
-            "model, to LongPPL's key_text, or to self.",
-            "setting",
-            "key_spans",
-        )
+        return self._problem
 
     @override
     def construct_requests(self, doc: dict[str, Any], ctx: str, **arguments: Any) -> Instance:
@@ -95,3 +92,12 @@ class LongPPLTask(DocumentTask):
         is_own = is_self_evaluated(self._spans.record, self.config.metadata or {})
         record = {"key_spans": self._spans.record | {"self_evaluated": is_own}} if self._spans.record else {}
         return super().scored() | record
+
+
+def _no_key_spans() -> UserError:
+    return UserError(
+        f"{LONGPPL} needs key tokens. Set key_spans to a file that 'longshort key-spans' made with an evaluator model, "
+        "to LongPPL's key_text, or to self.",
+        "setting",
+        "key_spans",
+    )

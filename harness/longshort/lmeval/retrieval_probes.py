@@ -38,7 +38,7 @@ class Needle:
 
     @property
     def sentence(self) -> str:
-        """What stands in the haystack."""
+        """The text that is hidden in the haystack."""
         return f"{self.question} {self.value}."
 
 
@@ -56,7 +56,7 @@ class Probe:
     def context(self, haystack: str, places: Sequence[int] | None = None) -> str:
         """Return the text before the value: the haystack with its needles, and the question.
 
-        Every needle and the question stand on a line of their own. White space next to a needle is removed, but not
+        Every needle and the question is on a line of its own. White space next to a needle is removed, but not
         at the end of the haystack, where it would change how many tokens the next character adds.
 
         Args:
@@ -169,7 +169,8 @@ def longest_fit(count: Callable[[int], int], length: int, ends: Sequence[int], g
     """Find the longest haystack with which a probe has at most `length` tokens.
 
     Args:
-        count: the probe's tokens with the first so many characters of the text as haystack; about growing with them.
+        count: returns the probe's number of tokens for a haystack of the first n characters of the text; nearly
+            monotonic in n.
         length: in tokens.
         ends: characters after which the haystack may end, ascending, from 0 on; about one for each token, or for each
             character. ``count(0)`` is below `length`.

@@ -15,7 +15,7 @@ class Score(NamedTuple):
 
     value: float
     stderr: float | None  # None where a task has none
-    n: int | None  # documents; None where they cannot be told apart by length
+    n: int | None  # documents; None where lm-eval counts those of all lengths together
 
 
 def leaves(data: Mapping[str, Any], group: str) -> list[str]:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 BARE = "score"  # what a metric is called that lm-eval names by its length alone, as RULER's tasks do
 SMALLEST = 32  # below, the number in another task's acc@N counts answers, not tokens
 # Their number counts answers or ranks, whatever it is: pass@64, recall@100.
-RANKED = frozenset("pass maj cons best hit hits top recall precision ndcg map mrr r p".split())  # noqa: SIM905
+RANKED = frozenset(
+    ("pass", "maj", "cons", "best", "hit", "hits", "top", "recall", "precision", "ndcg", "map", "mrr", "r", "p")
+)
 
 LENGTH = re.compile(r"[1-9][0-9]{0,14}")
 OURS = re.compile(r"(.+)@([0-9]{1,15})")
@@ -33,7 +35,7 @@ class PerLength(NamedTuple):
 def per_length(name: str, task: str, metadata: Mapping[str, Any], *, is_ours: bool) -> PerLength:
     """Return a metric and its context length, which tasks write in several ways.
 
-    - ``METRIC@L``. In other tasks than longshort's, numbers below 32 and those of pass@k and the like are no lengths.
+    - ``METRIC@L``. In other tasks than longshort's, numbers below 32 and those of pass@k and the like are not lengths.
     - A number alone (RULER): the metric ``score`` at this length.
     - ``score@4-8k``, ``score@8k+`` (LongBench-E): the whole name, at the number of words where the bucket begins.
     - BABILong: ``max_seq_lengths`` of its task's metadata, as "4k", which is 4096 tokens.

@@ -28,14 +28,14 @@ PART = "out.jsonl.part"
 
 def _spans(name: str, facts: Facts, *steps: Step, spans: str = "spans.jsonl", **more: object) -> Case:
     inputs = ("model", "text.jsonl", "spans.jsonl")
-    return Case("files", f"key spans: {name}", f"{EVAL} {spans}", facts, inputs=inputs, steps=steps, **more)  # type: ignore[arg-type]
+    return Case("files", f"key spans: {name}", f"{EVAL} {spans}", facts, inputs=inputs, steps=steps, **more)  # type: ignore[arg-type]  # any field
 
 
 def _find(
     kind: str, name: str, facts: Facts, *steps: Step, model: str = "model", more: str = "", **given: object
 ) -> Case:
     command = f"key-spans {model} {FIND} -o out.jsonl {more}"
-    return Case(kind, name, command, facts, inputs=(model, "text.jsonl"), steps=steps, **given)  # type: ignore[arg-type]
+    return Case(kind, name, command, facts, inputs=(model, "text.jsonl"), steps=steps, **given)  # type: ignore[arg-type]  # any field
 
 
 SPANS = [

@@ -21,7 +21,7 @@ LABELS = {
     "jeffreys_between": "Jeffreys divergence\nbetween two context lengths",
 }
 MAX_PANELS = 12
-MAX_NUMBERED = 6  # lengths up to which the numbers stand in the cells
+MAX_NUMBERED = 6  # lengths up to which the cells show numbers
 COLUMNS = 4
 
 

@@ -14,7 +14,7 @@ from longshort.plotting import new_figure, save_figure
 
 MAX_PANELS = 12
 COLUMNS = 3
-MAX_NUMBERED = 8  # lengths up to which the numbers stand in the cells
+MAX_NUMBERED = 8  # lengths up to which the cells show numbers
 
 
 def heat_maps(cells: pd.DataFrame, path: str | Path) -> Path:
