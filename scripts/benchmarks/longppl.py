@@ -35,9 +35,9 @@ def actions(options: argparse.Namespace, model: nn.Module, tokens: Tensor) -> Ma
 
     from longshort.corpora import Document
     from longshort.lmeval import longppl
+    from longshort.lmeval.backend import backend_of
     from longshort.lmeval.longppl_evaluator import find_spans
     from longshort.lmeval.longppl_spans import DocumentSpans
-    from longshort.lmeval.requests import backend_of
     from longshort.scoring.key_tokens import Criterion
     from longshort.settings import settings_from
     from longshort.training.byte_tokenizer import byte_tokenizer

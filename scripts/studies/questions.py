@@ -17,7 +17,7 @@ from scipy import stats
 from longshort.analysis import compare, correlations, wide_table
 from longshort.analysis.adjustment import holm
 from longshort.analysis.figures.style import style
-from longshort.analysis.tables import axis_label
+from longshort.analysis.labels import axis_label
 from longshort.plotting import COLOURS, new_figure, save_figure
 from longshort.results import read_results, write_atomically
 

@@ -12,8 +12,8 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from longshort.analysis import analyze, wide_table
+from longshort.analysis.labels import axis_label
 from longshort.analysis.other_tasks import effective_length, effective_length_columns, with_short_names
-from longshort.analysis.tables import axis_label
 from longshort.cli import app
 from longshort.results import read
 from tests.analysis.results_folder import measured, results_of, save

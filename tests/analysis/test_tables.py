@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from longshort.analysis import outcomes, predictors, wide_table
-from longshort.analysis.tables import PREDICTORS, axis_label, of_corpus
+from longshort.analysis.labels import axis_label
+from longshort.analysis.tables import PREDICTORS, of_corpus
 from longshort.results import COLUMNS
 from tests.errors import user_error
 

@@ -14,10 +14,10 @@ from longshort.analysis.adjustment import holm
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.correlation import BELOW_FLOOR, MIN_FAMILIES, MIN_POINTS
 from longshort.analysis.intervals import ONE
+from longshort.analysis.labels import plain_name
 from longshort.analysis.paper import SIGNIFICANT, interval, legend_of_beyond, legend_of_floors, number, short_label
 from longshort.analysis.points import is_constant
 from longshort.analysis.selection import main_outcomes
-from longshort.analysis.tables import plain_name
 from longshort.errors import listed
 
 COLUMNS = [

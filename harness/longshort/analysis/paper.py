@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from longshort.analysis.analysis import Analysis
-from longshort.analysis.tables import axis_label
+from longshort.analysis.labels import axis_label
 from longshort.results.floors import FLOORS, MARK
 
 SHORT = {

@@ -20,12 +20,12 @@ from longshort.devices import require_device
 from longshort.errors import UserError
 from longshort.key_spans.identity import identity_of
 from longshort.key_spans.part import Part
+from longshort.lmeval.backend import Backend, automatic_batches, backend_of
 from longshort.lmeval.documents import character_offsets
 from longshort.lmeval.evaluate import load_checkpoint, require_folders
 from longshort.lmeval.longppl_evaluator import find_spans
 from longshort.lmeval.longppl_spans import header_of, read_rows, row_of, to_line
 from longshort.lmeval.output import require_writable
-from longshort.lmeval.requests import Backend, automatic_batches, backend_of
 from longshort.results import write_atomically
 from longshort.scoring.key_tokens import Criterion
 from longshort.settings import EvalSettings

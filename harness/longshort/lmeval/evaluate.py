@@ -22,13 +22,14 @@ from lm_eval.utils import hash_string
 from longshort.devices import require_device
 from longshort.errors import UserError
 from longshort.lmeval.adapters import attach_adapter
+from longshort.lmeval.backend import automatic_batches
 from longshort.lmeval.base import LongShortTask, is_missing_setting
 from longshort.lmeval.compat import install, no_random_weights, quiet
 from longshort.lmeval.delta import add_delta
 from longshort.lmeval.longppl import LONGPPL
 from longshort.lmeval.model_checks import loaded_as_trained
 from longshort.lmeval.output import require_writable, write_results
-from longshort.lmeval.requests import REQUEST, automatic_batches
+from longshort.lmeval.requests import REQUEST
 from longshort.lmeval.retrieval_requests import RETRIEVAL
 from longshort.lmeval.task_folder import tasks_folder
 from longshort.load_errors import load_error, sentencepiece_problem

@@ -21,7 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from longshort.corpora import Document
+from longshort.lmeval.backend import Backend, backend_of, batches, known_passes, remember_passes, within_memory
 from longshort.lmeval.documents import character_offsets
+from longshort.lmeval.gaps import warn_of_gaps
 from longshort.lmeval.longppl_evaluator import find_spans
 from longshort.lmeval.longppl_spans import SELF, DocumentSpans, tokens_inside
 from longshort.lmeval.measure import (
@@ -36,15 +38,6 @@ from longshort.lmeval.measure import (
 )
 from longshort.lmeval.model_checks import require_embeddings
 from longshort.lmeval.parallel import share
-from longshort.lmeval.requests import (
-    Backend,
-    backend_of,
-    batches,
-    known_passes,
-    remember_passes,
-    warn_of_gaps,
-    within_memory,
-)
 from longshort.scoring.forward import evaluating, input_device
 from longshort.scoring.key_tokens import Criterion, nll_at
 from longshort.scoring.lm_head import LMHead, lm_head_of

@@ -12,10 +12,10 @@ from torch import nn
 
 from longshort.corpora import Document
 from longshort.errors import UserError
+from longshort.lmeval.backend import Backend, rows_per_forward
 from longshort.lmeval.documents import character_offsets
 from longshort.lmeval.longppl_spans import Span, merged
 from longshort.lmeval.model_checks import require_embeddings
-from longshort.lmeval.requests import Backend, rows_per_forward
 from longshort.scoring.key_tokens import Criterion, find_key_tokens
 
 

@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from longshort.corpora import Document
 from longshort.errors import UserError
+from longshort.lmeval.backend import Backend, backend_of, batches, usable_lengths, within_memory
 from longshort.lmeval.documents import pieces, well_formed
+from longshort.lmeval.gaps import warn_of_gaps
 from longshort.lmeval.measure import Gap, Measured
 from longshort.lmeval.model_checks import require_embeddings
 from longshort.lmeval.parallel import share
-from longshort.lmeval.requests import Backend, backend_of, batches, usable_lengths, warn_of_gaps, within_memory
 from longshort.lmeval.retrieval_keys import KEYS
 from longshort.lmeval.retrieval_probes import (
     DIGITS,

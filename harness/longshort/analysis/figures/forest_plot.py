@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from longshort.analysis.figures.style import style
+from longshort.analysis.labels import axis_label
 from longshort.analysis.paper import checkpoints, legend_of_beyond, short_label
-from longshort.analysis.tables import axis_label
 from longshort.errors import UserError
 from longshort.plotting import COLOURS, new_figure, save_figure
 from longshort.results.floors import FLOORS, MARK

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from longshort.analysis.figures.style import HOLLOW, MARKERS, MAX_LEGEND, length_axis, short_names, shortened, style
-from longshort.analysis.tables import axis_label
+from longshort.analysis.labels import axis_label
 from longshort.errors import UserError
 from longshort.plotting import COLOURS, label_points, new_figure, save_figure
 

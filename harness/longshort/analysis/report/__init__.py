@@ -13,13 +13,13 @@ import pandas as pd
 
 from longshort.analysis.analysis import Analysis
 from longshort.analysis.figures import draw_figures
+from longshort.analysis.labels import plain_name
 from longshort.analysis.paper import legend_of_beyond
 from longshort.analysis.precisions import summary
 from longshort.analysis.report.embedded import embedded, group_of
 from longshort.analysis.report.figures import embedded_figures
 from longshort.analysis.report.findings import caution, findings
 from longshort.analysis.report.reported import ABLATIONS, BABILONG, METHODS_TABLE, SOURCE, beside_reported
-from longshort.analysis.tables import plain_name
 from longshort.pages import render_page
 from longshort.results import write_atomically
 from longshort.results.floors import FLOORS, MARK

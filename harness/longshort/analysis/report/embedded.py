@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from longshort.analysis.analysis import Analysis
+from longshort.analysis.labels import axis_label
 from longshort.analysis.leaderboard import answer, headline_outcomes, of_outcome, ranks
 from longshort.analysis.paper import short_label
-from longshort.analysis.tables import axis_label
 from longshort.results.floors import FLOORS, MARK
 
 DIGITS = 6  # significant; the page shows four, the CSV files have all

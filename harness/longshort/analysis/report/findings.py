@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from longshort.analysis.analysis import Analysis
+from longshort.analysis.labels import plain_name
 from longshort.analysis.paper import number, short_label
-from longshort.analysis.tables import plain_name
 from longshort.results.floors import MARK
 
 FEW_FAMILIES = 10

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from longshort.analysis.analysis import Analysis
+from longshort.analysis.labels import plain_name
 from longshort.analysis.leaderboard import headline_outcomes
 from longshort.analysis.report.findings import coefficient
-from longshort.analysis.tables import plain_name
 
 SOURCE = "reported by Du et al., ICML 2025, not measured here"
 # |correlation| with long-context performance; which kind of correlation and which models is not known.

@@ -24,7 +24,7 @@ LOAD_BYTES_PER_SECOND = 1e9  # weights from a disk or a file server into the GPU
 START_UP = 30.0  # seconds: a new process, its imports, the tokenizer
 STEP_SECONDS_PER_LAYER = 5e-4  # of one generated token: the launch of a layer's kernels, where that takes longest
 ATTENTION_WIDTHS = 13  # hidden states' worth alive; in transformers 5 12.1 to 12.8 for Llama and GPT-NeoX
-AUTO_BATCH_TOKENS = 16_384  # longshort.lmeval.requests.AUTO_BATCH_TOKENS, without its imports
+AUTO_BATCH_TOKENS = 16_384  # longshort.lmeval.backend.AUTO_BATCH_TOKENS, without its imports
 HEAD_BYTES = 2**30  # float32 logits alive at once: longshort.scoring.chunks.CHUNK_BYTES_DEVICE
 
 
