@@ -13,7 +13,16 @@ import torch
 import transformers
 from rich.console import Console
 
-from longshort.demo import TRAIN_LENGTH, Scale, checkpoint_of, clipping_note, evaluate, run_demo, training_plan
+from longshort.demo import (
+    TRAIN_LENGTH,
+    Scale,
+    checkpoint_of,
+    clipping_note,
+    evaluate,
+    retrieval_note,
+    run_demo,
+    training_plan,
+)
 from longshort.errors import UserError
 from tests.errors import assert_facts
 
@@ -98,6 +107,14 @@ def test_the_note_on_clipping_compares_one_norm_with_two(tmp_path: Path) -> None
     note = clipping_note([tmp_path / "a", tmp_path / "b"], 1.0)
     assert_facts(note, 0.4, "4 in the largest", "up to 1.67 times", "median 1)")  # 5 / 3 in the third
     assert_facts(clipping_note([tmp_path / "b"], 10.0), "up to 1 times")
+
+
+def test_the_note_on_retrieval_counts_checkpoints_that_retrieve() -> None:
+    tidy = pd.DataFrame(
+        {"checkpoint": ["a", "a", "b", "b"], "metric": "recall", "length": [128, 256] * 2, "value": [0, 0.5, 0, 0]}
+    )
+    assert_facts(retrieval_note(tidy), "above 0 for 1 of 2", "128, 256 tokens")
+    assert_facts(retrieval_note(tidy.assign(value=0)), "0 for all 2", "128, 256 tokens")
 
 
 def test_an_evaluation_that_fails_ends_the_demo(tmp_path: Path) -> None:

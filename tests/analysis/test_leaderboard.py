@@ -9,7 +9,7 @@ from scipy import stats
 
 from longshort.analysis import compare, correlations
 from longshort.analysis.analysis import Analysis
-from longshort.analysis.leaderboard import COLUMNS, answer, headline_outcomes, leaderboard
+from longshort.analysis.leaderboard import COLUMNS, answer, headline_outcomes, leaderboard, ranks
 from tests.errors import contains
 
 PREDICTORS = ["sce", "jeffreys", "js", "nll"]
@@ -258,3 +258,11 @@ def test_what_varies_in_one_family_alone_is_not_established():
     assert contains(
         answer(analysis_of(wide, predictors=["jeffreys", "sce"]), "y"), "No predictor is shown", "no interval"
     )
+
+
+def test_ranks_are_of_the_predictors_named_and_not_of_parts_of_their_names():
+    names = ["sce_beyond", "sce", "nll", "js", "js_beyond"]
+    ranked = list(pd.DataFrame({"predictor": names, "rank": range(1, 6), "better_than": ""}).itertuples())
+    row = pd.Series({"better_than": "sce_beyond; nll; js; js_beyond"})
+    assert ranks(row, ranked) == "1, 3–5"
+    assert ranks(pd.Series({"better_than": ""}), ranked) == ""

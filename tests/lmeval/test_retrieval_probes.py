@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from longshort.lmeval.measure import Gap
 from longshort.lmeval.retrieval_keys import KEYS
-from longshort.lmeval.retrieval_probes import Probe, Prompt, depth_shares, draw_probe, fit_prompt, longest_fit
+from longshort.lmeval.retrieval_probes import Needle, Probe, Prompt, depth_shares, draw_probe, fit_prompt, longest_fit
 from longshort.testing import tiny_tokenizer
 
 WORDS = ["some", "words", "that", "stand", "in", "a", "row,", "and", "after", "them", "others", "again;"]
@@ -106,6 +106,12 @@ def test_the_text_of_needles_is_the_same_for_every_tokenizer() -> None:
     assert len({tuple(SENTENCE.findall(prompt.context)) for prompt in prompts}) == 1
     assert len({prompt.context.rsplit("\n")[-1] + prompt.continuation for prompt in prompts}) == 1
     assert len({prompt.context for prompt in prompts}) == 4  # only where the haystack ends depends on the tokenizer
+
+
+def test_a_needle_at_the_end_stays_there_where_the_others_have_their_places() -> None:
+    first, last = Needle("Rome", "1111111", 0.5), Needle("Oslo", "2222222", 1.0)
+    text = Probe((first, last), last).context("one two three four", [4, 14])  # places in a shorter haystack
+    assert text.splitlines() == ["one", first.sentence, "two three four", last.sentence, last.question]
 
 
 def test_needles_that_leave_no_room_and_texts_that_are_too_short() -> None:

@@ -21,6 +21,7 @@ from tests.results.files import results_json, save
         ("niah_single_1", "131072", "score", 131072),
         ("any_task", "acc@8192", "acc", 8192),
         ("any_task", "exact_match@64", "exact_match", 64),
+        ("any_task", "acc@32", "acc", 32),
         ("any_task", "f1@en@8192", "f1@en", 8192),
         ("longshort_perplexity", "ppl@16", "ppl", 16),
         ("longshort_retrieval", "recall@64", "recall", 64),  # not recall at 64 answers
@@ -34,6 +35,7 @@ from tests.results.files import results_json, save
         ("retriever", "recall@100", "recall@100", None),
         ("retriever", "filtered_hits@100", "filtered_hits@100", None),
         ("any_task", "acc@5", "acc@5", None),
+        ("any_task", "acc@31", "acc@31", None),
         ("any_task", "acc@top", "acc@top", None),
         ("any_task", "acc@1024-2048", "acc@1024-2048", None),
         ("any_task", "0", "0", None),  # the name of a class
